@@ -1,0 +1,41 @@
+package api
+
+import (
+	"context"
+	"io"
+
+	"girderworker/daemon/apitype"
+	"girderworker/queue"
+)
+
+// Control is what the API asks of the daemon beyond the queue.
+type Control interface {
+	// Capacity is what admission counts.
+	Capacity() queue.Capacity
+	// Pause stops claims until Resume; Drain also tells `status` that the
+	// daemon may be stopped once nothing runs. All survive a restart.
+	Pause(ctx context.Context, drain bool) error
+	Resume(ctx context.Context) error
+	// Status fills in what the daemon knows of itself.
+	Status(ctx context.Context) (apitype.Status, error)
+	// CancelAttempt hands a cancel that was committed to the live attempt.
+	CancelAttempt(ctx context.Context, job queue.Job) error
+	// RemoveJob deletes the directories of a job that left the history.
+	RemoveJob(ctx context.Context, id string) error
+}
+
+// Images is the image store as the API reaches it: reads from its files,
+// changes through the monitor.
+type Images interface {
+	// Import reads a docker-archive, oci-archive or tar of an OCI layout,
+	// plain, gzip or zstd. owner -1 makes the names everyone's.
+	Import(ctx context.Context, archive io.Reader, name string, owner int) ([]apitype.Image, error)
+	// List returns the images that uid may use; -1 is all.
+	List(uid int) ([]apitype.Image, error)
+	// Resolve finds the image that ref means for uid.
+	Resolve(ref string, uid int) (apitype.Image, error)
+	Remove(ctx context.Context, ref string, owner int) error
+	// Prune removes what no name and no job needs, and returns what it freed.
+	Prune(ctx context.Context) (apitype.Pruned, error)
+	Verify(ctx context.Context, ref string, uid int) error
+}

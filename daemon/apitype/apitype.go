@@ -1,0 +1,108 @@
+// Package apitype holds the JSON of the HTTP API, for the server and the
+// client alike. It imports the standard library only.
+package apitype
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Job is a job as the API shows it. Secrets are masked.
+type Job struct {
+	ID              string          `json:"id"`
+	Name            string          `json:"name,omitempty"`
+	Source          string          `json:"source"`
+	Owner           string          `json:"owner"`
+	User            string          `json:"user,omitempty"`
+	Task            string          `json:"task"`
+	Image           string          `json:"image,omitempty"`
+	State           string          `json:"state"`
+	Stage           string          `json:"stage,omitempty"`
+	Reason          string          `json:"reason,omitempty"`
+	Priority        int             `json:"priority"`
+	Attempt         int             `json:"attempt"`
+	CancelRequested bool            `json:"cancel_requested,omitempty"`
+	Progress        *Progress       `json:"progress,omitempty"`
+	Position        int             `json:"position,omitempty"` // jobs before it, while queued
+	After           []string        `json:"after,omitempty"`
+	AfterAny        []string        `json:"after_any,omitempty"`
+	NotBefore       time.Time       `json:"not_before,omitzero"`
+	Expires         time.Time       `json:"expires,omitzero"`
+	Created         time.Time       `json:"created"`
+	Started         time.Time       `json:"started,omitzero"`
+	Finished        time.Time       `json:"finished,omitzero"`
+	ExitCode        *int            `json:"exit_code,omitempty"` // once final
+	Outcome         string          `json:"outcome,omitempty"`
+	Error           string          `json:"error,omitempty"`
+	Detail          json.RawMessage `json:"detail,omitempty"` // attempt.Exit of the last attempt
+	Document        json.RawMessage `json:"document,omitempty"`
+}
+
+// Progress is the last progress a job told.
+type Progress struct {
+	Total   float64 `json:"total"`
+	Current float64 `json:"current"`
+	Message string  `json:"message,omitempty"`
+}
+
+// Image is an image in the store.
+type Image struct {
+	ID      string    `json:"id"` // sha256:... of the config
+	Names   []string  `json:"names"`
+	Owner   int       `json:"owner"` // -1: everyone's
+	Digest  string    `json:"digest,omitempty"`
+	Size    int64     `json:"size"` // bytes unpacked
+	Created time.Time `json:"created,omitzero"`
+	Added   time.Time `json:"added"`
+	Arch    string    `json:"arch"`
+}
+
+// Pruned is what a prune freed.
+type Pruned struct {
+	Images []string `json:"images"`
+	Layers int      `json:"layers"`
+	Bytes  int64    `json:"bytes"`
+}
+
+// Status is the daemon's own state.
+type Status struct {
+	Version  string             `json:"version"`
+	Commit   string             `json:"commit,omitempty"`
+	PID      int                `json:"pid"`
+	Started  time.Time          `json:"started"`
+	StateDir string             `json:"state_dir"`
+	Paused   bool               `json:"paused"`
+	Draining bool               `json:"draining"`
+	Jobs     map[string]int     `json:"jobs"` // by state
+	Capacity map[string]float64 `json:"capacity"`
+	InUse    map[string]float64 `json:"in_use"`
+	Attempts int                `json:"attempts"` // live runners
+	// Warnings are for the admin: what works less well than it could, and what to do.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Error is the body of every answer that is not 2xx.
+type Error struct {
+	// Kind is machine-readable and one of the Kind constants.
+	Kind string `json:"kind"`
+	// Message is one line for a person: the bad input, the reason, what to do.
+	Message string `json:"message"`
+	// Field names the part of the document that is to blame, where one is.
+	Field string `json:"field,omitempty"`
+}
+
+// The kinds of error.
+const (
+	KindBadRequest   = "bad-request"
+	KindUnauthorized = "unauthorized"
+	KindForbidden    = "forbidden"
+	KindNotFound     = "not-found"
+	KindNoImage      = "no-such-image"
+	KindConflict     = "conflict"
+	KindTooLarge     = "too-large"
+	KindState        = "wrong-state"
+	KindFull         = "queue-full"
+	KindNoSpace      = "no-space"
+	KindUnavailable  = "unavailable"
+	KindInternal     = "internal"
+)

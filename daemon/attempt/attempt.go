@@ -1,0 +1,207 @@
+// Package attempt is the contract between the processes that share one attempt
+// of a job: the monitor, which makes its directory, the runner, which writes
+// it, and the front, which reads it. An upgrade mixes binaries of two releases
+// over one directory, so everything here is versioned and only ever added to.
+//
+// # The directory
+//
+//	<state>/jobs/<job>/<attempt>/      root:girder-worker 0750, made by the monitor
+//	    request.json    what to do: [Request], written before the runner starts
+//	    lock            flock(2)ed by the runner from before its first act until its end
+//	    events          append-only records, see [Event]
+//	    log             append-only records of output, see [LogRecord]
+//	    cancel          made by the monitor to end the attempt early: [Cancel]
+//	    exit.json       how it ended: [Exit], written, synced, renamed, directory synced
+//	<state>/work/<job>-<attempt>/      root 0711: overlay scratch, pipes, volumes; removed at the end
+//
+// A runner that holds the lock is alive, whatever its process number. An
+// attempt without exit.json whose lock is free was lost: its runner died.
+package attempt
+
+import (
+	"time"
+
+	"girderworker/sandbox"
+	"girderworker/transforms"
+)
+
+// Version is written into every file of the directory that has a place for it.
+// A reader refuses a larger one.
+const Version = 1
+
+// Request is request.json: what the front asks and the monitor grants.
+type Request struct {
+	Version int    `json:"version"`
+	Job     string `json:"job"`
+	Attempt int    `json:"attempt"`
+
+	Identity Identity        `json:"identity"`
+	Plan     transforms.Plan `json:"plan"`
+	// ImageID is the store's own id of the image ("sha256:..." of its config)
+	// that Plan.Image resolved to.
+	ImageID string `json:"image_id"`
+
+	Resources Resources `json:"resources"`
+	Limits    Limits    `json:"limits"`
+
+	// Grant is added by the monitor; whatever the front sent there is dropped.
+	Grant Grant `json:"grant"`
+}
+
+// Identity is whom the attempt acts as on the host. UID 0 is refused: a job of
+// root is given an unprivileged identity before it gets here.
+type Identity struct {
+	UID    int   `json:"uid"`
+	GID    int   `json:"gid"`
+	Groups []int `json:"groups,omitempty"`
+}
+
+// Resources are the container's limits. All are set: the front fills in defaults.
+type Resources struct {
+	CPUs    float64 `json:"cpus"`
+	Memory  int64   `json:"memory"`  // bytes
+	PIDs    int64   `json:"pids"`    // tasks
+	Shm     int64   `json:"shm"`     // bytes of /dev/shm
+	Scratch int64   `json:"scratch"` // bytes the container may write to its root and volumes
+	Log     int64   `json:"log"`     // bytes of output kept
+}
+
+// Limits end an attempt; zero is no limit.
+type Limits struct {
+	Hard time.Duration `json:"hard,omitempty"`
+	Soft time.Duration `json:"soft,omitempty"`
+	Idle time.Duration `json:"idle,omitempty"`
+}
+
+// Grant is what only the monitor decides.
+type Grant struct {
+	// UIDMappings and GIDMappings are the container's user namespace.
+	UIDMappings []sandbox.IDMapping `json:"uid_mappings"`
+	GIDMappings []sandbox.IDMapping `json:"gid_mappings"`
+	// WorkDir is <state>/work/<job>-<attempt>, existing and empty.
+	WorkDir string `json:"work_dir"`
+	// ImageDir is the image store.
+	ImageDir string `json:"image_dir"`
+	// CacheDir holds compiled seccomp filters; root only.
+	CacheDir string `json:"cache_dir"`
+	// Cgroup is where the runner makes the container's cgroup, relative to each hierarchy's root.
+	Cgroup string `json:"cgroup"`
+	// BootID is the kernel's at the start.
+	BootID string `json:"boot_id"`
+	// GroupID is the front's group: the group of the files it must read.
+	GroupID int `json:"group_id"`
+}
+
+// Cancel is the content of the file cancel.
+type Cancel struct {
+	// Outcome is OutcomeCanceled, or OutcomeInterrupted when the machine goes down.
+	Outcome Outcome `json:"outcome"`
+	Reason  string  `json:"reason,omitempty"`
+	// Grace is how long the container has after its stop signal; 0 is the
+	// plan's. Negative: it is killed at once.
+	Grace time.Duration `json:"grace,omitempty"`
+}
+
+// Outcome is how an attempt ended, in one word.
+type Outcome string
+
+// The outcomes.
+const (
+	OutcomeExited      Outcome = "exited"      // the container's own end, whatever its code
+	OutcomeCanceled    Outcome = "canceled"    // asked for
+	OutcomeTimeout     Outcome = "timeout"     // a limit of time
+	OutcomeOOM         Outcome = "oom"         // the memory limit
+	OutcomeError       Outcome = "error"       // ours or the job's document: never started, or a stream failed
+	OutcomeInterrupted Outcome = "interrupted" // reboot or lost runner; does not count as an attempt
+)
+
+// Exit codes that are not the container's own, as the command line ends with
+// them.
+const (
+	CodeError         = 125
+	CodeNotExecutable = 126
+	CodeNotFound      = 127
+	CodeTimeout       = 124
+	CodeCanceled      = 130
+	CodeOOM           = 137
+)
+
+// Exit is exit.json.
+type Exit struct {
+	Version int     `json:"version"`
+	Job     string  `json:"job"`
+	Attempt int     `json:"attempt"`
+	Outcome Outcome `json:"outcome"`
+	// Code is the container's exit code, or one of the codes above.
+	Code int `json:"code"`
+	// Error says for a person what went wrong; empty when nothing did.
+	Error string `json:"error,omitempty"`
+	// Container is the container's own end; nil when none was started.
+	Container *sandbox.Exit  `json:"container,omitempty"`
+	Streams   []StreamResult `json:"streams,omitempty"`
+	// LogBytes is the output kept in log, LogDropped the output beyond its cap.
+	LogBytes   int64     `json:"log_bytes"`
+	LogDropped int64     `json:"log_dropped,omitempty"`
+	Finished   time.Time `json:"finished"`
+}
+
+// StreamResult is what went through one stream.
+type StreamResult struct {
+	Name   string                `json:"name"`
+	Kind   transforms.StreamKind `json:"kind"`
+	Bytes  int64                 `json:"bytes"`
+	SHA256 string                `json:"sha256"` // hex, over those bytes
+	// Partial is set when the other side closed before everything was through.
+	Partial bool `json:"partial,omitempty"`
+	// Error is for a person.
+	Error string `json:"error,omitempty"`
+}
+
+// Event is one record of events: JSON in a checksummed frame. Exactly one of
+// its pointers is set; a reader skips an event that sets none it knows.
+type Event struct {
+	Time     time.Time `json:"time"`
+	Stage    string    `json:"stage,omitempty"` // "preparing", "running", "finishing"
+	Started  *Started  `json:"started,omitempty"`
+	Progress *Progress `json:"progress,omitempty"`
+	// Note is for a person: something worth knowing that fails nothing.
+	Note string `json:"note,omitempty"`
+	// Done is the last event of an attempt: side effects after the exit are over.
+	Done *Done `json:"done,omitempty"`
+}
+
+// Started says that the container runs.
+type Started struct {
+	PID int `json:"pid"`
+}
+
+// Progress is the latest of a burst of progress lines.
+type Progress struct {
+	Total   float64 `json:"total"`
+	Current float64 `json:"current"`
+	Message string  `json:"message,omitempty"`
+}
+
+// Done ends an attempt.
+type Done struct {
+	// Error is the first side effect that failed for good; empty when none did.
+	Error string `json:"error,omitempty"`
+}
+
+// LogStream says which descriptor a log record came from.
+type LogStream byte
+
+// The log streams. LogMarker records are the runner's own: text for a person,
+// for example how much was dropped.
+const (
+	LogStdout LogStream = 1
+	LogStderr LogStream = 2
+	LogMarker LogStream = 3
+)
+
+// LogRecord is one record of log.
+type LogRecord struct {
+	Stream LogStream
+	Time   time.Time
+	Data   []byte
+}

@@ -1,0 +1,82 @@
+package transforms
+
+import (
+	"time"
+
+	"girderworker/sandbox"
+)
+
+// A Plan is what a job's document comes to: everything the runner of an attempt
+// must do, in a form that is small, strict JSON. The front, which is not root,
+// makes it; the monitor holds it against policy; the runner carries it out and
+// decides nothing.
+type Plan struct {
+	// Image is the reference that was asked for; the digest it resolved to is
+	// beside the plan, in the attempt's request.
+	Image string `json:"image"`
+	// Entrypoint replaces the image's when not nil (and with it the image's command).
+	Entrypoint []string `json:"entrypoint"`
+	// Args replaces the image's command when not nil.
+	Args []string `json:"args"`
+	// Env is KEY=VALUE on top of the image's.
+	Env      []string `json:"env,omitempty"`
+	Cwd      string   `json:"cwd,omitempty"`
+	User     string   `json:"user,omitempty"` // "name", "uid", "name:group", "uid:gid"
+	Hostname string   `json:"hostname,omitempty"`
+
+	Network        sandbox.NetworkMode `json:"network,omitempty"`
+	ReadOnlyRootfs bool                `json:"read_only_rootfs,omitempty"`
+
+	Binds   []Bind   `json:"binds,omitempty"`
+	Streams []Stream `json:"streams,omitempty"`
+
+	StopSignal int           `json:"stop_signal,omitempty"` // 0: the image's, else SIGTERM
+	StopGrace  time.Duration `json:"stop_grace,omitempty"`  // 0: 10 s
+}
+
+// Bind makes a file or directory of the submitter visible in the container.
+// Source is opened by a process with the submitter's identity.
+type Bind struct {
+	Source   string `json:"source"`
+	Target   string `json:"target"`
+	ReadOnly bool   `json:"read_only,omitempty"`
+}
+
+// StreamKind says which way a stream runs and what it is connected to.
+type StreamKind string
+
+// The kinds of stream.
+const (
+	// StreamInput is a named pipe that the container reads.
+	StreamInput StreamKind = "input"
+	// StreamOutput is a named pipe that the container writes.
+	StreamOutput StreamKind = "output"
+	// StreamStdin is the container's standard input.
+	StreamStdin StreamKind = "stdin"
+	// StreamProgress is a named pipe for lines of progress, see [ProgressLine].
+	StreamProgress StreamKind = "progress"
+)
+
+// Stream connects one end in the container with a file of the submitter.
+type Stream struct {
+	// Name is unique in the plan: one path element, at most 64 bytes of
+	// letters, digits, '.', '_' and '-', not starting with '.' or '-'.
+	Name string     `json:"name"`
+	Kind StreamKind `json:"kind"`
+	// File is the submitter's host file; empty for StreamProgress.
+	File string `json:"file,omitempty"`
+	// Path is where the container finds the pipe; empty for StreamStdin.
+	Path string `json:"path,omitempty"`
+}
+
+// PipeDirectory is where named pipes are inside every container. The directory
+// is mounted read-only: the container can open the pipes, not replace them.
+const PipeDirectory = "/mnt/girder_worker/pipes"
+
+// ProgressLine is one line of a progress pipe: a JSON object. Lines that are
+// not one are counted and skipped (girder_worker docker/io/girder.py).
+type ProgressLine struct {
+	Total   *float64 `json:"total,omitempty"`
+	Current *float64 `json:"current,omitempty"`
+	Message string   `json:"message,omitempty"`
+}
