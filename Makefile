@@ -1,0 +1,85 @@
+# girder-worker: `make help` lists the targets.
+
+VERSION ?= 0.1.0-dev
+COMMIT  ?= $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null || echo unknown)
+PREFIX  ?= /usr
+DESTDIR ?=
+GO      ?= go
+
+# seccomp: libcontainer's filters. netgo, osusergo: nothing of glibc's name
+# service, which a static binary cannot load.
+TAGS    := seccomp netgo osusergo
+STAMP   := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+# A build of one commit is the same bytes on every machine with the same
+# compilers: no paths of the machine, no build id, no state of the checkout
+# but the commit.
+GOBUILD := $(GO) build -trimpath -buildvcs=false -tags '$(TAGS)'
+BINARY  := build/girder-worker
+SCRIPTS := .ci/run $(shell find packaging contrib -type f -perm -u+x 2>/dev/null)
+PACKAGES ?= ./...
+
+export CGO_ENABLED := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## install what building, the demo and the tests need and this machine lacks (apt, as root)
+	@packaging/deps build demo test
+
+build: build-deps ## build the static binary, build/girder-worker
+	@$(MAKE) --no-print-directory binary
+
+build-deps:
+	@packaging/deps build
+
+# The static libraries of glibc and libseccomp go in, so that one file runs on
+# every Linux.
+binary:
+	@mkdir -p build
+	$(GOBUILD) -ldflags '-s -w -buildid= -extldflags -static $(STAMP)' -o $(BINARY) .
+
+install: build ## install below DESTDIR and PREFIX (/usr)
+	install -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/girder-worker
+	ln -sf girder-worker $(DESTDIR)$(PREFIX)/bin/girder-worker-config
+
+demo: ## run real jobs before your eyes on a temporary state directory (as root)
+	@packaging/deps build demo
+	@$(MAKE) --no-print-directory binary
+	@contrib/demo/demo
+
+test: deps ## run every test, with the race detector; container tests need root
+	@packaging/test -tags '$(TAGS)' $(PACKAGES)
+
+test-vm: ## boot Debian 12 with systemd and cgroup v2 under qemu and test there
+	@packaging/deps build demo vm
+	@$(MAKE) --no-print-directory binary
+	@TAGS='$(TAGS)' packaging/vm/test
+
+crashtest: deps ## kill the daemon 200 times during a load and look for what is lost (as root)
+	@$(MAKE) --no-print-directory binary
+	GIRDER_WORKER_CRASH_KILLS=$${KILLS:-200} $(GO) test -count=1 -v -timeout 60m -tags '$(TAGS)' -run TestCrash ./packaging/crash
+
+bench: ## measure against fdatasync, runc and cat, and hold the figures against the targets (as root)
+	@packaging/deps build demo bench
+	@$(MAKE) --no-print-directory binary
+	$(GO) run -tags '$(TAGS)' ./packaging/bench -binary $(BINARY) $(BENCH)
+
+lint: ## gofmt, go vet, staticcheck, shellcheck
+	@packaging/deps build lint
+	@bad=$$(find . -name '*.go' -not -path './build/*' -exec gofmt -l {} +); \
+		[ -z "$$bad" ] || { echo "not formatted, run gofmt -w: $$bad" >&2; exit 1; }
+	$(GO) vet -tags '$(TAGS)' ./...
+	$(GO) tool staticcheck -tags '$(TAGS)' ./...
+	shellcheck $(SCRIPTS)
+
+FUZZTIME ?= 20s
+fuzz: build-deps ## run every fuzz test for FUZZTIME (20s)
+	@GO='$(GO)' TAGS='$(TAGS)' packaging/fuzz $(FUZZTIME)
+
+clean: ## remove what was built
+	rm -rf build
+
+.PHONY: help deps build build-deps binary install demo test test-vm crashtest bench lint fuzz clean

@@ -1,0 +1,181 @@
+package main_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// arrows is who may import whom among the packages of this module, directly.
+// A package that is not listed here may not exist: a new one starts by saying
+// what it needs and why that is all.
+var arrows = map[string]struct {
+	may []string
+	why string
+}{
+	"":                {[]string{"daemon/cli", "sandbox/runc"}, "main maps errors to exit codes and gives libcontainer its re-exec; everything else is somebody's room"},
+	"queue":           {nil, "the queue keeps jobs whatever they run and wherever they came from: it knows no room"},
+	"sandbox":         {nil, "the words for a container are used by everyone, so they may depend on no one"},
+	"sandbox/fifo":    {nil, "named pipes know nothing of jobs"},
+	"sandbox/image":   {[]string{"sandbox"}, "the image store serves the sandbox; it knows neither jobs nor the daemon"},
+	"sandbox/runc":    {[]string{"sandbox"}, "the only package that links libcontainer and cgo: nothing may be pulled in beside it"},
+	"transforms":      {[]string{"sandbox"}, "decoding a job's document opens nothing and runs nothing: only the words of the sandbox"},
+	"daemon":          {[]string{"daemon/api", "daemon/apitype", "daemon/attempt", "daemon/config", "daemon/monitor", "daemon/systemd", "queue", "sandbox", "sandbox/image", "transforms"}, "the front builds the parts; it never runs a container, so it may not reach sandbox/runc or the runner"},
+	"daemon/api":      {[]string{"daemon/apitype", "daemon/attempt", "queue", "transforms"}, "the API is transport over the queue; what else it needs comes in through its own small interfaces"},
+	"daemon/apitype":  {nil, "the wire's structs: a client must cost nothing to import"},
+	"daemon/attempt":  {[]string{"sandbox", "transforms"}, "the contract between processes of two releases: only words"},
+	"daemon/cli":      {[]string{"daemon", "daemon/apitype", "daemon/client", "daemon/config", "daemon/monitor", "daemon/runner", "sandbox/image", "daemon/systemd"}, "the command line is the only place where every process's entry is known"},
+	"daemon/client":   {[]string{"daemon/apitype"}, "a Go client is the wire and nothing of the server"},
+	"daemon/config":   {nil, "configuration is read by many and reads no one"},
+	"daemon/monitor":  {[]string{"daemon/attempt", "daemon/systemd", "sandbox"}, "the root half that lives as long as the daemon: it starts and ends attempts and parses nothing foreign, so neither the queue, the API nor the image readers may come in"},
+	"daemon/runner":   {[]string{"daemon/attempt", "sandbox", "sandbox/fifo", "sandbox/image", "sandbox/runc", "transforms"}, "one attempt, from its request to its exit: it must run without the daemon, so it may not know it"},
+	"daemon/systemd":  {nil, "systemd's protocols, without a word of ours"},
+	"daemon/crash":    {[]string{"daemon/apitype", "daemon/client"}, "the crash test drives the real binary from outside"},
+	"packaging/bench": {[]string{"daemon/apitype", "daemon/client", "queue", "sandbox/image/imagetest"}, "the benchmark drives the real binary from outside, and the queue directly for comparison"},
+}
+
+// notBelow are packages that must not be linked in, by any path, and why.
+var notBelow = []struct {
+	pkg    string
+	except []string // packages of this module that may still reach it, by prefix
+	why    string
+}{
+	{"github.com/opencontainers/runc/libcontainer", []string{"", "sandbox/runc", "daemon/runner", "daemon/cli"}, "libcontainer promises no stable API: one package wraps it"},
+	{"github.com/google/go-containerregistry", []string{"", "sandbox/image", "daemon/cli", "daemon/runner", "daemon"}, "reading archives is the image store's"},
+	{"go.etcd.io/bbolt", []string{"", "queue", "daemon", "daemon/api", "daemon/cli"}, "the database belongs to the queue"},
+	{"testing", []string{}, "test code must not be in the binary"},
+	{"github.com/sirupsen/logrus", []string{"", "sandbox/runc", "daemon/runner", "daemon/cli"}, "our log is slog; libcontainer brings its own"},
+}
+
+type listed struct {
+	ImportPath string
+	Name       string
+	Dir        string
+	Imports    []string
+	Deps       []string
+	Standard   bool
+}
+
+const module = "girderworker"
+
+// local is the path of a package inside the module ("" is main), or ok false.
+func local(importPath string) (string, bool) {
+	if importPath == module {
+		return "", true
+	}
+	return strings.CutPrefix(importPath, module+"/")
+}
+
+func list(t *testing.T) []listed {
+	t.Helper()
+	out := run(t, nil, "go", "list", "-tags", "seccomp netgo osusergo", "-json=ImportPath,Name,Dir,Imports,Deps,Standard", "./...")
+	var all []listed
+	for d := json.NewDecoder(strings.NewReader(out)); ; {
+		var p listed
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatalf("cannot read what go list said: %v", err)
+		}
+		// Directories that hold only tests, or a helper's data.
+		if p.Name != "" {
+			all = append(all, p)
+		}
+	}
+}
+
+func run(t *testing.T, env []string, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Env = append(os.Environ(), env...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, stderr.String())
+	}
+	return string(out)
+}
+
+// TestArrows holds the imports of every package against the table above.
+func TestArrows(t *testing.T) {
+	for _, p := range list(t) {
+		name, _ := local(p.ImportPath)
+		if testOnly(name) {
+			continue
+		}
+		rule, ok := arrows[name]
+		if !ok {
+			t.Errorf("package %q is not in the table of arrows: say there what it may import and why", name)
+			continue
+		}
+		for _, i := range p.Imports {
+			if room, ours := local(i); ours && !slices.Contains(rule.may, room) {
+				t.Errorf("%s imports %s, which it may not: %s", or(name, "main"), room, rule.why)
+			}
+		}
+		for _, n := range notBelow {
+			if slices.Contains(n.except, name) {
+				continue
+			}
+			if slices.Contains(p.Deps, n.pkg) {
+				t.Errorf("%s links %s, which it may not: %s", or(name, "main"), n.pkg, n.why)
+			}
+		}
+	}
+}
+
+// TestStandardOnly: what others copy or link must not drag anything along.
+func TestStandardOnly(t *testing.T) {
+	for _, p := range list(t) {
+		name, _ := local(p.ImportPath)
+		if !slices.Contains([]string{"daemon/apitype", "sandbox", "daemon/attempt", "transforms"}, name) {
+			continue
+		}
+		for _, d := range p.Deps {
+			if _, ours := local(d); !ours && strings.Contains(strings.Split(d, "/")[0], ".") {
+				t.Errorf("%s links %s: the words that all processes share use the standard library only", name, d)
+			}
+		}
+	}
+}
+
+// TestWithoutCgo: C comes in with sandbox/runc alone, so that everything else
+// can be worked on, and tested, on a machine without a C compiler.
+func TestWithoutCgo(t *testing.T) {
+	args := []string{"build", "-tags", "netgo osusergo"}
+	for _, p := range list(t) {
+		name, _ := local(p.ImportPath)
+		if name != "" && name != "sandbox/runc" {
+			args = append(args, p.ImportPath)
+		}
+	}
+	run(t, []string{"CGO_ENABLED=0"}, "go", args...)
+}
+
+// testOnly tells whether a package only serves tests and demonstrations: it is
+// never linked into the binary, which TestArrows sees by nobody importing it.
+func testOnly(name string) bool {
+	if strings.HasPrefix(name, "packaging/") && arrows[name].why == "" || strings.HasPrefix(name, "contrib/") {
+		return true
+	}
+	for dir := name; dir != "." && dir != ""; dir = path.Dir(dir) {
+		if strings.HasSuffix(path.Base(dir), "test") {
+			return true
+		}
+	}
+	return false
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
