@@ -1,0 +1,153 @@
+// Package config is the daemon's configuration: its defaults, where it is read
+// from, and what makes it valid.
+//
+// A value comes from the first of these that names it: a flag, a
+// GIRDER_WORKER_* variable, worker.local.cfg, worker.cfg, the default. The files
+// are INI, as the Python worker's, and may carry the Python worker's own
+// options: those are known and answered with a warning, while a key that nobody
+// knows is an error, because a misspelt limit is a limit that does not hold.
+package config
+
+import (
+	"log/slog"
+	"path/filepath"
+	"time"
+)
+
+// DefaultFile is where the configuration of an installed daemon is. Beside it,
+// worker.local.cfg overrides it and is never touched by an upgrade.
+const DefaultFile = "/etc/girder-worker/worker.cfg"
+
+// Config is everything that can be configured today. A zero number means that
+// the machine decides, see [Config.Machine].
+type Config struct {
+	// StateDir holds what must survive a reboot; the queue, images and attempts are below it.
+	StateDir string
+	// RuntimeDir holds what must not: the socket, unless Socket names another place.
+	RuntimeDir string
+	// Socket is the API's; empty is girder-worker.sock in RuntimeDir.
+	Socket string
+	// MetricsAddress is host:port, or empty for none.
+	MetricsAddress string
+
+	// User runs the front. Group owns the socket: its members may submit.
+	User, Group string
+	// AdminGroup sees and changes everybody's jobs.
+	AdminGroup string
+
+	Launcher Launcher
+
+	// DropDir is watched for archives to import; empty is images/drop in StateDir.
+	DropDir string
+
+	// MaxQueue is how many jobs may wait.
+	MaxQueue int
+
+	Machine   Machine
+	IDs       IDRange
+	Limits    Limits
+	Retention Retention
+	Log       Log
+}
+
+// Launcher chooses how the runner of an attempt is started.
+type Launcher string
+
+// The launchers. LauncherAuto is systemd where the daemon is one of its services.
+const (
+	LauncherAuto    Launcher = "auto"
+	LauncherSession Launcher = "session"
+	LauncherSystemd Launcher = "systemd"
+)
+
+// Machine is what jobs may use in all.
+type Machine struct {
+	Slots  int     // attempts at a time
+	CPUs   float64 // processors
+	Memory int64   // bytes
+}
+
+// IDRange is host ids that belong to nobody else, for the insides of containers.
+type IDRange struct {
+	Base int
+	Size int // a multiple of [SliceSize]
+}
+
+// SliceSize is how many ids of the range one attempt gets.
+const SliceSize = 1 << 16
+
+// Unprivileged is whom a job of root acts as on the host: the range's first id,
+// which no container's slice contains.
+func (r IDRange) Unprivileged() int { return r.Base }
+
+// Slices is how many attempts the range serves at a time. The first slice is
+// not one of them, see [IDRange.Unprivileged].
+func (r IDRange) Slices() int { return r.Size/SliceSize - 1 }
+
+// Contains tells whether id is in the range.
+func (r IDRange) Contains(id int) bool { return id >= r.Base && id-r.Base < r.Size }
+
+// Limits hold for a job that names none of its own.
+type Limits struct {
+	CPUs    float64
+	Memory  int64 // bytes
+	PIDs    int64
+	Shm     int64 // bytes
+	Log     int64 // bytes
+	Scratch int64 // bytes
+	Time    time.Duration
+}
+
+// Retention bounds the history of finished jobs; zero keeps all.
+type Retention struct {
+	Age   time.Duration
+	Count int
+}
+
+// Log is how the daemon tells of itself.
+type Log struct {
+	Level slog.Level
+	// JSON writes one JSON object a line instead of text.
+	JSON bool
+}
+
+// Default returns the configuration of a daemon that nobody configured.
+func Default() Config {
+	return Config{
+		StateDir:       "/var/lib/girder-worker",
+		RuntimeDir:     "/run/girder-worker",
+		MetricsAddress: "127.0.0.1:9811",
+		User:           "girder-worker",
+		Group:          "girder-worker",
+		AdminGroup:     "girder-worker-admin",
+		Launcher:       LauncherAuto,
+		MaxQueue:       2_000_000,
+		// Above systemd's ranges for services and containers, above what
+		// useradd gives to people, below 2^31.
+		IDs: IDRange{Base: 0x70000000, Size: 1024 * SliceSize},
+		Limits: Limits{
+			PIDs: 4096,
+			Shm:  64 << 20,
+			Log:  64 << 20,
+			Time: 7 * 24 * time.Hour,
+		},
+		Retention: Retention{Age: 90 * 24 * time.Hour, Count: 100_000},
+		Log:       Log{Level: slog.LevelInfo},
+	}
+}
+
+// SocketPath is where the API listens.
+func (c *Config) SocketPath() string {
+	if c.Socket != "" {
+		return c.Socket
+	}
+	return filepath.Join(c.RuntimeDir, "girder-worker.sock")
+}
+
+// DropPath is the directory watched for images.
+func (c *Config) DropPath() string {
+	if c.DropDir != "" {
+		return c.DropDir
+	}
+	return filepath.Join(c.StateDir, "images", "drop")
+}

@@ -1,0 +1,191 @@
+package config
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFlagsBeatVariablesBeatFiles(t *testing.T) {
+	main := filepath.Join(t.TempDir(), "worker.cfg")
+	write(t, main, "[girder_worker]\nstate_dir = /a\nruntime_dir = /a\nuser = a\ngroup: a\n\n[limits]\nmemory = 2GiB\ntime = 7d\n[logging]\nlevel = WARNING\n")
+	write(t, filepath.Join(filepath.Dir(main), "worker.local.cfg"), "# mine\n[girder_worker]\nruntime_dir = /b\nuser = b\ngroup = b\n")
+	c, warnings, err := Load(Sources{
+		File:    main,
+		Environ: []string{"GIRDER_WORKER_USER=c", "GIRDER_WORKER_GROUP=c", "GIRDER_WORKER_LIMITS_PIDS=77", "HOME=/"},
+		Flags:   map[string]string{"group": "d"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(warnings) != 0 {
+		t.Errorf("warnings: %q", warnings)
+	}
+	if c.StateDir != "/a" || c.RuntimeDir != "/b" || c.User != "c" || c.Group != "d" {
+		t.Errorf("state %s, runtime %s, user %s, group %s", c.StateDir, c.RuntimeDir, c.User, c.Group)
+	}
+	if c.Limits.Memory != 2<<30 || c.Limits.Time != 7*24*time.Hour || c.Limits.PIDs != 77 || c.Log.Level != slog.LevelWarn {
+		t.Errorf("limits %+v, log %+v", c.Limits, c.Log)
+	}
+}
+
+func TestEveryProblemIsNamedAtOnce(t *testing.T) {
+	main := filepath.Join(t.TempDir(), "worker.cfg")
+	write(t, main, `lost = 1
+[girder_worker]
+state_dir = relative
+slot = 4
+slots = many
+slots = 3
+nonsense
+[limits]
+memory = -1
+`)
+	_, _, err := Load(Sources{
+		File:    main,
+		Environ: []string{"GIRDER_WORKER_ID_SIZE=131073"},
+		Flags:   map[string]string{"launcher": "docker"},
+	})
+	var bad Invalid
+	if !errors.As(err, &bad) {
+		t.Fatalf("error is %v", err)
+	}
+	for _, want := range []string{
+		main + ":1: an option must stand below a [section]",
+		main + ":3: girder_worker.state_dir must be an absolute path",
+		main + ":4: girder_worker.slot is not an option",
+		main + ":5: girder_worker.slots must be a whole number from 1 to 1000, not \"many\"",
+		main + ":6: girder_worker.slots is set before, at " + main + ":5",
+		main + ":7: must be a [section]",
+		main + ":9: limits.memory must be a size",
+		"GIRDER_WORKER_ID_SIZE: girder_worker.id_size must be a multiple of 65536",
+		"--launcher: girder_worker.launcher must be auto, session or systemd",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("no line %q in\n%v", want, err)
+		}
+	}
+	if len(bad) != 9 {
+		t.Errorf("%d problems:\n%v", len(bad), err)
+	}
+}
+
+// A file of the Python worker, as its distribution has it, keeps working.
+func TestPythonOptionsAreWarnings(t *testing.T) {
+	main := filepath.Join(t.TempDir(), "worker.cfg")
+	write(t, main, `[girder_worker]
+# a comment
+tmp_root=tmp
+[celery]
+app_main=girder_worker
+broker=amqp://guest:guest@localhost/
+[logging]
+level=info
+format=[%%(asctime)s] %%(levelname)s:
+    %%(message)s
+`)
+	_, warnings, err := Load(Sources{File: main, Environ: []string{"GIRDER_WORKER_BACKEND=rpc://", "GIRDER_WORKER_SLOTZ=3"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(warnings) != 6 {
+		t.Errorf("%d warnings: %q", len(warnings), warnings)
+	}
+}
+
+func TestMissingFile(t *testing.T) {
+	if _, _, err := Load(Sources{File: filepath.Join(t.TempDir(), "none.cfg")}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file that was asked for and is missing: %v", err)
+	}
+}
+
+// Every value reads back what it prints, so that `config list` can be pasted.
+func TestValuesRoundTrip(t *testing.T) {
+	c := Default()
+	c.Socket, c.DropDir = "/s", "/d"
+	c.fill(8, 16<<30, 1<<40)
+	again := Default()
+	target := again.Keys()
+	for i, k := range c.Keys() {
+		if err := target[i].value.Set(k.Value()); err != nil {
+			t.Errorf("%s = %s: %v", k, k.Value(), err)
+		}
+	}
+	if !reflect.DeepEqual(c, again) {
+		t.Errorf("%+v\nread back as\n%+v", c, again)
+	}
+}
+
+func TestFill(t *testing.T) {
+	for _, tt := range []struct {
+		cpus  int
+		slots int
+		each  float64
+	}{{1, 1, 1}, {2, 1, 2}, {8, 4, 2}, {9, 4, 2.25}} {
+		c := Default()
+		c.fill(tt.cpus, 10<<30, 100<<30)
+		if c.Machine.Slots != tt.slots || c.Limits.CPUs != tt.each {
+			t.Errorf("%d processors: %d slots of %g", tt.cpus, c.Machine.Slots, c.Limits.CPUs)
+		}
+		if got := c.Limits.Memory * int64(tt.slots); got > 8<<30 || got < 8<<30-int64(tt.slots)*4096 {
+			t.Errorf("%d processors: memory %d in all", tt.cpus, got)
+		}
+		if c.Limits.Scratch != 10<<30 {
+			t.Errorf("scratch %d", c.Limits.Scratch)
+		}
+	}
+}
+
+func TestChangedAndApplied(t *testing.T) {
+	a := Default()
+	a.fill(4, 8<<30, 1<<40)
+	b := a
+	b.Machine.Slots, b.Log.Level, b.Socket = 3, slog.LevelDebug, "/elsewhere"
+	live, restart := Changed(a, b)
+	if !reflect.DeepEqual(live, []string{"girder_worker.slots", "logging.level"}) || !reflect.DeepEqual(restart, []string{"girder_worker.socket"}) {
+		t.Errorf("live %q, restart %q", live, restart)
+	}
+	if err := ApplyLive(b, &a); err != nil {
+		t.Fatal(err)
+	}
+	if a.Machine.Slots != 3 || a.Log.Level != slog.LevelDebug || a.Socket != "" {
+		t.Errorf("applied: %+v", a)
+	}
+}
+
+func TestSizes(t *testing.T) {
+	for s, want := range map[string]int64{"1": 1, "1k": 1024, "1.5M": 3 << 19, "2 GiB": 2 << 30, "64MiB": 64 << 20, "10b": 10} {
+		if got, err := ParseSize(s); err != nil || got != want {
+			t.Errorf("%q is %d, %v", s, got, err)
+		}
+	}
+	for _, s := range []string{"", "M", "-1", "nan", "1e30", "1X", "1MM", "0x10"} {
+		if n, err := ParseSize(s); err == nil {
+			t.Errorf("%q is %d", s, n)
+		}
+	}
+}
+
+func FuzzINI(f *testing.F) {
+	f.Add("[a]\nb = c\n d\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		entries, _ := parseINI("f", text)
+		for _, e := range entries {
+			if !strings.Contains(e.key, ".") {
+				t.Errorf("key %q", e.key)
+			}
+		}
+	})
+}

@@ -1,0 +1,110 @@
+package config
+
+import (
+	"flag"
+	"slices"
+	"strings"
+)
+
+// A Key is one option: its place in the file and what it means.
+type Key struct {
+	Section, Name string
+	// Help is one line for a person.
+	Help string
+	// Live is set when a reload applies a change; other keys need a restart.
+	Live bool
+
+	value flag.Value
+}
+
+// String is the key as errors name it.
+func (k Key) String() string { return k.Section + "." + k.Name }
+
+// Variable is the environment variable that overrides the key.
+func (k Key) Variable() string {
+	name := k.Name
+	if k.Section != sectionWorker {
+		name = k.Section + "_" + k.Name
+	}
+	return envPrefix + strings.ToUpper(name)
+}
+
+// Flag is the key's command line flag without dashes.
+func (k Key) Flag() string {
+	name := k.Name
+	if k.Section != sectionWorker {
+		name = k.Section + "-" + k.Name
+	}
+	return strings.ReplaceAll(name, "_", "-")
+}
+
+// Value is the key's value as the file would spell it.
+func (k Key) Value() string { return k.value.String() }
+
+const (
+	envPrefix      = "GIRDER_WORKER_"
+	sectionWorker  = "girder_worker"
+	sectionLimits  = "limits"
+	sectionHistory = "retention"
+	sectionLogging = "logging"
+	sectionCelery  = "celery"
+)
+
+// Keys lists every option, bound to c.
+func (c *Config) Keys() []Key {
+	return []Key{
+		{sectionWorker, "state_dir", "what must survive a reboot", false, (*pathValue)(&c.StateDir)},
+		{sectionWorker, "runtime_dir", "what must not survive a reboot", false, (*pathValue)(&c.RuntimeDir)},
+		{sectionWorker, "socket", "the API's Unix socket (default: girder-worker.sock in runtime_dir)", false, (*pathValue)(&c.Socket)},
+		{sectionWorker, "metrics_address", "host:port of /metrics, /healthz and /readyz; off for none", false, (*addressValue)(&c.MetricsAddress)},
+		{sectionWorker, "user", "user of the daemon's unprivileged half", false, (*nameValue)(&c.User)},
+		{sectionWorker, "group", "group whose members may use the socket", false, (*nameValue)(&c.Group)},
+		{sectionWorker, "admin_group", "group whose members see and change every job", false, (*nameValue)(&c.AdminGroup)},
+		{sectionWorker, "launcher", "how attempts are started: auto, session or systemd", false, (*launcherValue)(&c.Launcher)},
+		{sectionWorker, "drop_dir", "directory watched for image archives (default: images/drop in state_dir)", false, (*pathValue)(&c.DropDir)},
+		{sectionWorker, "max_queue", "how many jobs may wait", false, &countValue{&c.MaxQueue, 1, 100_000_000}},
+		{sectionWorker, "slots", "attempts at a time (default: half the processors)", true, &countValue{&c.Machine.Slots, 1, MaxSlots}},
+		{sectionWorker, "cpus", "processors for all jobs (default: all)", true, (*cpusValue)(&c.Machine.CPUs)},
+		{sectionWorker, "memory", "memory for all jobs (default: 80 % of the machine's)", true, (*sizeValue)(&c.Machine.Memory)},
+		{sectionWorker, "id_base", "first host id of the range for containers", false, &countValue{&c.IDs.Base, SliceSize, maxID}},
+		{sectionWorker, "id_size", "how many ids the range has, a multiple of 65536", false, &countValue{&c.IDs.Size, 2 * SliceSize, maxID}},
+		{sectionLimits, "cpus", "processors of a job that names none (default: cpus / slots)", true, (*cpusValue)(&c.Limits.CPUs)},
+		{sectionLimits, "memory", "memory of a job that names none (default: memory / slots)", true, (*sizeValue)(&c.Limits.Memory)},
+		{sectionLimits, "pids", "processes and threads of a job", true, &count64Value{&c.Limits.PIDs, 1, 4 << 20}},
+		{sectionLimits, "shm", "size of a job's /dev/shm", true, (*sizeValue)(&c.Limits.Shm)},
+		{sectionLimits, "log", "output kept of a job", true, (*sizeValue)(&c.Limits.Log)},
+		{sectionLimits, "scratch", "what a job may write (default: 10 % of the state file system)", true, (*sizeValue)(&c.Limits.Scratch)},
+		{sectionLimits, "time", "how long a job may run", true, (*durationValue)(&c.Limits.Time)},
+		{sectionHistory, "age", "finished jobs older than this are removed; 0 keeps them", false, (*durationValue)(&c.Retention.Age)},
+		{sectionHistory, "count", "finished jobs beyond this number are removed; 0 keeps them", false, &countValue{&c.Retention.Count, 0, 100_000_000}},
+		{sectionLogging, "level", "debug, info, warning or error", true, (*levelValue)(&c.Log.Level)},
+		{sectionLogging, "output", "text or json", false, (*outputValue)(&c.Log.JSON)},
+	}
+}
+
+// MaxSlots bounds the attempts of one daemon.
+const MaxSlots = 1000
+
+// maxID keeps ids below 2^31: some file systems and tools have signed ones.
+const maxID = 1<<31 - 1
+
+// Options of the Python worker that mean nothing here. They are accepted, so
+// that its file can be kept, and told as warnings.
+var pythonOptions = []string{
+	"girder_worker.tmp_root",
+	"girder_worker.core_modules", "girder_worker.plugins_enabled", "girder_worker.plugin_load_path",
+	"celery.app_main", "celery.broker", "celery.backend",
+	"logging.format",
+	"docker.gc", "docker.cache_timeout", "docker.exclude_images",
+}
+
+// Variables of the Python worker and of the command line, not the daemon's.
+var otherVariables = []string{
+	"BROKER", "BACKEND", "API_URL", "DOCKER_RUN_OPTIONS", "JOB_GC_SCOPE", "LOGGING_FORMAT",
+	"CELERY_APP_MAIN", "TASK_ALWAYS_EAGER",
+}
+
+func isPython(key string) bool {
+	// Every option of [celery] is Celery's own until this daemon reads it.
+	return slices.Contains(pythonOptions, key) || strings.HasPrefix(key, sectionCelery+".")
+}

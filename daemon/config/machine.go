@@ -1,0 +1,79 @@
+package config
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Fill replaces what the configuration left to the machine: slots, processors,
+// memory, and from them the limits of a job that names none. StateDir must exist.
+func (c *Config) Fill() error {
+	cpus := runtime.NumCPU()
+	memory, err := totalMemory()
+	if err != nil {
+		return err
+	}
+	scratch, err := fileSystemSize(c.StateDir)
+	if err != nil {
+		return err
+	}
+	c.fill(cpus, memory, scratch)
+	return nil
+}
+
+func (c *Config) fill(cpus int, memory, fileSystem int64) {
+	m, l := &c.Machine, &c.Limits
+	if m.CPUs == 0 {
+		m.CPUs = float64(cpus)
+	}
+	if m.Memory == 0 {
+		m.Memory = memory / 10 * 8
+	}
+	if m.Slots == 0 {
+		m.Slots = min(max(1, cpus/2), MaxSlots, c.IDs.Slices())
+	}
+	if l.CPUs == 0 {
+		l.CPUs = m.CPUs / float64(m.Slots)
+	}
+	if l.Memory == 0 {
+		// Whole pages, or the kernel's own rounding would differ from ours.
+		l.Memory = m.Memory / int64(m.Slots) &^ 4095
+	}
+	if l.Scratch == 0 {
+		l.Scratch = fileSystem / 10 &^ 4095
+	}
+}
+
+// totalMemory is the machine's, in bytes.
+func totalMemory() (int64, error) {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 0, fmt.Errorf("cannot tell the machine's memory: %w", err)
+	}
+	defer f.Close()
+	s := bufio.NewScanner(f)
+	for s.Scan() {
+		if rest, ok := strings.CutPrefix(s.Text(), "MemTotal:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(rest, "kB")), 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("cannot tell the machine's memory: %w", err)
+			}
+			return kib << 10, nil
+		}
+	}
+	return 0, fmt.Errorf("cannot tell the machine's memory: no MemTotal in /proc/meminfo")
+}
+
+func fileSystemSize(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("cannot tell the size of the file system of %s: %w", dir, err)
+	}
+	return int64(st.Blocks) * st.Bsize, nil
+}

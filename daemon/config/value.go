@@ -1,0 +1,234 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The values below parse one option each, and print it as they would read it.
+type (
+	pathValue     string
+	addressValue  string
+	nameValue     string
+	launcherValue Launcher
+	cpusValue     float64
+	sizeValue     int64
+	durationValue time.Duration
+	levelValue    slog.Level
+	outputValue   bool
+	countValue    struct {
+		n        *int
+		min, max int
+	}
+	count64Value struct {
+		n        *int64
+		min, max int64
+	}
+)
+
+func (v *pathValue) Set(s string) error {
+	if !filepath.IsAbs(s) {
+		return errors.New("must be an absolute path")
+	}
+	if strings.ContainsRune(s, 0) {
+		return errors.New("must not contain NUL")
+	}
+	*v = pathValue(filepath.Clean(s))
+	return nil
+}
+func (v *pathValue) String() string { return string(*v) }
+
+func (v *addressValue) Set(s string) error {
+	if s == "" || s == "off" {
+		*v = ""
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(s); err != nil {
+		return errors.New(`must be host:port, or "off"`)
+	}
+	*v = addressValue(s)
+	return nil
+}
+func (v *addressValue) String() string {
+	if *v == "" {
+		return "off"
+	}
+	return string(*v)
+}
+
+func (v *nameValue) Set(s string) error {
+	if s == "" || len(s) > 256 || strings.ContainsAny(s, ":/\x00\n ") {
+		return errors.New("must be a name or a number")
+	}
+	*v = nameValue(s)
+	return nil
+}
+func (v *nameValue) String() string { return string(*v) }
+
+func (v *launcherValue) Set(s string) error {
+	switch l := Launcher(s); l {
+	case LauncherAuto, LauncherSession, LauncherSystemd:
+		*v = launcherValue(l)
+		return nil
+	}
+	return errors.New("must be auto, session or systemd")
+}
+func (v *launcherValue) String() string { return string(*v) }
+
+func (v *cpusValue) Set(s string) error {
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil || math.IsNaN(f) || f < 0.01 || f > 1<<16 {
+		return errors.New("must be a number of processors, such as 4 or 1.5")
+	}
+	*v = cpusValue(f)
+	return nil
+}
+func (v *cpusValue) String() string { return strconv.FormatFloat(float64(*v), 'g', -1, 64) }
+
+func (v *sizeValue) Set(s string) error {
+	n, err := ParseSize(s)
+	if err == nil && n <= 0 {
+		err = errors.New("must be larger than 0")
+	}
+	if err != nil {
+		return err
+	}
+	*v = sizeValue(n)
+	return nil
+}
+func (v *sizeValue) String() string { return FormatSize(int64(*v)) }
+
+func (v *durationValue) Set(s string) error {
+	d, err := ParseDuration(s)
+	if err != nil {
+		return err
+	}
+	*v = durationValue(d)
+	return nil
+}
+func (v *durationValue) String() string { return time.Duration(*v).String() }
+
+// Set takes the names of Python's logging, which has the option too.
+func (v *levelValue) Set(s string) error {
+	switch strings.ToLower(s) {
+	case "debug":
+		*v = levelValue(slog.LevelDebug)
+	case "info":
+		*v = levelValue(slog.LevelInfo)
+	case "warning", "warn":
+		*v = levelValue(slog.LevelWarn)
+	case "error", "critical", "fatal":
+		*v = levelValue(slog.LevelError)
+	default:
+		return errors.New("must be debug, info, warning or error")
+	}
+	return nil
+}
+func (v *levelValue) String() string {
+	if slog.Level(*v) == slog.LevelWarn {
+		return "warning"
+	}
+	return strings.ToLower(slog.Level(*v).String())
+}
+
+func (v *outputValue) Set(s string) error {
+	switch s {
+	case "text":
+		*v = false
+	case "json":
+		*v = true
+	default:
+		return errors.New("must be text or json")
+	}
+	return nil
+}
+func (v *outputValue) String() string {
+	if *v {
+		return "json"
+	}
+	return "text"
+}
+
+func (v *countValue) Set(s string) error {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < v.min || n > v.max {
+		return fmt.Errorf("must be a whole number from %d to %d", v.min, v.max)
+	}
+	*v.n = n
+	return nil
+}
+func (v *countValue) String() string { return strconv.Itoa(*v.n) }
+
+func (v *count64Value) Set(s string) error {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < v.min || n > v.max {
+		return fmt.Errorf("must be a whole number from %d to %d", v.min, v.max)
+	}
+	*v.n = n
+	return nil
+}
+func (v *count64Value) String() string { return strconv.FormatInt(*v.n, 10) }
+
+// ParseSize reads a number of bytes with an optional K, M, G or T, which are
+// powers of 1024 as docker and systemd have them; "iB" and "B" may follow.
+func ParseSize(s string) (int64, error) {
+	bad := errors.New("must be a size, such as 512M or 8GiB")
+	t := strings.ToLower(strings.TrimSpace(s))
+	if u := strings.TrimSuffix(t, "ib"); u != t {
+		t = u
+	} else {
+		t = strings.TrimSuffix(t, "b")
+	}
+	shift := 0
+	if t != "" {
+		if i := strings.IndexByte("kmgt", t[len(t)-1]); i >= 0 {
+			shift, t = 10*(i+1), strings.TrimSpace(t[:len(t)-1])
+		}
+	}
+	f, err := strconv.ParseFloat(t, 64)
+	if err != nil || math.IsNaN(f) || f < 0 {
+		return 0, bad
+	}
+	f *= float64(int64(1) << shift)
+	if f >= math.MaxInt64 {
+		return 0, bad
+	}
+	return int64(f), nil
+}
+
+// FormatSize prints n with the largest unit that divides it.
+func FormatSize(n int64) string {
+	units := []string{"", "KiB", "MiB", "GiB", "TiB"}
+	i := 0
+	for n != 0 && n%1024 == 0 && i < len(units)-1 {
+		n, i = n/1024, i+1
+	}
+	return strconv.FormatInt(n, 10) + units[i]
+}
+
+// ParseDuration reads what [time.ParseDuration] does, and whole days as "7d".
+func ParseDuration(s string) (time.Duration, error) {
+	bad := errors.New("must be a time, such as 90s, 12h or 7d")
+	if s == "0" {
+		return 0, nil
+	}
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseFloat(days, 64)
+		if err != nil || math.IsNaN(n) || n < 0 || n > 100*366 {
+			return 0, bad
+		}
+		return time.Duration(n * float64(24*time.Hour)), nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 {
+		return 0, bad
+	}
+	return d, nil
+}
