@@ -1,0 +1,201 @@
+package attempt
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// The names in an attempt's directory.
+const (
+	requestName = "request.json"
+	lockName    = "lock"
+	eventsName  = "events"
+	logName     = "log"
+	cancelName  = "cancel"
+	exitName    = "exit.json"
+	exitTemp    = ".exit.json"
+)
+
+// fileMode is the mode of what the front reads; the group is the front's.
+const fileMode = 0o640
+
+// maxName bounds a job id, which becomes part of file, cgroup and unit names,
+// and the name of a stream.
+const maxName = 64
+
+// Dir names the directory of one attempt. The zero value names none.
+type Dir struct {
+	path   string
+	job    string
+	number int
+}
+
+// NewDir is the directory of a job's attempt below the state directory. It
+// checks the names and touches no file.
+func NewDir(stateDir, job string, number int) (Dir, error) {
+	if !filepath.IsAbs(stateDir) {
+		return Dir{}, fmt.Errorf("%w: state directory %q is not absolute", ErrInvalid, stateDir)
+	}
+	if !validName(job) {
+		return Dir{}, fmt.Errorf("%w: job id %q: want 1 to %d letters, digits, '.', '_' or '-', the first a letter or digit",
+			ErrInvalid, job, maxName)
+	}
+	if number < 1 {
+		return Dir{}, fmt.Errorf("%w: attempt number %d: want 1 or more", ErrInvalid, number)
+	}
+	return Dir{
+		path:   filepath.Join(stateDir, "jobs", job, strconv.Itoa(number)),
+		job:    job,
+		number: number,
+	}, nil
+}
+
+// ParseDir is the inverse of [Dir.Path]: it takes <state>/jobs/<job>/<attempt>
+// as it is handed to a runner.
+func ParseDir(path string) (Dir, error) {
+	bad := func() (Dir, error) {
+		return Dir{}, fmt.Errorf("%w: %q is not <state>/jobs/<job>/<attempt>", ErrInvalid, path)
+	}
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
+		return bad()
+	}
+	parent, last := filepath.Split(path)
+	jobs, job := filepath.Split(filepath.Clean(parent))
+	state, jobsName := filepath.Split(filepath.Clean(jobs))
+	number, err := strconv.Atoi(last)
+	if err != nil || strconv.Itoa(number) != last || jobsName != "jobs" {
+		return bad()
+	}
+	return NewDir(filepath.Clean(state), job, number)
+}
+
+// WorkDir is <state>/work/<job>-<attempt>, what the attempt needs on disk only
+// while it lives.
+func WorkDir(stateDir, job string, number int) (string, error) {
+	d, err := NewDir(stateDir, job, number)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(stateDir, "work", d.ID()), nil
+}
+
+func validName(name string) bool {
+	if name == "" || len(name) > maxName {
+		return false
+	}
+	for i, c := range []byte(name) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case i > 0 && (c == '.' || c == '_' || c == '-'):
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// Path is the directory's absolute path.
+func (d Dir) Path() string { return d.path }
+
+// Job is the job's id.
+func (d Dir) Job() string { return d.job }
+
+// Number counts a job's attempts from 1.
+func (d Dir) Number() int { return d.number }
+
+// ID is "<job>-<attempt>", unique on the machine: the name of the container,
+// of its cgroup and of the work directory.
+func (d Dir) ID() string { return d.job + "-" + strconv.Itoa(d.number) }
+
+// Create makes the directory, root:gid 0750, durably. It fails with
+// [fs.ErrExist] when the attempt was made before.
+func (d Dir) Create(gid int) error {
+	parent := filepath.Dir(d.path)
+	for _, dir := range []string{parent, d.path} {
+		err := os.Mkdir(dir, 0o750)
+		if errors.Is(err, fs.ErrExist) && dir == parent {
+			continue
+		}
+		if err == nil {
+			err = own(dir, gid, 0o750)
+		}
+		if err == nil {
+			err = syncDir(filepath.Dir(dir))
+		}
+		if err != nil {
+			return fmt.Errorf("cannot make the attempt's directory: %w", err)
+		}
+	}
+	return nil
+}
+
+func (d Dir) file(name string) string { return filepath.Join(d.path, name) }
+
+// own gives a path to root:gid with exactly mode, whatever the umask was. Only
+// root can give files away; anyone else (a test) keeps what it made.
+func own(path string, gid int, mode os.FileMode) error {
+	if os.Geteuid() == 0 {
+		if err := os.Lchown(path, 0, gid); err != nil {
+			return err
+		}
+	}
+	return os.Chmod(path, mode)
+}
+
+func ownFile(f *os.File, gid int) error {
+	if os.Geteuid() == 0 {
+		if err := f.Chown(0, gid); err != nil {
+			return err
+		}
+	}
+	return f.Chmod(fileMode)
+}
+
+func syncDir(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+// replaceFile puts data at path in one step: a reader sees the old file, the
+// new one or, before the first, none, and after a crash the same is true.
+func replaceFile(path string, data []byte, gid int) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		f.Close()
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	if err := ownFile(f, gid); err != nil {
+		return err
+	}
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// openNoFollow opens a file of the directory. The directory is root's, so a
+// link there is a mistake rather than an attack, and refused all the same.
+func openNoFollow(path string, flags int, perm os.FileMode) (*os.File, error) {
+	return os.OpenFile(path, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm)
+}

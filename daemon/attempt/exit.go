@@ -1,0 +1,133 @@
+package attempt
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// exitReserve is the space kept free for exit.json: 64 streams with their
+	// longest names and errors, and room to grow.
+	exitReserve = 128 << 10
+	// maxExit bounds what a reader takes.
+	maxExit = 1 << 20
+	// maxErrorText is where the text of an error is cut, so that exitReserve holds.
+	maxErrorText = 1 << 10
+)
+
+// An ExitFile is the reserved place of exit.json. Until Commit nobody sees it.
+type ExitFile struct {
+	dir Dir
+	f   *os.File
+}
+
+// ReserveExit takes the disk space of exit.json before anything else runs, so
+// that a disk filled by the job cannot swallow how it ended. It is also the
+// second fence, after the lock: it fails with [ErrEnded] when the attempt has
+// an exit.json and with [ErrBegun] when any runner came here before, so that no
+// attempt is ever begun twice. On a file system that writes every block anew
+// (btrfs, zfs) nothing can be reserved, the space is only known to have been
+// there.
+func (d Dir) ReserveExit(gid int) (*ExitFile, error) {
+	if _, err := os.Lstat(d.file(exitName)); err == nil {
+		return nil, fmt.Errorf("%w: %s", ErrEnded, d.ID())
+	}
+	f, err := openNoFollow(d.file(exitTemp), os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("%w: %s", ErrBegun, d.ID())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot reserve %s: %w", exitName, err)
+	}
+	err = ownFile(f, gid)
+	if err == nil {
+		err = unix.Fallocate(int(f.Fd()), 0, 0, exitReserve)
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		_, err = f.WriteAt(make([]byte, exitReserve), 0)
+	}
+	if err != nil {
+		f.Close()
+		os.Remove(d.file(exitTemp))
+		return nil, fmt.Errorf("cannot reserve %s: %w", exitName, err)
+	}
+	return &ExitFile{dir: d, f: f}, nil
+}
+
+// Commit writes exit.json: when it returns nil the end of the attempt is on
+// the disk. The version and the attempt's names are filled in.
+func (e *ExitFile) Commit(exit Exit) error {
+	exit.Version, exit.Job, exit.Attempt = Version, e.dir.job, e.dir.number
+	exit.Error = clip(exit.Error, maxErrorText)
+	for i := range exit.Streams {
+		exit.Streams[i].Error = clip(exit.Streams[i].Error, maxErrorText)
+	}
+	data, err := json.Marshal(exit)
+	if err == nil {
+		_, err = e.f.WriteAt(data, 0)
+	}
+	if err == nil {
+		err = e.f.Truncate(int64(len(data)))
+	}
+	if err == nil {
+		err = e.f.Sync()
+	}
+	if err == nil {
+		err = os.Rename(e.dir.file(exitTemp), e.dir.file(exitName))
+	}
+	if err == nil {
+		err = syncDir(e.dir.path)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", exitName, err)
+	}
+	return e.f.Close()
+}
+
+// ReadExit reads exit.json; [fs.ErrNotExist] means that the attempt has not
+// ended, or was lost.
+func (d Dir) ReadExit() (Exit, error) {
+	var exit Exit
+	data, err := readBounded(d.file(exitName), maxExit)
+	if err != nil {
+		return exit, fmt.Errorf("cannot read %s: %w", exitName, err)
+	}
+	if err := json.Unmarshal(data, &exit); err != nil {
+		return exit, fmt.Errorf("%w: %s: %w", ErrInvalid, exitName, err)
+	}
+	if exit.Version > Version {
+		return exit, fmt.Errorf("%s of version %d, this program knows %d: %w", exitName, exit.Version, Version, ErrVersion)
+	}
+	if exit.Job != d.job || exit.Attempt != d.number {
+		return exit, fmt.Errorf("%w: %s in the directory of %s is of %s-%d", ErrInvalid, exitName, d.ID(), exit.Job, exit.Attempt)
+	}
+	return exit, nil
+}
+
+// Ended tells whether exit.json is there.
+func (d Dir) Ended() (bool, error) {
+	_, err := os.Lstat(d.file(exitName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// clip cuts a text for a person to at most n bytes, between characters.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	const mark = " [...]"
+	n -= len(mark)
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + mark
+}
