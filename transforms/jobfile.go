@@ -1,0 +1,412 @@
+package transforms
+
+import (
+	"math"
+	"time"
+
+	"girderworker/sandbox"
+)
+
+// The limits on a job document. A document that is larger in any of them is
+// refused with the limit named.
+const (
+	MaxDocument   = 1 << 20 // bytes of one document
+	MaxBatch      = 1000    // documents in one request
+	MaxArgument   = 1<<17 - 1
+	MaxArguments  = 4096
+	MaxEnv        = 4096
+	MaxBinds      = 128
+	MaxStreams    = 64 // inputs and outputs, each
+	MaxAfter      = 256
+	MaxPath       = 4095
+	MaxName       = 256
+	MaxIdentifier = 64 // bytes of a job's id and of a stream's name
+	MaxPriority   = 9
+	MaxRetries    = 100
+	MaxCPUs       = 8192
+	MaxPIDs       = 1 << 22
+	MaxGPUs       = 1024
+	MaxSize       = 1 << 50 // bytes, of any resource
+	MaxDuration   = 10 * 365 * 24 * time.Hour
+	MaxGrace      = time.Hour
+
+	minMemory = 4 << 20
+	minCPUs   = 0.01
+)
+
+// TaskDockerRun is the task that a document without one asks for.
+const TaskDockerRun = "girder_worker.docker.tasks.docker_run"
+
+// A JobFile is the job document: what `submit --file` sends, the body of
+// POST /v1/jobs and what the queue keeps. The zero value of a field means that
+// the document does not name it.
+type JobFile struct {
+	// ID makes the submission idempotent; empty lets the daemon choose.
+	ID   string
+	Name string // for people, any text of one line
+	Task string // TaskDockerRun when not named
+
+	Image      string
+	Entrypoint []string // nil: the image's own
+	Args       []string // nil: the image's own
+	Env        map[string]string
+	WorkDir    string
+	User       string
+	Hostname   string
+	Network    sandbox.NetworkMode
+	ReadOnly   bool // the root file system
+
+	Binds    []Bind
+	Inputs   []Pipe
+	Outputs  []Pipe
+	Stdin    string // a file of the submitter
+	Progress bool   // a pipe named "progress" for lines of progress
+
+	Resources Resources
+	Priority  int // 0 to 9, 9 first
+
+	// After must have succeeded, AfterAny must have ended, before this starts.
+	After     []string
+	AfterAny  []string
+	NotBefore time.Time
+	Expires   time.Time
+
+	Timeout     time.Duration // wall time until the job is killed
+	SoftTimeout time.Duration // wall time until the stop signal
+	IdleTimeout time.Duration // time without output
+
+	Retries Retries
+	// Hold has the job wait for a release, with the reason.
+	Hold string
+
+	StopSignal int // 0: the image's
+	StopGrace  time.Duration
+}
+
+// A Pipe connects a named pipe in the container with a file of the submitter.
+// Name is also what stands in braces in an argument.
+type Pipe struct {
+	Name string
+	File string
+}
+
+// Resources are what a job takes, in bytes where nothing else is said. Zero is
+// "not named".
+type Resources struct {
+	CPUs    float64
+	Memory  int64
+	GPUs    int
+	PIDs    int64
+	Shm     int64
+	Scratch int64
+	Log     int64
+}
+
+// Or fills what r does not name from defaults.
+func (r Resources) Or(defaults Resources) Resources {
+	if r.CPUs == 0 {
+		r.CPUs = defaults.CPUs
+	}
+	if r.GPUs == 0 {
+		r.GPUs = defaults.GPUs
+	}
+	for _, f := range []struct {
+		own  *int64
+		from int64
+	}{
+		{&r.Memory, defaults.Memory},
+		{&r.PIDs, defaults.PIDs},
+		{&r.Shm, defaults.Shm},
+		{&r.Scratch, defaults.Scratch},
+		{&r.Log, defaults.Log},
+	} {
+		if *f.own == 0 {
+			*f.own = f.from
+		}
+	}
+	return r
+}
+
+// Retries say what happens after a failed attempt.
+type Retries struct {
+	Max             int
+	Delay           time.Duration
+	FailInterrupted bool // an attempt lost to a reboot fails the job
+}
+
+// canonicalGrowth is how much longer the canonical form of a document may be
+// than the document: sizes and durations are spelled out, variables given as a
+// list become an object, the daemon adds its defaults.
+const canonicalGrowth = 32 << 10
+
+// ParseJobFile decodes and checks one document, as it was sent or in its
+// canonical form. The error is a *DocumentError.
+func ParseJobFile(data []byte) (*JobFile, error) {
+	if len(data) > MaxDocument+canonicalGrowth {
+		return nil, tooLarge(len(data))
+	}
+	r := &reader{data: data}
+	f, err := r.jobFile()
+	if err == nil {
+		err = r.end()
+	}
+	if err != nil {
+		return nil, asDocumentError(err)
+	}
+	return f, nil
+}
+
+// ParseJobFiles decodes either one document or {"jobs": [document, …]} and
+// tells which it was. Fields of the error start with jobs[i] for a batch.
+func ParseJobFiles(data []byte) (files []*JobFile, batch bool, err error) {
+	r := &reader{data: data}
+	if !r.startsBatch() {
+		if len(data) > MaxDocument {
+			return nil, false, tooLarge(len(data))
+		}
+		f, err := ParseJobFile(data)
+		if err != nil {
+			return nil, false, err
+		}
+		return []*JobFile{f}, false, nil
+	}
+	err = r.object(func(key string) error {
+		if key != "jobs" {
+			return problem("unknown field beside jobs")
+		}
+		return r.array(MaxBatch, func() error {
+			r.space()
+			start := r.pos
+			f, err := r.jobFile()
+			if err != nil {
+				return err
+			}
+			if size := r.pos - start; size > MaxDocument {
+				return tooLarge(size)
+			}
+			files = append(files, f)
+			return nil
+		})
+	})
+	if err == nil {
+		err = r.end()
+	}
+	if err == nil && len(files) == 0 {
+		err = inField("jobs", problem("no job in the list"))
+	}
+	if err != nil {
+		return nil, true, asDocumentError(err)
+	}
+	return files, true, nil
+}
+
+// startsBatch looks at the first key, which is not one of a document.
+func (r *reader) startsBatch() bool {
+	ahead := reader{data: r.data}
+	if ahead.kind() != '{' {
+		return false
+	}
+	ahead.pos++
+	if ahead.kind() != '"' {
+		return false
+	}
+	key, err := ahead.text()
+	return err == nil && key == "jobs"
+}
+
+func tooLarge(size int) error {
+	e := problem("a document of %d bytes; the limit is %d", size, MaxDocument)
+	e.TooLarge = true
+	return e
+}
+
+func asDocumentError(err error) error {
+	if _, ok := err.(*DocumentError); ok {
+		return err
+	}
+	return problem("%s", err.Error())
+}
+
+// jobFile reads one document and checks what lies across its fields.
+func (r *reader) jobFile() (*JobFile, error) {
+	f := new(JobFile)
+	if err := r.object(func(key string) error { return r.jobField(f, key) }); err != nil {
+		return nil, err
+	}
+	if f.Task == "" {
+		f.Task = TaskDockerRun
+	}
+	if err := f.check(); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+func (r *reader) jobField(f *JobFile, key string) (err error) {
+	switch key {
+	case "id":
+		f.ID, err = r.identifier()
+	case "name":
+		f.Name, err = r.line(MaxName)
+	case "task":
+		f.Task, err = r.token(MaxName)
+	case "image":
+		f.Image, err = r.token(512)
+	case "entrypoint":
+		if r.kind() == '"' {
+			f.Entrypoint = make([]string, 1)
+			f.Entrypoint[0], err = r.argument()
+		} else {
+			f.Entrypoint, err = r.arguments()
+		}
+	case "args":
+		f.Args, err = r.arguments()
+	case "env":
+		f.Env, err = r.env()
+	case "workdir":
+		f.WorkDir, err = r.containerPath()
+	case "user":
+		f.User, err = r.user()
+	case "hostname":
+		f.Hostname, err = r.hostname()
+	case "network":
+		f.Network, err = r.network()
+	case "read_only":
+		f.ReadOnly, err = r.boolean()
+	case "binds":
+		err = r.array(MaxBinds, func() error {
+			b, err := r.bind()
+			f.Binds = append(f.Binds, b)
+			return err
+		})
+	case "inputs":
+		f.Inputs, err = r.pipes()
+	case "outputs":
+		f.Outputs, err = r.pipes()
+	case "stdin":
+		f.Stdin, err = r.hostPath()
+	case "progress":
+		f.Progress, err = r.boolean()
+	case "resources":
+		err = r.object(func(key string) error { return r.resourceField(&f.Resources, key) })
+	case "priority":
+		f.Priority, err = r.whole(0, MaxPriority)
+	case "after":
+		f.After, err = r.identifiers()
+	case "after_any":
+		f.AfterAny, err = r.identifiers()
+	case "not_before":
+		f.NotBefore, err = r.instant()
+	case "expires":
+		f.Expires, err = r.instant()
+	case "timeout":
+		f.Timeout, err = r.duration(MaxDuration)
+	case "soft_timeout":
+		f.SoftTimeout, err = r.duration(MaxDuration)
+	case "idle_timeout":
+		f.IdleTimeout, err = r.duration(MaxDuration)
+	case "retries":
+		err = r.object(func(key string) error { return r.retryField(&f.Retries, key) })
+	case "hold":
+		f.Hold, err = r.line(MaxName)
+	case "stop_signal":
+		f.StopSignal, err = r.signal()
+	case "stop_grace":
+		f.StopGrace, err = r.duration(MaxGrace)
+	default:
+		err = problem("unknown field")
+	}
+	return err
+}
+
+func (r *reader) bind() (b Bind, err error) {
+	err = r.object(func(key string) (err error) {
+		switch key {
+		case "source":
+			b.Source, err = r.hostPath()
+		case "target":
+			b.Target, err = r.containerPath()
+		case "read_only":
+			b.ReadOnly, err = r.boolean()
+		default:
+			err = problem("unknown field")
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+	case b.Source == "":
+		err = inField("source", problem("missing"))
+	case b.Target == "":
+		err = inField("target", problem("missing"))
+	}
+	return b, err
+}
+
+func (r *reader) pipes() (pipes []Pipe, err error) {
+	err = r.array(MaxStreams, func() error {
+		var p Pipe
+		err := r.object(func(key string) (err error) {
+			switch key {
+			case "name":
+				p.Name, err = r.identifier()
+			case "file":
+				p.File, err = r.hostPath()
+			default:
+				err = problem("unknown field")
+			}
+			return err
+		})
+		switch {
+		case err != nil:
+		case p.Name == "":
+			err = inField("name", problem("missing"))
+		case p.File == "":
+			err = inField("file", problem("missing"))
+		}
+		pipes = append(pipes, p)
+		return err
+	})
+	return pipes, err
+}
+
+func (r *reader) resourceField(res *Resources, key string) (err error) {
+	switch key {
+	case "cpus":
+		res.CPUs, err = r.float()
+		if err == nil && (res.CPUs < minCPUs || res.CPUs > MaxCPUs || math.IsNaN(res.CPUs)) {
+			err = problem("%v is not between %v and %d", res.CPUs, minCPUs, MaxCPUs)
+		}
+	case "memory":
+		res.Memory, err = r.size(minMemory)
+	case "gpus":
+		res.GPUs, err = r.whole(0, MaxGPUs)
+	case "pids":
+		var n int
+		n, err = r.whole(1, MaxPIDs)
+		res.PIDs = int64(n)
+	case "shm":
+		res.Shm, err = r.size(1 << 12)
+	case "scratch":
+		res.Scratch, err = r.size(1 << 20)
+	case "log":
+		res.Log, err = r.size(1 << 12)
+	default:
+		err = problem("unknown field")
+	}
+	return err
+}
+
+func (r *reader) retryField(retries *Retries, key string) (err error) {
+	switch key {
+	case "max":
+		retries.Max, err = r.whole(0, MaxRetries)
+	case "delay":
+		retries.Delay, err = r.duration(30 * 24 * time.Hour)
+	case "fail_interrupted":
+		retries.FailInterrupted, err = r.boolean()
+	default:
+		err = problem("unknown field")
+	}
+	return err
+}
