@@ -12,6 +12,8 @@ import (
 type Control interface {
 	// Capacity is what admission counts.
 	Capacity() queue.Capacity
+	// Paused tells whether claims are stopped, and whether for a drain.
+	Paused() (paused, draining bool)
 	// Pause stops claims until Resume; Drain also tells `status` that the
 	// daemon may be stopped once nothing runs. All survive a restart.
 	Pause(ctx context.Context, drain bool) error
@@ -25,17 +27,27 @@ type Control interface {
 }
 
 // Images is the image store as the API reaches it: reads from its files,
-// changes through the monitor.
+// changes through the monitor. A name that is unknown, or not the user's to
+// see, is answered with an error that wraps [ErrNoImage].
 type Images interface {
 	// Import reads a docker-archive, oci-archive or tar of an OCI layout,
 	// plain, gzip or zstd. owner -1 makes the names everyone's.
 	Import(ctx context.Context, archive io.Reader, name string, owner int) ([]apitype.Image, error)
 	// List returns the images that uid may use; -1 is all.
 	List(uid int) ([]apitype.Image, error)
-	// Resolve finds the image that ref means for uid.
+	// Resolve finds the image that ref means for uid. It is called once for
+	// every job submitted, so it answers from memory.
 	Resolve(ref string, uid int) (apitype.Image, error)
 	Remove(ctx context.Context, ref string, owner int) error
 	// Prune removes what no name and no job needs, and returns what it freed.
 	Prune(ctx context.Context) (apitype.Pruned, error)
 	Verify(ctx context.Context, ref string, uid int) error
+}
+
+// Live is what the daemon knows from memory about attempts under way, on top
+// of what the queue has on disk.
+type Live interface {
+	// Live returns the stage and the last progress of the job's attempt; zero
+	// values where there is none.
+	Live(id string) (stage string, progress *apitype.Progress)
 }

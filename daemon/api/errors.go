@@ -1,0 +1,123 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+
+	"girderworker/daemon/apitype"
+	"girderworker/queue"
+	"girderworker/transforms"
+)
+
+// What an implementation of [Images] can tell apart.
+var (
+	// ErrNoImage: no image of that name for that user.
+	ErrNoImage = errors.New("no such image")
+	// ErrImageInUse: a job needs the image.
+	ErrImageInUse = errors.New("the image is in use")
+	// ErrBadImage: the archive is not one, or breaks a rule or a limit.
+	ErrBadImage = errors.New("bad image")
+)
+
+// A refusal is an error that is already worded for the caller.
+type refusal struct{ told apitype.Error }
+
+func (e *refusal) Error() string { return e.told.Message }
+
+func failure(kind, format string, args ...any) error {
+	return &refusal{apitype.Error{Kind: kind, Message: fmt.Sprintf(format, args...)}}
+}
+
+// status is the HTTP form of a kind.
+func status(kind string) int {
+	switch kind {
+	case apitype.KindBadRequest:
+		return http.StatusBadRequest
+	case apitype.KindUnauthorized:
+		return http.StatusUnauthorized
+	case apitype.KindForbidden:
+		return http.StatusForbidden
+	case apitype.KindNotFound, apitype.KindNoImage:
+		return http.StatusNotFound
+	case apitype.KindConflict, apitype.KindState:
+		return http.StatusConflict
+	case apitype.KindTooLarge:
+		return http.StatusRequestEntityTooLarge
+	case apitype.KindFull, apitype.KindUnavailable:
+		return http.StatusServiceUnavailable
+	case apitype.KindNoSpace:
+		return http.StatusInsufficientStorage
+	}
+	return http.StatusInternalServerError
+}
+
+// explain turns an error into what the caller is told.
+func explain(err error) apitype.Error {
+	var (
+		refused    *refusal
+		document   *transforms.DocumentError
+		transition *queue.TransitionError
+		tooLarge   *http.MaxBytesError
+		kind       string
+	)
+	switch {
+	case errors.As(err, &refused):
+		return refused.told
+	case errors.As(err, &document):
+		kind = apitype.KindBadRequest
+		if document.TooLarge {
+			kind = apitype.KindTooLarge
+		}
+		return apitype.Error{Kind: kind, Message: document.Error(), Field: document.Field}
+	case errors.As(err, &transition):
+		return apitype.Error{Kind: apitype.KindState, Message: transition.Error()}
+	case errors.As(err, &tooLarge):
+		return apitype.Error{Kind: apitype.KindTooLarge, Message: fmt.Sprintf("the request is larger than %s", transforms.FormatBytes(tooLarge.Limit))}
+	case errors.Is(err, queue.ErrNotFound):
+		kind = apitype.KindNotFound
+	case errors.Is(err, queue.ErrConflict):
+		kind = apitype.KindConflict
+	case errors.Is(err, queue.ErrDependency):
+		kind = apitype.KindBadRequest
+	case errors.Is(err, queue.ErrFull):
+		kind = apitype.KindFull
+	case errors.Is(err, queue.ErrNoSpace):
+		kind = apitype.KindNoSpace
+	case errors.Is(err, queue.ErrClosed):
+		return apitype.Error{Kind: apitype.KindUnavailable, Message: "the daemon is stopping; try again in a moment"}
+	case errors.Is(err, ErrNoImage):
+		kind = apitype.KindNoImage
+	case errors.Is(err, ErrImageInUse):
+		kind = apitype.KindState
+	case errors.Is(err, ErrBadImage):
+		kind = apitype.KindBadRequest
+	case errors.Is(err, fs.ErrNotExist):
+		kind = apitype.KindNotFound
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, os.ErrDeadlineExceeded):
+		return apitype.Error{Kind: apitype.KindBadRequest, Message: "the request's body did not arrive whole"}
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return apitype.Error{Kind: apitype.KindUnavailable, Message: "the request was given up before it was done"}
+	default:
+		return apitype.Error{Kind: apitype.KindInternal, Message: "internal error: " + err.Error()}
+	}
+	return apitype.Error{Kind: kind, Message: err.Error()}
+}
+
+// fail answers with the error, and logs what is the daemon's own fault.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	told := explain(err)
+	if told.Kind == apitype.KindInternal {
+		s.logger.LogAttrs(r.Context(), slog.LevelError, "Cannot answer request",
+			slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Any("error", err))
+	}
+	if told.Kind == apitype.KindUnauthorized || told.Kind == apitype.KindUnavailable {
+		w.Header().Set("Connection", "close")
+	}
+	s.answer(w, status(told.Kind), apitype.Failure{Error: told})
+}

@@ -1,0 +1,105 @@
+package api
+
+import (
+	"io"
+	"net/http"
+	"time"
+
+	"girderworker/daemon/apitype"
+)
+
+// stall is how long an archive may stop arriving. A person may have to change
+// a medium; a client that is dead closes its socket.
+const stall = 10 * time.Minute
+
+// everyone is the owner of the images that an admin imports.
+const everyone = -1
+
+// listImages shows everyone's images and one's own, to an admin all.
+func (s *Server) listImages(w http.ResponseWriter, r *http.Request, c *call) error {
+	uid := c.peer.UID
+	if c.admin {
+		uid = everyone
+	}
+	images, err := s.images.List(uid)
+	if err != nil {
+		return err
+	}
+	if images == nil {
+		images = []apitype.Image{}
+	}
+	s.answer(w, http.StatusOK, apitype.Images{Images: images})
+	return nil
+}
+
+// importImage reads an archive from the body. It takes name: how to call an
+// image that has no name of its own. What an admin imports is everyone's, but
+// with private=1.
+func (s *Server) importImage(w http.ResponseWriter, r *http.Request, c *call) error {
+	owner := c.peer.UID
+	if c.admin && r.URL.Query().Get("private") == "" {
+		owner = everyone
+	}
+	ctx, end := s.lasting(w, r)
+	defer end()
+	body := &patientReader{r: r.Body, extend: http.NewResponseController(w).SetReadDeadline}
+	images, err := s.images.Import(ctx, body, r.URL.Query().Get("name"), owner)
+	if err != nil {
+		// The answer is read only by a client that could send everything.
+		_, _ = io.Copy(io.Discard, body)
+		return err
+	}
+	s.answer(w, http.StatusCreated, apitype.Images{Images: images})
+	return nil
+}
+
+// A patientReader moves the deadline on with every read.
+type patientReader struct {
+	r      io.Reader
+	extend func(time.Time) error
+}
+
+func (p *patientReader) Read(b []byte) (int, error) {
+	if err := p.extend(time.Now().Add(stall)); err != nil {
+		return 0, err
+	}
+	return p.r.Read(b)
+}
+
+func (s *Server) removeImage(w http.ResponseWriter, r *http.Request, c *call) error {
+	owner := c.peer.UID
+	if c.admin {
+		owner = everyone
+	}
+	if err := s.images.Remove(r.Context(), r.PathValue("ref"), owner); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *Server) pruneImages(w http.ResponseWriter, r *http.Request, _ *call) error {
+	ctx, end := s.lasting(w, r)
+	defer end()
+	pruned, err := s.images.Prune(ctx)
+	if err != nil {
+		return err
+	}
+	s.answer(w, http.StatusOK, pruned)
+	return nil
+}
+
+// verifyImage takes ref: it reads every byte of the image again.
+func (s *Server) verifyImage(w http.ResponseWriter, r *http.Request, c *call) error {
+	ref := r.URL.Query().Get("ref")
+	if ref == "" {
+		return failure(apitype.KindBadRequest, "ref: name the image to verify")
+	}
+	ctx, end := s.lasting(w, r)
+	defer end()
+	if err := s.images.Verify(ctx, ref, c.peer.UID); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}

@@ -1,0 +1,176 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Peer is the process at the other end of a connection, as the kernel told
+// it when the connection was made.
+type Peer struct {
+	UID, GID int
+	// Groups are all groups of the process, GID among them or not.
+	Groups []int
+	// PID is for logs only: the process may be gone and its number reused.
+	PID int
+	// User is the login name where /etc/passwd has one, for display only.
+	User string
+}
+
+// Owner is the owner of the jobs that the peer submits.
+func (p *Peer) Owner() string { return "uid:" + strconv.Itoa(p.UID) }
+
+// In tells whether the peer has one of the groups.
+func (p *Peer) In(groups []int) bool {
+	for _, g := range groups {
+		if g == p.GID || slices.Contains(p.Groups, g) {
+			return true
+		}
+	}
+	return false
+}
+
+var errTooManyConnections = errors.New("too many connections of one user")
+
+type peerKey struct{}
+
+// peerOrError is what a connection's context holds. A failure to identify the
+// peer is kept for the handler to answer: the listener lives on.
+type peerOrError struct {
+	peer Peer
+	err  error
+}
+
+func peerOf(ctx context.Context) (*Peer, error) {
+	p, ok := ctx.Value(peerKey{}).(*peerOrError)
+	if !ok {
+		return nil, errors.New("the connection has no peer")
+	}
+	return &p.peer, p.err
+}
+
+// connections counts what each user has open.
+type connections struct {
+	perUser int // 0: no limit
+
+	mu    sync.Mutex
+	conns map[net.Conn]int // uid
+	users map[int]int
+}
+
+// connContext identifies the peer of a new connection.
+func (c *connections) connContext(ctx context.Context, conn net.Conn) context.Context {
+	p := new(peerOrError)
+	p.peer, p.err = identify(conn)
+	if p.err == nil && !c.add(conn, p.peer.UID) {
+		p.err = errTooManyConnections
+	}
+	return context.WithValue(ctx, peerKey{}, p)
+}
+
+func (c *connections) add(conn net.Conn, uid int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.conns[conn] = uid
+	c.users[uid]++
+	return uid == 0 || c.perUser == 0 || c.users[uid] <= c.perUser
+}
+
+func (c *connections) remove(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	uid, ok := c.conns[conn]
+	if !ok {
+		return
+	}
+	delete(c.conns, conn)
+	if c.users[uid]--; c.users[uid] == 0 {
+		delete(c.users, uid)
+	}
+}
+
+// identify asks the kernel who connected (unix(7), SO_PEERCRED and SO_PEERGROUPS).
+func identify(conn net.Conn) (Peer, error) {
+	uc, ok := conn.(*net.UnixConn)
+	if !ok {
+		return Peer{}, fmt.Errorf("cannot identify the peer: %T is not a Unix socket", conn)
+	}
+	raw, err := uc.SyscallConn()
+	if err != nil {
+		return Peer{}, fmt.Errorf("cannot identify the peer: %w", err)
+	}
+	var (
+		cred    *unix.Ucred
+		groups  []int
+		sockErr error
+	)
+	err = raw.Control(func(fd uintptr) {
+		if cred, sockErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); sockErr != nil {
+			sockErr = os.NewSyscallError("SO_PEERCRED", sockErr)
+			return
+		}
+		groups, sockErr = peerGroups(int(fd))
+	})
+	if err = errors.Join(err, sockErr); err != nil {
+		return Peer{}, fmt.Errorf("cannot identify the peer: %w", err)
+	}
+	return Peer{
+		UID:    int(cred.Uid),
+		GID:    int(cred.Gid),
+		Groups: groups,
+		PID:    int(cred.Pid),
+		User:   loginName(int(cred.Uid)),
+	}, nil
+}
+
+// peerGroups reads SO_PEERGROUPS, for which x/sys has no function. The kernel
+// answers ERANGE with the length that is needed.
+func peerGroups(fd int) ([]int, error) {
+	const size = uint32(unsafe.Sizeof(uint32(0)))
+	buf := make([]uint32, 64)
+	for {
+		length := uint32(len(buf)) * size
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
+			uintptr(unsafe.Pointer(&buf[0])), uintptr(unsafe.Pointer(&length)), 0)
+		switch {
+		case errno == syscall.ERANGE && length/size > uint32(len(buf)):
+			buf = make([]uint32, length/size)
+			continue
+		case errno != 0:
+			return nil, os.NewSyscallError("SO_PEERGROUPS", errno)
+		}
+		groups := make([]int, length/size)
+		for i := range groups {
+			groups[i] = int(buf[i])
+		}
+		return groups, nil
+	}
+}
+
+// loginName looks in /etc/passwd alone: a static binary has nothing else, and a
+// directory service must not be able to stall the socket.
+func loginName(uid int) string {
+	passwd, err := os.ReadFile("/etc/passwd")
+	if err != nil {
+		return ""
+	}
+	want := []byte(strconv.Itoa(uid))
+	for line := range bytes.Lines(passwd) {
+		fields := bytes.SplitN(line, []byte(":"), 4)
+		if len(fields) == 4 && bytes.Equal(fields[2], want) {
+			return string(fields[0])
+		}
+	}
+	return ""
+}

@@ -1,0 +1,206 @@
+package api
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"strconv"
+
+	"girderworker/daemon/apitype"
+	"girderworker/queue"
+	"girderworker/transforms"
+)
+
+// submit accepts one document, or a batch in one commit. It answers 201, or 200
+// when every job of the request had been accepted before.
+func (s *Server) submit(w http.ResponseWriter, r *http.Request, c *call) error {
+	body, err := s.readBody(w, r, maxBody)
+	if err != nil {
+		return err
+	}
+	files, batch, err := transforms.ParseJobFiles(body.Bytes())
+	s.release(body)
+	if err != nil {
+		return err
+	}
+	identity, err := s.runAs(*c.peer)
+	if err != nil {
+		return failure(apitype.KindForbidden, "%v", err)
+	}
+	settings := s.settings.Load()
+	subs := make([]queue.Submission, len(files))
+	for i, f := range files {
+		if subs[i], err = s.submission(f, c, identity, settings); err != nil {
+			if batch {
+				err = inJob(i, err)
+			}
+			return err
+		}
+	}
+	accepted, err := s.queue.Submit(r.Context(), subs...)
+	if err != nil {
+		return err
+	}
+	code := http.StatusOK
+	jobs := make([]apitype.Job, len(accepted))
+	for i := range accepted {
+		jobs[i] = view(&accepted[i].Job)
+		if !accepted[i].Existing {
+			code = http.StatusCreated
+		}
+	}
+	if batch {
+		s.answer(w, code, apitype.Jobs{Jobs: jobs})
+	} else {
+		w.Header().Set("Location", "/v1/jobs/"+jobs[0].ID)
+		s.answer(w, code, &jobs[0])
+	}
+	return nil
+}
+
+// inJob names the job of a batch that is to blame.
+func inJob(i int, err error) error {
+	told := explain(err)
+	at := "jobs[" + strconv.Itoa(i) + "]"
+	told.Message = at + ": " + told.Message
+	if told.Field != "" {
+		at += "." + told.Field
+	}
+	told.Field = at
+	return &refusal{told}
+}
+
+// submission holds a document against this machine and turns it into what the
+// queue keeps: the document completed with the defaults, so that a later change
+// of the configuration does not change what was accepted.
+func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Identity, settings *Settings) (queue.Submission, error) {
+	owner := c.peer.Owner()
+	hash := sha256.Sum256(f.AppendJSON(make([]byte, 0, 512)))
+	sub := queue.Submission{
+		ID:        f.ID,
+		Source:    queue.SourceSocket,
+		Owner:     owner,
+		Identity:  identity,
+		Name:      f.Name,
+		Task:      f.Task,
+		Image:     f.Image,
+		Priority:  f.Priority,
+		After:     f.After,
+		AfterAny:  f.AfterAny,
+		NotBefore: f.NotBefore,
+		Expires:   f.Expires,
+		Hold:      f.Hold,
+		BodyHash:  hex.EncodeToString(hash[:]),
+	}
+	repeated, err := s.isRepeated(f.ID, owner)
+	if err != nil {
+		return sub, err
+	}
+	switch {
+	case f.Task != transforms.TaskDockerRun:
+		sub.Fail = fmt.Sprintf("unknown task %q; this worker knows %s", f.Task, transforms.TaskDockerRun)
+	case !repeated:
+		if err := s.checkMachine(f, c, settings); err != nil {
+			return sub, err
+		}
+	}
+	f.Resources = f.Resources.Or(settings.Defaults)
+	if f.Timeout == 0 {
+		f.Timeout = max(settings.Timeout, f.SoftTimeout+f.StopGrace)
+	}
+	if f.Retries.Max > 0 && f.Retries.Delay == 0 {
+		f.Retries.Delay = settings.RetryDelay
+	}
+	sub.Needs = queue.Needs{CPUs: f.Resources.CPUs, Memory: f.Resources.Memory, GPUs: f.Resources.GPUs}
+	sub.Limits = queue.Limits{Hard: f.Timeout, Soft: f.SoftTimeout, Idle: f.IdleTimeout}
+	sub.Retry = queue.Retry{Max: f.Retries.Max, Delay: f.Retries.Delay, FailInterrupted: f.Retries.FailInterrupted}
+	sub.Body = f.AppendJSON(make([]byte, 0, 640))
+	return sub, nil
+}
+
+// isRepeated tells whether the owner already has a job of this id. Such a
+// submission is not held against the machine of today: the queue answers it
+// with the job that was accepted, or a conflict.
+func (s *Server) isRepeated(id, owner string) (bool, error) {
+	if id == "" {
+		return false, nil
+	}
+	job, err := s.queue.Job(id)
+	if isNotFound(err) {
+		return false, nil
+	}
+	return err == nil && job.Owner == owner, err
+}
+
+// checkMachine refuses what this machine can never run.
+func (s *Server) checkMachine(f *transforms.JobFile, c *call, settings *Settings) error {
+	want, have := f.Resources, settings.Machine
+	if have.CPUs > 0 && want.CPUs > have.CPUs {
+		return tooMuch("cpus", strconv.FormatFloat(want.CPUs, 'f', -1, 64), strconv.FormatFloat(have.CPUs, 'f', -1, 64))
+	}
+	if want.GPUs > have.GPUs {
+		return tooMuch("gpus", strconv.Itoa(want.GPUs), strconv.Itoa(have.GPUs))
+	}
+	for _, res := range []struct {
+		name       string
+		want, have int64
+	}{
+		{"memory", want.Memory, have.Memory},
+		{"shm", want.Shm, have.Shm},
+		{"scratch", want.Scratch, have.Scratch},
+		{"log", want.Log, have.Log},
+	} {
+		if res.have > 0 && res.want > res.have {
+			return tooMuch(res.name, transforms.FormatBytes(res.want), transforms.FormatBytes(res.have))
+		}
+	}
+	if have.PIDs > 0 && want.PIDs > have.PIDs {
+		return tooMuch("pids", strconv.FormatInt(want.PIDs, 10), strconv.FormatInt(have.PIDs, 10))
+	}
+	if f.HostNetwork() && !settings.HostNetwork {
+		return &refusal{apitype.Error{Kind: apitype.KindForbidden, Field: "network",
+			Message: "network: host is not allowed on this machine; use none or private"}}
+	}
+	for _, list := range []struct {
+		field string
+		ids   []string
+	}{{"after", f.After}, {"after_any", f.AfterAny}} {
+		if err := s.checkAfter(list.field, list.ids, c); err != nil {
+			return err
+		}
+	}
+	if _, err := s.images.Resolve(f.Image, c.peer.UID); err != nil {
+		told := explain(err)
+		if told.Kind == apitype.KindNoImage {
+			told.Field = "image"
+			told.Message = fmt.Sprintf("no image %q here; `girder-worker images ls` lists them, `girder-worker images import` adds one", f.Image)
+		}
+		return &refusal{told}
+	}
+	return nil
+}
+
+func tooMuch(resource, want, have string) error {
+	field := "resources." + resource
+	return &refusal{apitype.Error{Kind: apitype.KindBadRequest, Field: field,
+		Message: fmt.Sprintf("%s: the job asks for %s and a job can have at most %s on this machine", field, want, have)}}
+}
+
+// checkAfter refuses to wait for somebody else's job, which would tell how it
+// ends. An id that is not there yet is the queue's to judge: it may be in the
+// same batch.
+func (s *Server) checkAfter(field string, ids []string, c *call) error {
+	for _, id := range ids {
+		job, err := s.queue.Job(id)
+		switch {
+		case isNotFound(err):
+		case err != nil:
+			return err
+		case !c.admin && job.Owner != c.peer.Owner():
+			return &refusal{apitype.Error{Kind: apitype.KindBadRequest, Field: field,
+				Message: fmt.Sprintf("%s: no job %s", field, id)}}
+		}
+	}
+	return nil
+}
