@@ -1,0 +1,217 @@
+//go:build linux && cgo && seccomp
+
+package runc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
+
+	"girderworker/sandbox"
+	"girderworker/sandbox/cgroup"
+)
+
+// killPatience is how long a process may take to die of SIGKILL. It is long
+// because one that waits for a slow disk dies when that answers.
+const killPatience = time.Minute
+
+// container is a container from its creation until it is destroyed.
+type container struct {
+	id     string
+	group  cgroup.Group
+	log    *slog.Logger
+	filter *filter
+	work   *workspace
+	lc     *libcontainer.Container
+
+	// Set when the first process was started.
+	process *libcontainer.Process
+	pid     int
+	pidfd   *os.File
+	started time.Time
+
+	mu     sync.Mutex
+	reaped bool
+	exit   sandbox.Exit // valid when reaped
+}
+
+// PID implements [sandbox.Container].
+func (c *container) PID() int { return c.pid }
+
+// Wait implements [sandbox.Container].
+func (c *container) Wait(ctx context.Context) (sandbox.Exit, error) {
+	if err := c.waitReadable(ctx); err != nil {
+		return sandbox.Exit{}, err
+	}
+	if err := c.reap(); err != nil {
+		return sandbox.Exit{}, err
+	}
+	// The kernel ended whoever shared the process namespace; this is for what
+	// might have been put into the group from outside.
+	if err := c.group.Kill(ctx); err != nil {
+		return sandbox.Exit{}, err
+	}
+	usage, err := c.group.Usage()
+	if err != nil {
+		return sandbox.Exit{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.exit.Usage = usage
+	c.exit.OOMKilled = usage.OOMKills > 0 && c.exit.Code != 0
+	return c.exit, nil
+}
+
+// waitReadable returns when the first process has ended.
+func (c *container) waitReadable(ctx context.Context) error {
+	c.mu.Lock()
+	reaped := c.reaped
+	c.mu.Unlock()
+	if reaped {
+		return nil
+	}
+	conn, err := c.pidfd.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("cannot wait for container %s: %w", c.id, err)
+	}
+	if err := c.pidfd.SetReadDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("cannot wait for container %s: %w", c.id, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.pidfd.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	err = conn.Read(func(fd uintptr) bool {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(poll, 0)
+		return err == nil && n == 1
+	})
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("cannot wait for container %s any longer: %w", c.id, context.Cause(ctx))
+	default:
+		return fmt.Errorf("cannot wait for container %s: %w", c.id, err)
+	}
+}
+
+// reap takes the exit status of the first process, which has ended.
+func (c *container) reap() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reaped {
+		return nil
+	}
+	finished := time.Now()
+	state, err := c.process.Wait()
+	if state == nil {
+		return fmt.Errorf("cannot learn how container %s ended: %w", c.id, err)
+	}
+	c.reaped = true
+	c.exit = sandbox.Exit{Started: c.started, Finished: finished}
+	switch status := state.Sys().(syscall.WaitStatus); {
+	case status.Signaled():
+		c.exit.Signal = int(status.Signal())
+		c.exit.Code = 128 + c.exit.Signal
+	default:
+		c.exit.Code = status.ExitStatus()
+	}
+	return nil
+}
+
+// Signal implements [sandbox.Container].
+func (c *container) Signal(sig os.Signal) error {
+	number, ok := sig.(syscall.Signal)
+	if !ok {
+		return fmt.Errorf("cannot send %v to container %s: it is not a signal of this system", sig, c.id)
+	}
+	err := c.sendSignal(number)
+	if err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("cannot send %v to container %s: %w", sig, c.id, err)
+	}
+	return err
+}
+
+// sendSignal goes by descriptor: the process's number may be another's already.
+func (c *container) sendSignal(sig syscall.Signal) error {
+	conn, err := c.pidfd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	if err := conn.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); err != nil {
+		return err
+	}
+	if errors.Is(sent, unix.ESRCH) {
+		return os.ErrProcessDone
+	}
+	return sent
+}
+
+// Kill implements [sandbox.Container].
+func (c *container) Kill() error {
+	// The first process takes its whole process namespace along, at once and
+	// without a race against whoever forks.
+	if err := c.sendSignal(unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) && !errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("cannot kill container %s: %w", c.id, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), killPatience)
+	defer cancel()
+	return c.group.Kill(ctx)
+}
+
+// Usage implements [sandbox.Container].
+func (c *container) Usage() (sandbox.Usage, error) { return c.group.Usage() }
+
+// Destroy implements [sandbox.Container].
+func (c *container) Destroy() error {
+	if err := c.lc.Destroy(); err != nil {
+		return fmt.Errorf("cannot destroy container %s: %w", c.id, err)
+	}
+	// libcontainer removes the hierarchies that it used.
+	if err := c.group.Remove(); err != nil {
+		return err
+	}
+	if c.pidfd != nil {
+		_ = c.pidfd.Close()
+	}
+	return c.work.remove()
+}
+
+// killUntil kills whatever the container has, again and again, because
+// libcontainer may be about to start it.
+func (c *container) killUntil(done <-chan struct{}) {
+	const pause = 10 * time.Millisecond
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), pause)
+		_ = c.group.Kill(ctx)
+		cancel()
+		select {
+		case <-done:
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// abandon removes a container whose start failed.
+func (c *container) abandon() error {
+	ctx, cancel := context.WithTimeout(context.Background(), killPatience)
+	defer cancel()
+	err := c.group.Kill(ctx)
+	if c.process != nil {
+		_, waitErr := c.process.Wait()
+		if _, ok := errors.AsType[*exec.ExitError](waitErr); !ok {
+			err = errors.Join(err, waitErr)
+		}
+	}
+	return errors.Join(err, c.Destroy())
+}

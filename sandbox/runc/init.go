@@ -1,0 +1,45 @@
+//go:build linux && cgo && seccomp
+
+package runc
+
+/*
+#include "filter_thread.h"
+*/
+import "C"
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+
+	"github.com/opencontainers/runc/libcontainer"
+	_ "github.com/opencontainers/runc/libcontainer/nsenter" // enters the namespaces before Go starts
+)
+
+// controlFD is where the first process of a container, before it becomes the
+// job's, finds its control socket: libcontainer passes extra files from 3 on.
+const controlFD = 3
+
+// Reexec runs the process as the inside of a container if it was started for
+// that, and then does not return. Whoever links this package calls it from an
+// init function of package main, before anything else, because libcontainer
+// starts containers by running the same program again as "<program> init".
+func Reexec() {
+	if len(os.Args) != 2 || os.Args[1] != "init" || os.Getenv("_LIBCONTAINER_INITPIPE") == "" {
+		return
+	}
+	// libcontainer would compile the seccomp filter anew in each container. The
+	// runner sends it compiled instead, and a thread installs it for the whole
+	// process when libcontainer has dropped all privileges and waits on its
+	// FIFO for the word to run the job. It is a thread of C because Go would
+	// need milliseconds to notice that it may run.
+	if err := C.start_filter_thread(controlFD); err != 0 {
+		fmt.Fprintf(os.Stderr, "cannot start the filter thread: %v\n", syscall.Errno(err))
+		os.Exit(255)
+	}
+	// What libcontainer prints as a last resort, above all why the job could
+	// not be executed, is for the runner and not for the job's output. The
+	// socket closes on exec.
+	os.Stderr = os.NewFile(controlFD, "control")
+	libcontainer.Init()
+}

@@ -1,0 +1,187 @@
+//go:build linux && cgo && seccomp
+
+package runc
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"golang.org/x/sys/unix"
+
+	"girderworker/sandbox"
+)
+
+// A workspace holds the mount points of one container. It lies in a tmpfs that
+// only this process's mount namespace has: the way there can be searched by
+// the container's root, which is nobody on the host, wherever the state
+// directory is, and nothing of it outlives the process.
+type workspace struct {
+	dir string
+	// mounted are the mount points in the order they were made.
+	mounted []string
+}
+
+func newWorkspace(parent, id string) (*workspace, error) {
+	w := &workspace{dir: filepath.Join(parent, id)}
+	if err := mkdir(w.dir, 0o711); err != nil {
+		if errors.Is(err, os.ErrExist) {
+			return nil, fmt.Errorf("cannot start container %s: it is there already", id)
+		}
+		return nil, fmt.Errorf("cannot make the container's workspace: %w", err)
+	}
+	return w, nil
+}
+
+// mkdir makes a directory with this mode, whatever the umask.
+func mkdir(dir string, mode os.FileMode) error {
+	if err := os.Mkdir(dir, mode); err != nil {
+		return err
+	}
+	return os.Chmod(dir, mode)
+}
+
+// attach mounts a detached mount on a path of the workspace.
+func (w *workspace) attach(mount int, target string) error {
+	if err := unix.MoveMount(mount, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return &os.PathError{Op: "move_mount", Path: target, Err: err}
+	}
+	w.mounted = append(w.mounted, target)
+	return nil
+}
+
+// remove unmounts everything and removes the directory. It may be called again
+// after it failed.
+func (w *workspace) remove() error {
+	for len(w.mounted) > 0 {
+		last := len(w.mounted) - 1
+		if err := unix.Unmount(w.mounted[last], unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("cannot unmount the container's files: %w", &os.PathError{Op: "umount", Path: w.mounted[last], Err: err})
+		}
+		w.mounted = w.mounted[:last]
+	}
+	// What is left are mount points; a mount among them would make this fail,
+	// and not empty a file system of someone's.
+	if err := removeMountPoints(w.dir); err != nil {
+		return fmt.Errorf("cannot remove the container's workspace: %w", err)
+	}
+	return nil
+}
+
+// removeMountPoints removes empty files and directories, on one file system.
+func removeMountPoints(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	for _, e := range entries {
+		name := filepath.Join(dir, e.Name())
+		if err := os.Remove(name); err == nil {
+			continue
+		} else if !e.IsDir() {
+			return err
+		}
+		if err := removeMountPoints(name); err != nil {
+			return err
+		}
+	}
+	return os.Remove(dir)
+}
+
+// bindMounts makes the mounts of a spec: descriptors are cloned, made safe and
+// attached to the workspace, and libcontainer binds them from there to their
+// targets, which it looks up without leaving the root file system.
+func (w *workspace) bindMounts(mounts []sandbox.Mount) ([]*configs.Mount, error) {
+	var result []*configs.Mount
+	for i, m := range mounts {
+		target := path.Clean(m.Target)
+		if m.Source == nil {
+			mode := m.Mode
+			if mode == 0 {
+				mode = 0o1777
+			}
+			flags := noSuidNoDev
+			if m.ReadOnly {
+				flags |= unix.MS_RDONLY
+			}
+			result = append(result, &configs.Mount{Source: "tmpfs", Destination: target, Device: "tmpfs", Flags: flags, Data: tmpfsData(m.Tmpfs, unixMode(mode))})
+			continue
+		}
+		source, err := w.bind(m, "bind-"+strconv.Itoa(i))
+		if err != nil {
+			return nil, fmt.Errorf("cannot bind %s to %s: %w", m.Source.Name(), target, err)
+		}
+		bind := &configs.Mount{Source: source, Destination: target, Device: "bind", Flags: unix.MS_BIND}
+		if m.Recursive {
+			bind.Flags |= unix.MS_REC
+		}
+		result = append(result, bind)
+	}
+	return result, nil
+}
+
+// bind attaches what a descriptor names to the workspace and returns where.
+func (w *workspace) bind(m sandbox.Mount, name string) (string, error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH)
+	attrFlags := uint(unix.AT_EMPTY_PATH)
+	if m.Recursive {
+		flags |= unix.AT_RECURSIVE
+		attrFlags |= unix.AT_RECURSIVE
+	}
+	tree, err := unix.OpenTree(int(m.Source.Fd()), "", flags)
+	if errors.Is(err, unix.EINVAL) {
+		return "", fmt.Errorf("the descriptor was opened in another mount namespace than the runner's: %w", os.NewSyscallError("open_tree", err))
+	} else if err != nil {
+		return "", os.NewSyscallError("open_tree", err)
+	}
+	defer unix.Close(tree)
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
+	if m.ReadOnly {
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	if err := unix.MountSetattr(tree, "", attrFlags, &attr); err != nil {
+		return "", os.NewSyscallError("mount_setattr", err)
+	}
+
+	var st unix.Stat_t
+	if err := unix.Fstat(int(m.Source.Fd()), &st); err != nil {
+		return "", os.NewSyscallError("fstat", err)
+	}
+	target := filepath.Join(w.dir, name)
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		err = mkdir(target, 0o711)
+	case unix.S_IFLNK:
+		return "", errors.New("it is a link")
+	default:
+		err = os.WriteFile(target, nil, 0o600)
+	}
+	if err != nil {
+		return "", err
+	}
+	return target, w.attach(tree, target)
+}
+
+// tmpfsData are the mount options of a tmpfs.
+func tmpfsData(size int64, mode uint32) string {
+	return fmt.Sprintf("size=%d,mode=%04o", size, mode)
+}
+
+// unixMode is a mode as the kernel numbers it.
+func unixMode(mode os.FileMode) uint32 {
+	m := uint32(mode.Perm())
+	if mode&os.ModeSticky != 0 {
+		m |= unix.S_ISVTX
+	}
+	if mode&os.ModeSetgid != 0 {
+		m |= unix.S_ISGID
+	}
+	return m
+}

@@ -1,0 +1,52 @@
+// Package runc runs containers with libcontainer. It is the project's only
+// package that needs cgo, and the only one that knows libcontainer, whose API
+// changes between releases.
+//
+// It is for a process of its own, called the runner: one for each attempt of a
+// job, root, and in a mount namespace of its own, in which all mounts for the
+// container are made, so that they go with the process. Whoever starts the
+// runner gives it that namespace (SysProcAttr.Unshareflags with CLONE_NEWNS,
+// or PrivateMounts=yes in its unit); [New] refuses the machine's. Main must
+// call [Reexec] first of all.
+//
+// # How a container starts
+//
+//	runner                                    first process of the container
+//	layers, overlay, binds in a workspace
+//	libcontainer.Create, Start         ───►   namespaces, mounts, limits (cgroups by the runner)
+//	compiled filter over the control socket   a thread keeps it
+//	                                          user, capabilities, no_new_privs; waits on its FIFO
+//	"install"                          ───►   the thread installs it for all threads
+//	libcontainer.Exec                  ───►   execve of the job
+//	control socket closed: it runs            (or libcontainer's message: it cannot)
+//
+// # Goroutines
+//
+// Start owns two and waits for both: one overlaps the wait for the kernel's
+// first move into a control group, one turns the end of the context into
+// killing. A running container has none, and no thread: Wait waits in the
+// caller's goroutine, on a pidfd in Go's poller.
+package runc
+
+import "log/slog"
+
+// DefaultMountDir is used when [Options] names none.
+const DefaultMountDir = "/run/girder-worker/mounts"
+
+// Options say where a [Runner] works.
+type Options struct {
+	// CacheDir keeps compiled seccomp filters across processes. It is made if
+	// need be; only root may write it.
+	CacheDir string
+	// Cgroup is the path, from the root of each hierarchy, of the group below
+	// which a container's own is made, named by its id. On cgroup v2 no process
+	// may be in it: a runner that lives in the same unit has to be in a sibling.
+	Cgroup string
+	// MountDir is an existing or new directory on which the runner mounts its
+	// workspace. Only this process sees what is mounted there, so that all
+	// runners can share it; everyone must be able to search the directories
+	// above it. Empty is [DefaultMountDir].
+	MountDir string
+	// Logger gets what fails no container; nil discards it.
+	Logger *slog.Logger
+}

@@ -1,0 +1,271 @@
+//go:build linux && cgo && seccomp
+
+package runc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	_ "github.com/opencontainers/cgroups/devices" // without it device rules are refused
+	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
+
+	"girderworker/sandbox"
+	"girderworker/sandbox/cgroup"
+)
+
+// Runner is the [sandbox.Runner] on libcontainer.
+type Runner struct {
+	options Options
+	log     *slog.Logger
+	filters *filterCache
+	masked  []string
+}
+
+var _ sandbox.Runner = (*Runner)(nil)
+
+// New prepares this process to run containers. It changes the process's mount
+// namespace, and refuses the machine's.
+func New(o Options) (*Runner, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("cannot run containers: this process is not root")
+	}
+	if _, err := cgroup.At(o.Cgroup); err != nil {
+		return nil, err
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.MountDir == "" {
+		o.MountDir = DefaultMountDir
+	}
+	filters, err := newFilterCache(o.CacheDir)
+	if err != nil {
+		return nil, err
+	}
+	if err := ownMounts(o.MountDir); err != nil {
+		return nil, err
+	}
+	forwardLogs(o.Logger)
+	return &Runner{options: o, log: o.Logger, filters: filters, masked: maskedPaths()}, nil
+}
+
+// ownMounts puts a tmpfs for the workspaces on dir, in a mount namespace that
+// is not the machine's.
+func ownMounts(dir string) error {
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return fmt.Errorf("cannot look at the mount namespace: %w", err)
+	}
+	if machine, err := os.Readlink("/proc/1/ns/mnt"); err == nil && machine == own {
+		return errors.New("cannot run containers in the machine's own mount namespace: start the process with one of its own (CLONE_NEWNS, or PrivateMounts=yes in its unit)")
+	}
+	// What the machine mounts and unmounts is seen here, and not the reverse.
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("cannot cut the mount namespace off: %w", os.NewSyscallError("mount", err))
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("cannot make the mount directory: %w", err)
+	}
+	for parent := dir; ; parent = filepath.Dir(parent) {
+		fi, err := os.Lstat(parent)
+		if err != nil {
+			return fmt.Errorf("cannot look at the mount directory: %w", err)
+		}
+		if !fi.IsDir() || fi.Mode().Perm()&0o001 == 0 {
+			return fmt.Errorf("cannot use the mount directory %s: %s must be a directory that everyone can search", dir, parent)
+		}
+		if parent == "/" {
+			break
+		}
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("cannot look at the mount directory: %w", &os.PathError{Op: "statfs", Path: dir, Err: err})
+	}
+	if err := unix.Mount("girder-worker", dir, "tmpfs", noExecNoSuidNoDev, "mode=0711,size=64m"); err != nil {
+		return fmt.Errorf("cannot mount the workspaces: %w", &os.PathError{Op: "mount", Path: dir, Err: err})
+	}
+	return nil
+}
+
+// Warm does ahead of time what the next [Runner.Start] would wait for: it
+// loads or compiles the seccomp filter for a process with these capabilities
+// and makes the kernel ready to move processes between control groups. The
+// latter holds for some milliseconds only, so a process that waits for work
+// calls Warm when it starts to wait and again as soon as work arrives.
+func (r *Runner) Warm(capabilities []string) error {
+	_, err := r.filter(capabilities)
+	return errors.Join(err, cgroup.Warm())
+}
+
+func (r *Runner) filter(capabilities []string) (*filter, error) {
+	f, cacheErr, err := r.filters.get(capabilities)
+	if cacheErr != nil {
+		r.log.Warn("Starting containers is slower than it could be", "error", cacheErr)
+	}
+	return f, err
+}
+
+// Start implements [sandbox.Runner].
+func (r *Runner) Start(ctx context.Context, spec *sandbox.Spec) (sandbox.Container, error) {
+	if err := validate(spec); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("cannot start container %s: %w", spec.ID, context.Cause(ctx))
+	}
+	// Overlaps with everything up to libcontainer's first move.
+	warmed := make(chan struct{})
+	go func() {
+		defer close(warmed)
+		_ = cgroup.Warm()
+	}()
+	defer func() { <-warmed }()
+
+	c, err := r.create(spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.start(ctx, spec); err != nil {
+		return nil, errors.Join(err, c.abandon())
+	}
+	return c, nil
+}
+
+// create makes everything that the container's first process needs.
+func (r *Runner) create(spec *sandbox.Spec) (_ *container, err error) {
+	path := filepath.Join("/", r.options.Cgroup, spec.ID)
+	group, err := cgroup.At(path)
+	if err != nil {
+		return nil, err
+	}
+	c := &container{id: spec.ID, group: group, log: r.log.With("container", spec.ID)}
+	if spec.Seccomp != sandbox.SeccompUnconfined {
+		if c.filter, err = r.filter(spec.Capabilities); err != nil {
+			return nil, err
+		}
+	}
+	if c.work, err = newWorkspace(r.options.MountDir, spec.ID); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.work.remove())
+		}
+	}()
+	rootfs, err := c.work.mountRootfs(spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkRootfs(rootfs); err != nil {
+		return nil, err
+	}
+	if err := writeNames(spec, rootfs); err != nil {
+		return nil, err
+	}
+	mounts, err := c.work.bindMounts(spec.Mounts)
+	if err != nil {
+		return nil, err
+	}
+	config, err := newConfig(spec, rootfs, path, r.masked, mounts)
+	if err != nil {
+		return nil, err
+	}
+	state := filepath.Join(c.work.dir, "state")
+	if c.lc, err = libcontainer.Create(state, spec.ID, config); err != nil {
+		return nil, fmt.Errorf("cannot create container %s: %w", spec.ID, err)
+	}
+	return c, nil
+}
+
+// start starts the container's first process and returns when the job's
+// command is executed.
+func (c *container) start(ctx context.Context, spec *sandbox.Spec) error {
+	ctl, err := newControl()
+	if err != nil {
+		return fmt.Errorf("cannot start container %s: %w", c.id, err)
+	}
+	defer ctl.close()
+	if err := ctl.sendFilter(c.filter); err != nil {
+		return fmt.Errorf("cannot start container %s: %w", c.id, err)
+	}
+	if err := ownPipes(spec); err != nil {
+		return fmt.Errorf("cannot start container %s: %w", c.id, err)
+	}
+	// libcontainer knows no context: what it waits for is killed.
+	started := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case <-started:
+		case <-ctx.Done():
+			_ = ctl.file.SetDeadline(time.Unix(1, 0))
+			c.killUntil(started)
+		}
+	}()
+	err = c.startProcess(newProcess(spec, ctl.child), ctl)
+	close(started)
+	<-ended
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("cannot start container %s: %w", c.id, context.Cause(ctx))
+	}
+	return err
+}
+
+func (c *container) startProcess(p *libcontainer.Process, ctl *control) error {
+	if err := c.lc.Start(p); err != nil {
+		return startError(p.Args[0], err)
+	}
+	c.process = p
+	ctl.closeChild()
+	pid, err := p.Pid()
+	if err != nil {
+		return fmt.Errorf("cannot start container %s: %w", c.id, err)
+	}
+	c.pid = pid
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("cannot start container %s: %w", c.id, os.NewSyscallError("pidfd_open", err))
+	}
+	c.pidfd = os.NewFile(uintptr(fd), "pidfd")
+	if err := ctl.install(); err != nil {
+		return fmt.Errorf("cannot start container %s: %w", c.id, err)
+	}
+	if err := c.lc.Exec(); err != nil {
+		return fmt.Errorf("cannot start container %s: %w", c.id, err)
+	}
+	reason, err := ctl.executed()
+	if err != nil {
+		return fmt.Errorf("cannot start container %s: %w", c.id, err)
+	}
+	if reason != "" {
+		// It was found, so whatever is wrong (its format, its interpreter, its
+		// permissions) makes it one that cannot be executed.
+		return fmt.Errorf("%w: %s", sandbox.ErrNotExecutable, reason)
+	}
+	c.started = time.Now()
+	return nil
+}
+
+// startError tells the errors that are the command's fault from all others.
+// libcontainer passes them from inside the container as text.
+func startError(command string, err error) error {
+	_, reason, ok := strings.Cut(err.Error(), "error during container init: exec: "+strconv.Quote(command)+": ")
+	switch {
+	case !ok:
+		return fmt.Errorf("cannot start the container: %w", err)
+	case strings.Contains(reason, "executable file not found"), strings.HasSuffix(reason, unix.ENOENT.Error()):
+		return fmt.Errorf("%w: %s", sandbox.ErrNotFound, command)
+	default:
+		return fmt.Errorf("%w: %s: %s", sandbox.ErrNotExecutable, command, reason)
+	}
+}

@@ -1,0 +1,61 @@
+//go:build linux && cgo && seccomp
+
+package runc
+
+/*
+#include "userns.h"
+*/
+import "C"
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"girderworker/sandbox"
+)
+
+// newUserNamespace opens a user namespace with these mappings, as the kernel
+// wants it to map the ids of a mount. Nothing runs in it.
+func newUserNamespace(uids, gids []sandbox.IDMapping) (_ *os.File, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cannot make a user namespace: %w", err)
+		}
+	}()
+	// A namespace exists first as long as a process is in it.
+	var release C.int
+	pid := int(C.fork_userns(&release))
+	if pid < 0 {
+		return nil, os.NewSyscallError("clone", syscall.Errno(-pid))
+	}
+	defer func() {
+		_ = unix.Close(int(release))
+		for {
+			if _, err := unix.Wait4(pid, nil, 0, nil); err != unix.EINTR {
+				return
+			}
+		}
+	}()
+	proc := "/proc/" + strconv.Itoa(pid)
+	if err := os.WriteFile(proc+"/uid_map", mappingLines(uids), 0); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(proc+"/gid_map", mappingLines(gids), 0); err != nil {
+		return nil, err
+	}
+	return os.Open(proc + "/ns/user")
+}
+
+// mappingLines is the content of uid_map and gid_map, which take one write.
+func mappingLines(mappings []sandbox.IDMapping) []byte {
+	var b strings.Builder
+	for _, m := range mappings {
+		fmt.Fprintf(&b, "%d %d %d\n", m.ContainerID, m.HostID, m.Size)
+	}
+	return []byte(b.String())
+}
