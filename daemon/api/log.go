@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"net/url"
 	"reflect"
@@ -161,7 +160,7 @@ type tail struct {
 	flush  func() error
 	sent   bool
 
-	reader logReader // of attempt q.attempt, nil until there is one
+	reader *attempt.LogReader // of attempt q.attempt, nil until there is one
 	told   apitype.JobStatus
 }
 
@@ -259,11 +258,8 @@ func (t *tail) catchUp(job *queue.Job) (wrote bool, err error) {
 func (t *tail) drain() (wrote bool, err error) {
 	if t.reader == nil {
 		t.reader, err = t.server.openLog(t.id, t.q.attempt, t.q.offset)
-		if errors.Is(err, fs.ErrNotExist) {
-			t.reader = nil
-			return false, nil
-		}
 		if err != nil {
+			t.reader = nil
 			return false, err
 		}
 	}
@@ -308,12 +304,15 @@ func (t *tail) finish(job *queue.Job) error {
 	return t.flush()
 }
 
-type logReader interface {
-	Next() (attempt.LogRecord, error)
-	Offset() int64
-	Close() error
-}
-
-func (s *Server) openLog(job string, number int, offset int64) (logReader, error) {
-	return nil, fs.ErrNotExist
+// openLog answers an offset that is none of the log's as a bad request.
+func (s *Server) openLog(job string, number int, offset int64) (*attempt.LogReader, error) {
+	dir, err := attempt.NewDir(s.stateDir, job, number)
+	if err != nil {
+		return nil, err
+	}
+	reader, err := dir.Log(offset)
+	if errors.Is(err, attempt.ErrInvalid) {
+		err = failure(apitype.KindBadRequest, "offset: %d is not one that this log gave", offset)
+	}
+	return reader, err
 }
