@@ -1,2 +1,91 @@
-// Package queue is the durable queue.
+// Package queue is the durable queue: jobs from their acceptance to their end,
+// in two bbolt files of one directory. What was answered is on disk.
+//
+// # The files
+//
+//	<dir>/lock         flock(2)ed by the process that has the store open; holds its number
+//	<dir>/queue.db     jobs that have not ended, and what goes with them
+//	<dir>/history.db   jobs that have
+//	<dir>/*.partial    half-made files of a creation, compaction or backup; removed at the next start
+//
+// A job that ends stays in queue.db for about a second, until moveLoop has
+// copied it to history.db and then removed it: it is always in one of the two,
+// and after a crash in between in both, which the next move settles.
+//
+// # The layout, version 1
+//
+// queue.db:
+//
+//	meta
+//	    schema                      version of this layout, 8 bytes
+//	    #STATE                      number of jobs in that state, 8 bytes
+//	    probe                       time of the last self-check
+//	jobs                            its sequence is the last job's
+//	    SEQ                      →  the job without its body: a row, see row.go
+//	bodies
+//	    SEQ                      →  the job's body, written once
+//	ids
+//	    ID                       →  SEQ
+//	states
+//	    STATE SEQ                →  OWNER, then NEEDS for preparing and running
+//	owners
+//	    OWNER SEQ                →  –
+//	ready                           startable jobs, in the order of claim.go's lanes
+//	    9-PRIORITY OWNER SIZE SEQ → NEEDS, time of being first overtaken or 0
+//	due
+//	    TIME 1 SEQ               →  –   a delayed job becomes startable
+//	    TIME 2 SEQ               →  –   a job that has not started expires
+//	    TIME 3 ID                →  –   a revocation is forgotten
+//	dependents
+//	    ID 0 SEQ                 →  –   job SEQ waits for the end of job ID
+//	ended                           jobs that have dependents left to be told
+//	    ID                       →  STATE
+//	served                          its sequence is the last stamp
+//	    OWNER                    →  stamp of the owner's last claim, 8 bytes
+//	outbox
+//	    EVENT                    →  the event: a row, see row.go
+//	revoked                         its sequence is the number of keys
+//	    ID                       →  TIME until which a job of that id is not run
+//
+// history.db has meta, jobs, bodies, ids, states and owners in the same form, and
+//
+//	finished
+//	    TIME SEQ                 →  –   in the order of retention
+//
+// SEQ and EVENT are sequences of 8 bytes, TIME is nanoseconds since 1970 in 8
+// bytes, both big-endian, so that keys sort as numbers do; STATE is one byte
+// (layout.go); OWNER the first 8 bytes of the SHA-256 of its name; SIZE three
+// bytes: the powers of two of the thousandths of a cpu and of the bytes, and the
+// gpus; NEEDS thousandths of a cpu, bytes and gpus in 8 bytes each. Rows are
+// protobuf messages; a field that is new needs no migration, any other change of
+// what is drawn here needs a numbered one in migrate.go, with a test that builds
+// the old layout by hand.
+//
+// What a value is in states, owners, ready and due is decided by the row alone
+// (entries in layout.go), and Check compares the two. bbolt's memory is lent: what
+// leaves a transaction is copied.
+//
+// # Who writes
+//
+// One goroutine, the committer, writes queue.db: it takes all operations that
+// wait and commits them together, so the rate of durable submissions grows with
+// the number of submitters. An operation looks before it writes, so that one
+// that is refused leaves no trace; should one fail half way all the same, the
+// others start again without it. bbolt's Batch would do both less well: it
+// waits for company when there is none, and repeats everything when one fails.
+// history.db is written by whoever holds moveMu. Readers share neither lock.
+//
+// # Why bbolt is opened as it is
+//
+// The list of free pages is kept on disk and in a hash map. Without the list
+// an open reads every page: 24 s for a million jobs with cold caches, against
+// milliseconds. Its price is that each commit writes the list, which hurts only
+// when much of the file is free: so the file is compacted then, by the
+// committer, best when there is nothing else to do. Files are mapped with room to
+// grow, because a new mapping waits for all readers to end and makes writers
+// wait meanwhile. No reader outlives a copy to memory or to a file beside.
+//
+// A claim reads a few keys for each lane (priority, owner, size), however many
+// jobs stand in it; nothing is indexed in memory, so a million waiting jobs cost
+// pages of the file and no more.
 package queue

@@ -105,6 +105,15 @@ type Job struct {
 	BodyHash string `json:"body_hash"`
 	// BootID is the kernel's boot id at the claim of the current attempt.
 	BootID string `json:"boot_id,omitempty"`
+	// Report is set when changes of state go to the outbox.
+	Report bool `json:"report,omitempty"`
+
+	// pending counts the jobs of After and AfterAny that have not ended yet: a
+	// queued job is startable when it is 0.
+	pending int
+	// passed is when another job first overtook this one because it did not fit
+	// into what was free; see claim.go.
+	passed time.Time
 }
 
 // Identity is who a job belongs to on this host, as the kernel told it.

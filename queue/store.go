@@ -2,10 +2,13 @@ package queue
 
 import (
 	"context"
-	"encoding/json"
-	"io"
 	"log/slog"
+	"math/rand/v2"
+	"os"
+	"sync"
 	"time"
+
+	bolt "go.etcd.io/bbolt"
 )
 
 // Options configure [Open]. Zero fields get defaults.
@@ -15,6 +18,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Now is the clock, for tests.
 	Now func() time.Time
+	// Jitter returns numbers in [0,1) that spread retries, for tests.
+	Jitter func() float64
 	// MaxJobs is how many jobs may wait; more are refused with ErrFull. 0: 2,000,000.
 	MaxJobs int
 	// Retention ends the history: final jobs older than Age, or beyond Count, are removed. Zero: kept.
@@ -29,197 +34,151 @@ type Retention struct {
 
 // Store is the queue on disk. All methods are safe for concurrent use; every
 // method that changes something returns only after the change is durable.
-type Store struct{}
+type Store struct {
+	dir       string
+	log       *slog.Logger
+	now       func() time.Time
+	jitter    func() float64
+	maxJobs   int
+	retention Retention
+
+	lock    *os.File
+	active  *file // written by the committer only
+	history *file // written under moveMu only
+
+	ops     chan *op // unbuffered: what was taken is answered
+	closing chan struct{}
+	closed  sync.Once
+	workers sync.WaitGroup
+
+	wake         chan struct{}
+	finished     chan struct{}
+	hub          hub
+	compactAgain time.Time // the committer's own
+
+	// moveMu is held by whoever takes jobs from one file to the other or out
+	// of the history. It is never taken by the committer.
+	moveMu sync.Mutex
+
+	countMu sync.Mutex
+	counts  [len(states) + 1]int // by code; both files, a job in both once
+}
 
 // Open locks dir, opens or makes the database, and migrates it.
-func Open(o Options) (*Store, error) { panic("contract") }
+func Open(o Options) (*Store, error) {
+	s := &Store{
+		dir: o.Dir, log: o.Logger, now: o.Now, jitter: o.Jitter, maxJobs: o.MaxJobs, retention: o.Retention,
+		ops: make(chan *op), closing: make(chan struct{}),
+		wake: make(chan struct{}, 1), finished: make(chan struct{}, 1),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.jitter == nil {
+		s.jitter = rand.Float64
+	}
+	if s.maxJobs == 0 {
+		s.maxJobs = 2_000_000
+	}
+	if err := s.openFiles(); err != nil {
+		s.closeFiles()
+		return nil, err
+	}
+	if err := s.loadCounts(); err != nil {
+		s.closeFiles()
+		return nil, err
+	}
+	signal(s.wake)
+	signal(s.finished)
+	s.workers.Go(s.commitLoop)
+	s.workers.Go(s.moveLoop)
+	return s, nil
+}
 
 // Close ends the committer, then the files. Calls under way end with ErrClosed.
-func (s *Store) Close() error { panic("contract") }
-
-// Submission is a job to accept.
-type Submission struct {
-	// ID, when not empty, makes the submission idempotent within Source and
-	// Owner: the same ID with the same BodyHash answers the job that exists,
-	// with another BodyHash ErrConflict.
-	ID        string
-	Source    Source
-	Owner     string
-	Identity  Identity
-	Name      string
-	Task      string
-	Image     string
-	Priority  int
-	Needs     Needs
-	Limits    Limits
-	Retry     Retry
-	After     []string
-	AfterAny  []string
-	NotBefore time.Time
-	Expires   time.Time
-	Hold      string // not empty: born held, with this reason
-	Fail      string // not empty: born failed, with this reason (unknown task)
-	Report    bool   // its changes of state go to the outbox
-	Body      json.RawMessage
-	BodyHash  string
+func (s *Store) Close() error {
+	err := error(nil)
+	s.closed.Do(func() {
+		close(s.closing)
+		s.workers.Wait()
+		s.hub.close()
+		// Whoever moves or removes jobs by hand is done with the history.
+		s.moveMu.Lock()
+		defer s.moveMu.Unlock()
+		err = s.closeFiles()
+	})
+	return err
 }
-
-// Accepted is the answer to one Submission.
-type Accepted struct {
-	Job Job
-	// Existing is set when an equal submission was accepted before.
-	Existing bool
-}
-
-// Submit accepts all submissions or none. Concurrent calls share commits.
-func (s *Store) Submit(ctx context.Context, subs ...Submission) ([]Accepted, error) {
-	panic("contract")
-}
-
-// Job returns a job, active or from the history.
-func (s *Store) Job(id string) (Job, error) { panic("contract") }
-
-// Filter chooses jobs for List. Zero fields choose all.
-type Filter struct {
-	States []State
-	Owner  string
-	// Before continues a listing: only jobs with a smaller Seq. Newest come first.
-	Before uint64
-	Limit  int // 0: 1000
-}
-
-// List returns jobs, newest first.
-func (s *Store) List(f Filter) ([]Job, error) { panic("contract") }
 
 // Counts is how many jobs are in each state, the history included.
-func (s *Store) Counts() map[State]int { panic("contract") }
-
-// Capacity is what the machine has for jobs.
-type Capacity struct {
-	Slots  int
-	CPUs   float64
-	Memory int64
-	GPUs   int
+func (s *Store) Counts() map[State]int {
+	s.countMu.Lock()
+	defer s.countMu.Unlock()
+	m := make(map[State]int, len(states))
+	for _, st := range states {
+		m[st] = s.counts[st.code()]
+	}
+	return m
 }
 
-// InUse is what jobs in preparing and running take; derived from the jobs, never counted apart.
-func (s *Store) InUse() Capacity { panic("contract") }
-
-// Claim moves at most max startable jobs that fit into total less InUse to
-// preparing, with a new attempt number, in the order of fairness. It also
-// settles what has become due: delayed jobs, expiry, dependencies.
-func (s *Store) Claim(ctx context.Context, total Capacity, bootID string, max int) ([]Job, error) {
-	panic("contract")
+// waiting is how many jobs have not started and not ended. The committer adds
+// what its open transaction changes.
+func (t *txn) waiting() int {
+	t.countMu.Lock()
+	defer t.countMu.Unlock()
+	n := 0
+	for _, st := range []State{Queued, Delayed, Held} {
+		n += t.counts[st.code()] + t.delta[st.code()]
+	}
+	return n
 }
 
-// NextDue is when Claim has something to do again without any other change;
-// zero when nothing waits for time.
-func (s *Store) NextDue() time.Time { panic("contract") }
+// loadCounts reads the counts that both files keep. A crash between the two
+// halves of a move leaves jobs in both: they count once.
+func (s *Store) loadCounts() error {
+	for _, f := range []*file{s.active, s.history} {
+		err := f.view(func(tx *bolt.Tx) error {
+			for _, st := range states {
+				s.counts[st.code()] += int(readCount(tx, st))
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return s.active.view(func(tx *bolt.Tx) error {
+		return s.history.view(func(htx *bolt.Tx) error {
+			return eachFinal(tx, func(seq uint64, st State) error {
+				if htx.Bucket(bucketJobs).Get(seqKey(seq)) != nil {
+					s.counts[st.code()]--
+				}
+				return nil
+			})
+		})
+	})
+}
 
 // Wake is signalled (never blocking, capacity 1) when Claim may find something new.
-func (s *Store) Wake() <-chan struct{} { panic("contract") }
-
-// The following move a job with a live attempt. An attempt that is not the
-// job's current one is answered with *TransitionError and changes nothing.
-
-// Started: preparing → running.
-func (s *Store) Started(ctx context.Context, id string, attempt int, at time.Time) error {
-	panic("contract")
-}
-
-// Exited records the end of the attempt: → finishing, which frees its slot.
-func (s *Store) Exited(ctx context.Context, id string, attempt int, r Result, at time.Time) error {
-	panic("contract")
-}
-
-// Finish ends a finishing job: succeeded, failed, canceled, or delayed and
-// queued again when Result and Retry say so. problem is the first side effect
-// that failed for good, or empty. Exited and Finish in one call, and so in one
-// commit, when r is not nil.
-func (s *Store) Finish(ctx context.Context, id string, attempt int, r *Result, problem string, at time.Time) (Job, error) {
-	panic("contract")
-}
-
-// Interrupt ends an attempt that was lost (reboot, dead runner, handed back):
-// queued again without counting, or failed where Retry.FailInterrupted.
-func (s *Store) Interrupt(ctx context.Context, id string, attempt int, reason string) (Job, error) {
-	panic("contract")
-}
-
-// Cancel asks for the end of a job: a job without attempt is canceled at once,
-// one with an attempt gets CancelRequested. A final job is answered as it is.
-func (s *Store) Cancel(ctx context.Context, id, reason string) (Job, error) { panic("contract") }
-
-// Hold and Release are a person's; only queued and delayed jobs can be held.
-func (s *Store) Hold(ctx context.Context, id, reason string) (Job, error) { panic("contract") }
-
-// Release lets a held job queue again.
-func (s *Store) Release(ctx context.Context, id string) (Job, error) { panic("contract") }
-
-// Retry queues a copy of a final job under a new id and returns the copy.
-func (s *Store) Retry(ctx context.Context, id string) (Job, error) { panic("contract") }
-
-// Remove deletes a final job from the history.
-func (s *Store) Remove(ctx context.Context, id string) error { panic("contract") }
-
-// Sweep applies the retention and returns the ids it removed, so that their files can go too.
-func (s *Store) Sweep(ctx context.Context) ([]string, error) { panic("contract") }
-
-// Active returns the jobs in preparing, running and finishing, for recovery.
-func (s *Store) Active() ([]Job, error) { panic("contract") }
-
-// Wait is why a job that has not started waits.
-type Wait struct {
-	// Kind is machine-readable: "slots", "cpus", "memory", "gpus", "turn",
-	// "too-large", "reserved", "time", "after", "held", "paused".
-	Kind string `json:"kind"`
-	// Text is for a person and names numbers and ids.
-	Text string `json:"text"`
-}
-
-// Why tells what a job waits for under total, and how many jobs are before it (-1: unknown).
-func (s *Store) Why(id string, total Capacity) (waits []Wait, ahead int, err error) {
-	panic("contract")
-}
-
-// Notice is a change that was committed.
-type Notice struct {
-	Job      string
-	Seq      uint64
-	State    State
-	Version  uint64
-	Canceled bool // CancelRequested
-}
-
-// Subscribe delivers notices of id ("" for all) until ctx ends. A subscriber
-// that lags is closed early: it reads the job again and subscribes anew.
-func (s *Store) Subscribe(ctx context.Context, id string) <-chan Notice { panic("contract") }
-
-// Event is a row of the outbox.
-type Event struct {
-	Seq     uint64    `json:"seq"`
-	Job     string    `json:"job"`
-	Attempt int       `json:"attempt"`
-	State   State     `json:"state"`
-	Time    time.Time `json:"time"`
-	Result  *Result   `json:"result,omitempty"`
-}
-
-// Pending returns outbox events with a Seq larger than after, oldest first.
-func (s *Store) Pending(after uint64, limit int) ([]Event, error) { panic("contract") }
-
-// Delivered removes events from the outbox.
-func (s *Store) Delivered(ctx context.Context, seqs ...uint64) error { panic("contract") }
-
-// Revoke remembers, across restarts and until expiry, that a job of this id is
-// not to be run though it has not come yet; it cancels one that has.
-func (s *Store) Revoke(ctx context.Context, id string, until time.Time) error { panic("contract") }
-
-// Backup writes a consistent copy without holding a read transaction while w is slow.
-func (s *Store) Backup(ctx context.Context, w io.Writer) error { panic("contract") }
-
-// Check verifies the database's structure and every invariant of the layout.
-func (s *Store) Check() error { panic("contract") }
+func (s *Store) Wake() <-chan struct{} { return s.wake }
 
 // Probe commits and reads an empty change: the self-check behind the watchdog.
-func (s *Store) Probe(ctx context.Context) error { panic("contract") }
+func (s *Store) Probe(ctx context.Context) error {
+	var stamp []byte
+	err := s.do(ctx, func(t *txn) error {
+		stamp = timeKey(t.now)
+		return t.put(bucketMeta, keyProbe, stamp)
+	})
+	if err != nil {
+		return err
+	}
+	return s.active.view(func(tx *bolt.Tx) error {
+		if tx.Bucket(bucketMeta).Get(keyProbe) == nil {
+			return ErrBroken
+		}
+		return nil
+	})
+}

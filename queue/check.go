@@ -1,0 +1,223 @@
+package queue
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// maxProblems bounds how many findings Check reports.
+const maxProblems = 20
+
+// Check verifies the database's structure and every invariant of the layout:
+// each row has exactly the index keys that it asks for, the counts count, what
+// waits for another job can be told of its end, and no job is in both files but
+// one that is on its way. It reads everything, beside the work that goes on.
+func (s *Store) Check() error {
+	var p problems
+	err := s.active.view(func(tx *bolt.Tx) error {
+		p.bolt(tx, activeName)
+		if len(p.found) > 0 {
+			return nil // what the pages hold cannot be trusted
+		}
+		p.rows(tx, activeName, activeIndexes, entries, func(j *Job) {
+			if j.State.Final() {
+				return
+			}
+			err := s.history.view(func(htx *bolt.Tx) error {
+				if htx.Bucket(bucketJobs).Get(seqKey(j.Seq)) != nil {
+					p.add("job %s is %s and in the history", j.ID, j.State)
+				}
+				return nil
+			})
+			if err != nil {
+				p.add("%v", err)
+			}
+		})
+		p.dependents(tx)
+		p.extras(tx)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("cannot check the queue: %w", err)
+	}
+	err = s.history.view(func(tx *bolt.Tx) error {
+		p.bolt(tx, historyName)
+		if len(p.found) > 0 {
+			return nil
+		}
+		p.rows(tx, historyName, historyIndexes, historyEntries, func(j *Job) {
+			if !j.State.Final() {
+				p.add("job %s is %s in the history", j.ID, j.State)
+			}
+		})
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("cannot check the queue: %w", err)
+	}
+	if len(p.found) > 0 {
+		return fmt.Errorf("the queue is damaged: %w", errors.Join(p.found...))
+	}
+	return nil
+}
+
+// Indexes that rows alone decide on.
+var (
+	activeIndexes  = [][]byte{bucketStates, bucketOwners, bucketReady, bucketDue}
+	historyIndexes = [][]byte{bucketStates, bucketOwners, bucketFinished}
+)
+
+type problems struct{ found []error }
+
+func (p *problems) add(format string, args ...any) {
+	if len(p.found) < maxProblems {
+		p.found = append(p.found, fmt.Errorf(format, args...))
+	}
+}
+
+func (p *problems) bolt(tx *bolt.Tx, name string) {
+	for err := range tx.Check() {
+		p.add("%s: %w", name, err)
+	}
+}
+
+// rows compares all rows of one file with its indexes: every key that a row
+// asks for is there, and there are as many keys as were asked for.
+func (p *problems) rows(tx *bolt.Tx, name string, indexes [][]byte, entries func(*Job) []entry, each func(*Job)) {
+	want := make(map[string]int)
+	counts := make(map[State]int64)
+	bodies, last := 0, uint64(0)
+	err := tx.Bucket(bucketJobs).ForEach(func(k, v []byte) error {
+		j, err := decodeJob(seqOf(k), v)
+		if err != nil {
+			p.add("%s: %v", name, err)
+			return nil
+		}
+		last = j.Seq
+		counts[j.State]++
+		want[string(bucketIDs)]++
+		if !bytes.Equal(tx.Bucket(bucketIDs).Get([]byte(j.ID)), k) {
+			p.add("%s: id %s does not lead to job %d", name, j.ID, j.Seq)
+		}
+		if tx.Bucket(bucketBodies).Get(k) != nil {
+			bodies++
+		}
+		for _, e := range entries(&j) {
+			want[string(e.bucket)]++
+			got := tx.Bucket(e.bucket).Get(e.key)
+			if got == nil || !bytes.Equal(got, e.value) {
+				p.add("%s: job %s (%s): key %x of %s is missing or wrong", name, j.ID, j.State, e.key, e.bucket)
+			}
+		}
+		each(&j)
+		return nil
+	})
+	if err != nil {
+		p.add("%s: %v", name, err)
+	}
+	want[string(bucketBodies)] = bodies
+	want[string(bucketDue)] += revocations(tx)
+	for _, bucket := range append([][]byte{bucketIDs, bucketBodies}, indexes...) {
+		if got := countKeys(tx, bucket); got != want[string(bucket)] {
+			p.add("%s: %s has %d keys instead of %d", name, bucket, got, want[string(bucket)])
+		}
+	}
+	for _, st := range states {
+		if got := readCount(tx, st); got != counts[st] {
+			p.add("%s: %d jobs are %s and %d are counted", name, counts[st], st, got)
+		}
+	}
+	if seq := tx.Bucket(bucketJobs).Sequence(); name == activeName && seq < last {
+		p.add("%s: the next job would take a number that job %d has", name, last)
+	}
+}
+
+func countKeys(tx *bolt.Tx, bucket []byte) (n int) {
+	c := tx.Bucket(bucket).Cursor()
+	for k, _ := c.First(); k != nil; k, _ = c.Next() {
+		n++
+	}
+	return n
+}
+
+// revocations is how many keys of due belong to no job.
+func revocations(tx *bolt.Tx) int {
+	if b := tx.Bucket(bucketRevoked); b != nil {
+		return countKeys(tx, bucketRevoked)
+	}
+	return 0
+}
+
+// dependents compares what jobs wait for with the index that tells them: a key
+// for each, and for each key a job that will end, or has and is being settled.
+func (p *problems) dependents(tx *bolt.Tx) {
+	keys := 0
+	c := tx.Bucket(bucketDependents).Cursor()
+	for k, _ := c.First(); k != nil; k, _ = c.Next() {
+		keys++
+		id := string(k[:len(k)-9])
+		j, err := loadSeq(tx, seqOf(k))
+		if err != nil {
+			p.add("the job that waits for %s: %v", id, err)
+			continue
+		}
+		if j.State.Final() || j.pending == 0 {
+			p.add("job %s (%s) is entered as waiting for %s", j.ID, j.State, id)
+		}
+		if tx.Bucket(bucketEnded).Get([]byte(id)) != nil {
+			continue
+		}
+		if on, err := loadJob(tx, id); err != nil || on.State.Final() {
+			p.add("job %s waits for %s, which has ended or is gone", j.ID, id)
+		}
+	}
+	pending := 0
+	err := tx.Bucket(bucketJobs).ForEach(func(k, v []byte) error {
+		j, err := decodeJob(seqOf(k), v)
+		if err != nil {
+			return nil // told already
+		}
+		pending += j.pending
+		if n := len(unmet(tx, &j)); n != j.pending {
+			p.add("job %s waits for %d jobs and counts %d", j.ID, n, j.pending)
+		}
+		return nil
+	})
+	if err != nil {
+		p.add("%v", err)
+	}
+	if keys != pending {
+		p.add("%d jobs are waited for and %d are entered", pending, keys)
+	}
+}
+
+// extras looks at the buckets that have no rows.
+func (p *problems) extras(tx *bolt.Tx) {
+	revoked := tx.Bucket(bucketRevoked)
+	n := uint64(0)
+	err := revoked.ForEach(func(id, until []byte) error {
+		n++
+		if tx.Bucket(bucketDue).Get(revocationKey(until, string(id))) == nil {
+			p.add("the revocation of %s does not end", id)
+		}
+		return nil
+	})
+	if err != nil {
+		p.add("%v", err)
+	}
+	if n != revoked.Sequence() {
+		p.add("%d revocations are counted and %d are there", revoked.Sequence(), n)
+	}
+	err = tx.Bucket(bucketOutbox).ForEach(func(k, v []byte) error {
+		if _, err := decodeEvent(seqOf(k), v); err != nil {
+			p.add("%v", err)
+		}
+		return nil
+	})
+	if err != nil {
+		p.add("%v", err)
+	}
+}

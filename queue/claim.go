@@ -1,0 +1,365 @@
+package queue
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// Capacity is what the machine has for jobs.
+type Capacity struct {
+	Slots  int
+	CPUs   float64
+	Memory int64
+	GPUs   int
+}
+
+// patience is how long a job that does not fit lets others overtake it.
+const patience = 10 * time.Minute
+
+// laneDepth bounds how many jobs of one lane a claim looks at that do not fit.
+const laneDepth = 256
+
+// InUse is what jobs in preparing and running take; derived from the jobs, never counted apart.
+func (s *Store) InUse() (c Capacity) {
+	err := s.active.view(func(tx *bolt.Tx) error {
+		used, err := inUse(tx)
+		c = Capacity{Slots: int(used.slots), CPUs: float64(used.milli) / 1000, Memory: used.memory, GPUs: int(used.gpus)}
+		return err
+	})
+	if err != nil && !errors.Is(err, ErrClosed) {
+		s.log.Error("Cannot read what is in use", "err", err)
+	}
+	return c
+}
+
+func inUse(tx *bolt.Tx) (used amount, err error) {
+	for _, st := range []State{Preparing, Running} {
+		err = eachIn(tx, st, func(_ uint64, v []byte) error {
+			used = used.plus(readAmount(v[8:]))
+			return nil
+		})
+		if err != nil {
+			return amount{}, err
+		}
+	}
+	return used, nil
+}
+
+// Claim moves at most max startable jobs that fit into total less InUse to
+// preparing, with a new attempt number, in the order of fairness. It also
+// settles what has become due: delayed jobs, expiry, old revocations. A daemon
+// that is paused claims with max 0 for their sake. The jobs come with their bodies.
+func (s *Store) Claim(ctx context.Context, total Capacity, bootID string, max int) (claimed []Job, err error) {
+	err = s.do(ctx, func(t *txn) error {
+		claimed = nil
+		more, err := t.settleDue()
+		if err != nil {
+			return err
+		}
+		p, err := planClaim(t.tx, capacityOf(total), max, t.now)
+		if err != nil {
+			return err
+		}
+		for _, seq := range p.overtaken {
+			if err := t.overtaken(seq); err != nil {
+				return err
+			}
+		}
+		for i, c := range p.claims {
+			j, err := t.claim(c, p.served+uint64(i)+1, bootID)
+			if err != nil {
+				return err
+			}
+			claimed = append(claimed, j)
+		}
+		if n := len(p.claims); n > 0 {
+			if err := t.bucket(bucketServed).SetSequence(p.served + uint64(n)); err != nil {
+				return err
+			}
+		}
+		// What was left undone is a reason to come again.
+		t.wake = t.wake || more || max > 0 && len(claimed) == max
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return claimed, nil
+}
+
+// claim starts an attempt of the job that stands at c.
+func (t *txn) claim(c candidate, stamp uint64, bootID string) (Job, error) {
+	j, err := loadSeq(t.tx, c.seq)
+	if err != nil {
+		return Job{}, err
+	}
+	err = t.move(&j, Preparing, func(j *Job) {
+		j.Attempt++
+		j.Claimed, j.Started, j.Exited = t.now, time.Time{}, time.Time{}
+		j.Result, j.Reason, j.BootID = nil, "", bootID
+	})
+	if err != nil {
+		return Job{}, err
+	}
+	j.Body = loadBody(t.tx, j.Seq)
+	return j, t.put(bucketServed, c.owner[:], binary.BigEndian.AppendUint64(nil, stamp))
+}
+
+// overtaken notes when the patience of a job began.
+func (t *txn) overtaken(seq uint64) error {
+	j, err := loadSeq(t.tx, seq)
+	if err != nil {
+		return err
+	}
+	return t.edit(&j, func(j *Job) { j.passed = t.now })
+}
+
+// plan is what a claim will do, found without changing anything.
+type plan struct {
+	claims    []candidate
+	overtaken []uint64    // jobs whose patience begins
+	reserved  []candidate // jobs whose patience is over and that still do not fit
+	free      amount      // what is left
+	served    uint64      // the last stamp before this claim
+}
+
+// candidate is a startable job as the index shows it.
+type candidate struct {
+	seq    uint64
+	owner  ownerKey
+	need   amount
+	passed time.Time
+}
+
+// lane is the startable jobs of one priority and owner with needs of the same
+// size, first come first. What is in a lane is looked at in order and only as
+// far as needed, so a claim costs steps for lanes and not for jobs.
+type lane struct {
+	prefix  [laneLen]byte
+	owner   ownerKey
+	waiting []candidate // read ahead, not judged yet
+	next    uint64      // where reading goes on
+	drained bool
+	skipped int
+	// first is the oldest job of the lane that does not fit.
+	first *candidate
+}
+
+// planner walks the index ready.
+type planner struct {
+	plan
+	tx    *bolt.Tx
+	total amount
+	max   int
+	now   time.Time
+	stamp map[ownerKey]uint64 // when an owner was last served
+	// above are jobs of higher priority that do not fit: whatever is claimed
+	// now overtakes them.
+	above []*candidate
+}
+
+// planClaim chooses by priority, then the owner served least recently, then
+// the job that came first. A job that does not fit is overtaken by those that do
+// until its patience is over; then what it needs is kept for it, as it comes
+// free. A job larger than the machine is in nobody's way.
+func planClaim(tx *bolt.Tx, total amount, max int, now time.Time) (*plan, error) {
+	used, err := inUse(tx)
+	if err != nil {
+		return nil, err
+	}
+	p := &planner{tx: tx, total: total, max: max, now: now, stamp: make(map[ownerKey]uint64)}
+	p.free = total.minus(used)
+	p.plan.served = tx.Bucket(bucketServed).Sequence()
+	for level := byte(0); level <= 9 && p.open(); level++ {
+		lanes := p.lanes(level)
+		p.patient(lanes)
+		p.roundRobin(lanes)
+		for _, l := range lanes {
+			if l.first != nil {
+				p.above = append(p.above, l.first)
+			}
+		}
+	}
+	return &p.plan, nil
+}
+
+func (p *planner) open() bool { return p.free.slots > 0 && len(p.claims) < p.max }
+
+// lanes finds the lanes of a priority by jumping from one to the next.
+func (p *planner) lanes(level byte) (lanes []*lane) {
+	c := p.tx.Bucket(bucketReady).Cursor()
+	k, v := c.Seek([]byte{level})
+	for k != nil && k[0] == level {
+		l := &lane{prefix: [laneLen]byte(k), owner: ownerKey(k[1:9])}
+		l.waiting = append(l.waiting, readCandidate(k, v))
+		l.next = l.waiting[0].seq + 1
+		if _, ok := p.stamp[l.owner]; !ok {
+			if v := p.tx.Bucket(bucketServed).Get(l.owner[:]); v != nil {
+				p.stamp[l.owner] = binary.BigEndian.Uint64(v)
+			}
+		}
+		lanes = append(lanes, l)
+		k, v = c.Seek(append(bytes.Clone(l.prefix[:]), bytes.Repeat([]byte{0xff}, 9)...))
+	}
+	return lanes
+}
+
+func readCandidate(k, v []byte) candidate {
+	return candidate{
+		seq: seqOf(k), owner: ownerKey(k[1:9]), need: readAmount(v),
+		passed: timeFrom(int64(binary.BigEndian.Uint64(v[amountLen:]))),
+	}
+}
+
+// patient serves the jobs whose patience is over, the longest overtaken first,
+// and keeps for the others what they need.
+func (p *planner) patient(lanes []*lane) {
+	var over []*lane
+	for _, l := range lanes {
+		h := l.waiting[0]
+		if !h.passed.IsZero() && p.now.Sub(h.passed) >= patience && p.total.fits(h.need) {
+			over = append(over, l)
+		}
+	}
+	slices.SortFunc(over, func(a, b *lane) int {
+		return cmp.Or(a.waiting[0].passed.Compare(b.waiting[0].passed), cmp.Compare(a.waiting[0].seq, b.waiting[0].seq))
+	})
+	for _, l := range over {
+		if !p.open() {
+			return
+		}
+		h := l.waiting[0]
+		l.waiting = l.waiting[1:]
+		if p.free.fits(h.need) {
+			p.take(h)
+			continue
+		}
+		p.reserved = append(p.reserved, h)
+		p.free = p.free.reserve(h.need)
+		l.skip(h)
+	}
+}
+
+// roundRobin claims for the owners in turn until nothing fits any more.
+func (p *planner) roundRobin(lanes []*lane) {
+	for p.open() {
+		var best *lane
+		for _, l := range lanes {
+			if p.advance(l) && (best == nil || p.before(l.waiting[0], best.waiting[0])) {
+				best = l
+			}
+		}
+		if best == nil {
+			return
+		}
+		c := best.waiting[0]
+		best.waiting = best.waiting[1:]
+		for _, h := range p.above {
+			p.pass(h)
+		}
+		for _, l := range lanes {
+			if l.first != nil && p.before(*l.first, c) {
+				p.pass(l.first)
+			}
+		}
+		p.take(c)
+	}
+}
+
+// before tells whether a has its turn before b at the same priority.
+func (p *planner) before(a, b candidate) bool {
+	return cmp.Or(cmp.Compare(p.stamp[a.owner], p.stamp[b.owner]), cmp.Compare(a.seq, b.seq)) < 0
+}
+
+func (p *planner) take(c candidate) {
+	p.claims = append(p.claims, c)
+	p.free = p.free.minus(c.need)
+	p.stamp[c.owner] = p.served + uint64(len(p.claims))
+}
+
+// pass notes that c was overtaken, once, unless it never could start.
+func (p *planner) pass(c *candidate) {
+	if c.passed.IsZero() && p.total.fits(c.need) {
+		c.passed = p.now
+		p.overtaken = append(p.overtaken, c.seq)
+	}
+}
+
+// advance makes the first job of l that fits the first of l.waiting. What is
+// free only shrinks during a claim, so what did not fit is not looked at again.
+func (p *planner) advance(l *lane) bool {
+	for l.skipped < laneDepth {
+		if len(l.waiting) == 0 && !p.read(l) {
+			return false
+		}
+		c := l.waiting[0]
+		if p.free.fits(c.need) {
+			return true
+		}
+		if l.first != nil && !p.free.fits(l.least()) {
+			return false // no job of this lane does
+		}
+		l.waiting = l.waiting[1:]
+		l.skip(c)
+	}
+	return false
+}
+
+func (l *lane) skip(c candidate) {
+	l.skipped++
+	if l.first == nil {
+		l.first = &c
+	}
+}
+
+// least is the smallest need that belongs into the lane.
+func (l *lane) least() amount {
+	power := func(n byte) int64 {
+		if n == 0 {
+			return 0
+		}
+		return 1 << (n - 1)
+	}
+	size := l.prefix[9:]
+	return amount{slots: 1, milli: power(size[0]), memory: power(size[1]), gpus: int64(size[2])}
+}
+
+// read takes the next jobs of l from the index.
+func (p *planner) read(l *lane) bool {
+	if l.drained {
+		return false
+	}
+	n := min(p.max, 64)
+	c := p.tx.Bucket(bucketReady).Cursor()
+	for k, v := c.Seek(append(l.prefix[:], seqKey(l.next)...)); len(l.waiting) < n; k, v = c.Next() {
+		if !bytes.HasPrefix(k, l.prefix[:]) {
+			l.drained = true
+			break
+		}
+		l.waiting = append(l.waiting, readCandidate(k, v))
+		l.next = seqOf(k) + 1
+	}
+	return len(l.waiting) > 0
+}
+
+// NextDue is when Claim has something to do again without any other change;
+// zero when nothing waits for time.
+func (s *Store) NextDue() (due time.Time) {
+	err := s.active.view(func(tx *bolt.Tx) error {
+		if k, _ := tx.Bucket(bucketDue).Cursor().First(); k != nil {
+			due = timeOf(k)
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, ErrClosed) {
+		s.log.Error("Cannot read what is due", "err", err)
+	}
+	return due
+}

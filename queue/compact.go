@@ -1,0 +1,101 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+const (
+	// idleTime without work is when the committer looks after its file.
+	idleTime = time.Second
+	// compactAbove is the size below which a file is left as it is.
+	compactAbove = 64 << 20
+	// compactTx bounds the transactions of a compaction.
+	compactTx = 8 << 20
+	// compactPause follows a compaction that failed.
+	compactPause = 10 * time.Minute
+)
+
+// compactActive writes the active database anew when most of it is free: every
+// commit writes the list of free pages, and bbolt never gives a page back. It
+// costs about as much as reading and writing what is left, so with work
+// waiting it happens only when that is little of the whole. The committer calls it.
+func (s *Store) compactActive(idle bool) {
+	if s.now().Before(s.compactAgain) || !s.worthCompacting(s.active, activeName, idle) {
+		return
+	}
+	before := time.Now()
+	if err := s.compact(s.active, activeName); err != nil {
+		s.compactAgain = s.now().Add(compactPause)
+		s.log.Warn("Cannot compact the queue; trying again later", "err", err)
+		return
+	}
+	s.log.Info("Compacted the queue", "took", time.Since(before))
+}
+
+// worthCompacting compares the free pages with the file: half of it when idle,
+// three quarters when not.
+func (s *Store) worthCompacting(f *file, name string, idle bool) bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if f.db == nil || f.broken != nil {
+		return false
+	}
+	st := f.db.Stats()
+	free := int64(st.FreePageN+st.PendingPageN) * int64(f.db.Info().PageSize)
+	if free < compactAbove/2 {
+		return false // the common case needs no look at the file
+	}
+	fi, err := os.Stat(filepath.Join(s.dir, name))
+	if err != nil {
+		return false
+	}
+	size := fi.Size()
+	if idle {
+		return size > compactAbove && free > size/2
+	}
+	return size > compactAbove && free > size/4*3
+}
+
+// compact copies f beside itself, makes the copy durable and puts it in place.
+// Only the writer of f may call it. A crash leaves the old file or the new one.
+func (s *Store) compact(f *file, name string) (err error) {
+	path := filepath.Join(s.dir, name)
+	temp := path + partial
+	defer func() {
+		if err != nil {
+			_ = os.Remove(temp)
+			err = fmt.Errorf("cannot compact %s: %w", path, diskError(err))
+		}
+	}()
+	o := boltOptions()
+	o.NoSync = true // synced once, below
+	db, err := bolt.Open(temp, 0o600, o)
+	if err != nil {
+		return err
+	}
+	db.AllocSize = growBy
+	f.mu.RLock()
+	err = bolt.Compact(db, f.db, compactTx)
+	f.mu.RUnlock()
+	if err != nil {
+		return errors.Join(err, db.Close())
+	}
+	db.NoSync = false
+	if err := db.Sync(); err != nil {
+		return errors.Join(err, db.Close())
+	}
+	if err := replace(s.dir, temp, path); err != nil {
+		return errors.Join(err, db.Close())
+	}
+	// Readers of the old file are waited for here.
+	if err := f.swap(db).Close(); err != nil {
+		s.log.Warn("Cannot close the queue's old file", "err", err)
+	}
+	return nil
+}

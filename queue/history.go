@@ -1,0 +1,228 @@
+package queue
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+const (
+	// moveAtOnce and moveBytes bound one transaction of the history.
+	moveAtOnce = 512
+	moveBytes  = 16 << 20
+	// restTime lets finished jobs gather, so that they share the two commits of a move.
+	restTime = time.Second
+	// troubleTime is the pause after a move that failed: a full disk.
+	troubleTime = 10 * time.Second
+)
+
+// moveLoop takes finished jobs to the history. It ends when the store closes.
+func (s *Store) moveLoop() {
+	ctx := context.Background()
+	for {
+		select {
+		case <-s.closing:
+			return
+		case <-s.finished:
+		}
+		pause := restTime
+		if err := s.moveFinished(ctx); errors.Is(err, ErrClosed) {
+			return
+		} else if err != nil {
+			s.log.Warn("Cannot move finished jobs to the history; trying again", "err", err)
+			signal(s.finished)
+			pause = troubleTime
+		}
+		select {
+		case <-s.closing:
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// moveFinished moves every finished job. They are copied first and removed
+// then, so that a crash in between leaves them in both files, which the next
+// move settles.
+func (s *Store) moveFinished(ctx context.Context) error {
+	s.moveMu.Lock()
+	defer s.moveMu.Unlock()
+	for {
+		n, err := s.moveSome(ctx)
+		if err != nil || n == 0 {
+			return err
+		}
+	}
+}
+
+var errEnough = errors.New("enough")
+
+// moveSome moves at most moveAtOnce jobs and returns how many. moveMu is held.
+func (s *Store) moveSome(ctx context.Context) (int, error) {
+	type moved struct {
+		job       Job
+		row, body []byte
+	}
+	var jobs []moved
+	size := 0
+	err := s.active.view(func(tx *bolt.Tx) error {
+		return eachFinal(tx, func(seq uint64, _ State) error {
+			if len(jobs) == moveAtOnce || size > moveBytes {
+				return errEnough
+			}
+			row := bytes.Clone(tx.Bucket(bucketJobs).Get(seqKey(seq)))
+			j, err := decodeJob(seq, row)
+			if err != nil {
+				return err
+			}
+			m := moved{job: j, row: row, body: loadBody(tx, seq)}
+			size += len(m.row) + len(m.body)
+			jobs = append(jobs, m)
+			return nil
+		})
+	})
+	if err != nil && !errors.Is(err, errEnough) || len(jobs) == 0 {
+		return 0, err
+	}
+	err = s.history.update(func(tx *bolt.Tx) error {
+		for i := range jobs {
+			m := &jobs[i]
+			if tx.Bucket(bucketJobs).Get(seqKey(m.job.Seq)) != nil {
+				continue
+			}
+			if err := addHistory(tx, &m.job, m.row, m.body); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	// Nobody else removes them: that takes moveMu. A final job does not change.
+	err = s.do(ctx, func(t *txn) error {
+		for i := range jobs {
+			if err := t.drop(&jobs[i].job); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	return len(jobs), nil
+}
+
+func addHistory(tx *bolt.Tx, j *Job, row, body []byte) error {
+	put := func(bucket, key, value []byte) error {
+		b := tx.Bucket(bucket)
+		b.FillPercent = 0.9
+		return b.Put(key, value)
+	}
+	if err := put(bucketJobs, seqKey(j.Seq), row); err != nil {
+		return err
+	}
+	if len(body) > 0 {
+		if err := put(bucketBodies, seqKey(j.Seq), body); err != nil {
+			return err
+		}
+	}
+	if err := put(bucketIDs, []byte(j.ID), seqKey(j.Seq)); err != nil {
+		return err
+	}
+	for _, e := range historyEntries(j) {
+		if err := put(e.bucket, e.key, e.value); err != nil {
+			return err
+		}
+	}
+	return addCount(tx, j.State, +1)
+}
+
+func dropHistory(tx *bolt.Tx, j *Job) error {
+	keys := append(historyEntries(j),
+		entry{bucketJobs, seqKey(j.Seq), nil}, entry{bucketBodies, seqKey(j.Seq), nil}, entry{bucketIDs, []byte(j.ID), nil})
+	for _, e := range keys {
+		if err := tx.Bucket(e.bucket).Delete(e.key); err != nil {
+			return err
+		}
+	}
+	return addCount(tx, j.State, -1)
+}
+
+// Sweep applies the retention and returns the ids it removed, so that their files can go too.
+func (s *Store) Sweep(ctx context.Context) ([]string, error) {
+	if err := s.moveFinished(ctx); err != nil {
+		return nil, fmt.Errorf("cannot sweep the history: %w", err)
+	}
+	s.moveMu.Lock()
+	defer s.moveMu.Unlock()
+	var ids []string
+	for {
+		if err := ctx.Err(); err != nil {
+			return ids, err
+		}
+		removed, err := s.sweepSome()
+		for i := range removed {
+			ids = append(ids, removed[i].ID)
+		}
+		if err != nil {
+			return ids, fmt.Errorf("cannot sweep the history: %w", err)
+		}
+		if len(removed) == 0 {
+			return ids, nil
+		}
+	}
+}
+
+// sweepSome removes the jobs that ended first. moveMu is held.
+func (s *Store) sweepSome() (removed []Job, err error) {
+	err = s.history.update(func(tx *bolt.Tx) error {
+		removed = nil
+		surplus := 0
+		if s.retention.Count > 0 {
+			surplus = historyCount(tx) - s.retention.Count
+		}
+		c := tx.Bucket(bucketFinished).Cursor()
+		for k, _ := c.First(); k != nil && len(removed) < moveAtOnce; k, _ = c.Next() {
+			old := s.retention.Age > 0 && timeOf(k).Before(s.now().Add(-s.retention.Age))
+			if !old && len(removed) >= surplus {
+				break
+			}
+			j, err := loadSeq(tx, seqOf(k))
+			if err != nil {
+				return err
+			}
+			removed = append(removed, j)
+		}
+		for i := range removed {
+			if err := dropHistory(tx, &removed[i]); err != nil {
+				return err
+			}
+		}
+		if len(removed) == 0 {
+			return errNothing
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.countMu.Lock()
+	defer s.countMu.Unlock()
+	for i := range removed {
+		s.counts[removed[i].State.code()]--
+	}
+	return removed, nil
+}
+
+func historyCount(tx *bolt.Tx) (n int) {
+	for _, st := range []State{Succeeded, Failed, Canceled} {
+		n += int(readCount(tx, st))
+	}
+	return n
+}

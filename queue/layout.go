@@ -1,0 +1,284 @@
+package queue
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"math"
+	"math/bits"
+	"time"
+)
+
+// The buckets of both files; the tree is drawn in doc.go.
+var (
+	bucketMeta       = []byte("meta")
+	bucketJobs       = []byte("jobs")
+	bucketBodies     = []byte("bodies")
+	bucketIDs        = []byte("ids")
+	bucketStates     = []byte("states")
+	bucketOwners     = []byte("owners")
+	bucketReady      = []byte("ready")
+	bucketDue        = []byte("due")
+	bucketDependents = []byte("dependents")
+	bucketEnded      = []byte("ended")
+	bucketServed     = []byte("served")
+	bucketOutbox     = []byte("outbox")
+	bucketRevoked    = []byte("revoked")
+	bucketFinished   = []byte("finished")
+)
+
+var (
+	activeBuckets = [][]byte{
+		bucketMeta, bucketJobs, bucketBodies, bucketIDs, bucketStates, bucketOwners, bucketReady,
+		bucketDue, bucketDependents, bucketEnded, bucketServed, bucketOutbox, bucketRevoked,
+	}
+	historyBuckets = [][]byte{
+		bucketMeta, bucketJobs, bucketBodies, bucketIDs, bucketStates, bucketOwners, bucketFinished,
+	}
+)
+
+// Keys of the bucket meta.
+var (
+	keySchema = []byte("schema")
+	keyProbe  = []byte("probe")
+)
+
+// keyCount is the key under which meta counts the jobs in state s.
+func keyCount(s State) []byte { return []byte{'#', s.code()} }
+
+// code is s as the files hold it. Codes are never given to another state.
+func (s State) code() byte {
+	switch s {
+	case Queued:
+		return 1
+	case Delayed:
+		return 2
+	case Held:
+		return 3
+	case Preparing:
+		return 4
+	case Running:
+		return 5
+	case Finishing:
+		return 6
+	case Succeeded:
+		return 7
+	case Failed:
+		return 8
+	case Canceled:
+		return 9
+	}
+	return 0
+}
+
+// states in the order of their codes, from 1.
+var states = [...]State{Queued, Delayed, Held, Preparing, Running, Finishing, Succeeded, Failed, Canceled}
+
+func stateOf(code byte) State {
+	if code < 1 || int(code) > len(states) {
+		return ""
+	}
+	return states[code-1]
+}
+
+// ownerKey stands for an owner in keys: the head of the SHA-256 of its name, so
+// that no table of names has to be kept in step.
+type ownerKey [8]byte
+
+func ownerOf(name string) ownerKey {
+	sum := sha256.Sum256([]byte(name))
+	return ownerKey(sum[:8])
+}
+
+func seqKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
+
+func seqOf(key []byte) uint64 { return binary.BigEndian.Uint64(key[len(key)-8:]) }
+
+func timeKey(t time.Time) []byte {
+	return binary.BigEndian.AppendUint64(nil, uint64(t.UnixNano()))
+}
+
+func timeOf(key []byte) time.Time {
+	return time.Unix(0, int64(binary.BigEndian.Uint64(key))).UTC()
+}
+
+// Kinds of keys in the bucket due.
+const (
+	dueStart  byte = 1 // a delayed job becomes startable
+	dueExpiry byte = 2 // a job that has not started by now fails
+)
+
+func dueKey(t time.Time, kind byte, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(timeKey(t), kind), seq)
+}
+
+func stateKey(s State, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{s.code()}, seq)
+}
+
+func ownerSeqKey(o ownerKey, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64(append([]byte(nil), o[:]...), seq)
+}
+
+func dependentKey(on string, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64(append([]byte(on), 0), seq)
+}
+
+// laneKey is the part of a ready key before the sequence: 9-priority, owner,
+// and the powers of two that the job's needs reach.
+const laneLen = 1 + 8 + 3
+
+func laneKey(j *Job) []byte {
+	n := amountOf(j.Needs)
+	k := make([]byte, 0, laneLen+8)
+	k = append(k, byte(9-j.Priority))
+	o := ownerOf(j.Owner)
+	k = append(k, o[:]...)
+	return append(k, sizeClass(n.milli), sizeClass(n.memory), byte(min(n.gpus, math.MaxUint8)))
+}
+
+// sizeClass is the power of two that n reaches.
+func sizeClass(n int64) byte { return byte(bits.Len64(uint64(n))) }
+
+// entry is one key of an index.
+type entry struct {
+	bucket, key, value []byte
+}
+
+// entries are the index keys that the row of an active job asks for, and
+// nothing but the row decides: changing a job means to remove what the old row
+// asks for and to add what the new one does. Keys of dependents are apart: they
+// belong to two jobs.
+func entries(j *Job) []entry {
+	owner := ownerOf(j.Owner)
+	es := make([]entry, 0, 5)
+	es = append(es,
+		entry{bucketStates, stateKey(j.State, j.Seq), stateValue(j, owner)},
+		entry{bucketOwners, ownerSeqKey(owner, j.Seq), nil},
+	)
+	if j.startable() {
+		es = append(es, entry{bucketReady, append(laneKey(j), seqKey(j.Seq)...), readyValue(j)})
+	}
+	if j.State == Delayed {
+		es = append(es, entry{bucketDue, dueKey(j.NotBefore, dueStart, j.Seq), nil})
+	}
+	if j.expires() {
+		es = append(es, entry{bucketDue, dueKey(j.Expires, dueExpiry, j.Seq), nil})
+	}
+	return es
+}
+
+// historyEntries are the index keys of a row of the history.
+func historyEntries(j *Job) []entry {
+	owner := ownerOf(j.Owner)
+	return []entry{
+		{bucketStates, stateKey(j.State, j.Seq), owner[:]},
+		{bucketOwners, ownerSeqKey(owner, j.Seq), nil},
+		{bucketFinished, append(timeKey(j.Finished), seqKey(j.Seq)...), nil},
+	}
+}
+
+// startable tells whether a claim may take j as far as j alone is concerned.
+func (j *Job) startable() bool { return j.State == Queued && j.pending == 0 }
+
+// expires tells whether j fails when its time of expiry comes: until its first attempt.
+func (j *Job) expires() bool {
+	return !j.Expires.IsZero() && j.Attempt == 0 && (j.State == Queued || j.State == Delayed || j.State == Held)
+}
+
+// stateValue is the owner, followed by the needs of a job that holds resources.
+func stateValue(j *Job, owner ownerKey) []byte {
+	v := append(make([]byte, 0, 32), owner[:]...)
+	if j.State == Preparing || j.State == Running {
+		v = amountOf(j.Needs).append(v)
+	}
+	return v
+}
+
+// readyValue is the job's needs and when it was first overtaken, 0 for never.
+func readyValue(j *Job) []byte {
+	v := amountOf(j.Needs).append(make([]byte, 0, 32))
+	return binary.BigEndian.AppendUint64(v, uint64(nanos(j.passed)))
+}
+
+// amount is Needs and Capacity in whole numbers: thousandths of a cpu, bytes, devices.
+type amount struct {
+	slots, milli, memory, gpus int64
+}
+
+const amountLen = 24
+
+func amountOf(n Needs) amount {
+	return amount{slots: 1, milli: int64(math.Ceil(n.CPUs*1000 - 1e-6)), memory: n.Memory, gpus: int64(n.GPUs)}
+}
+
+func capacityOf(c Capacity) amount {
+	return amount{slots: int64(c.Slots), milli: int64(math.Floor(c.CPUs*1000 + 1e-6)), memory: c.Memory, gpus: int64(c.GPUs)}
+}
+
+func (a amount) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint64(b, uint64(a.milli))
+	b = binary.BigEndian.AppendUint64(b, uint64(a.memory))
+	return binary.BigEndian.AppendUint64(b, uint64(a.gpus))
+}
+
+// readAmount reads what append wrote: the needs of one job.
+func readAmount(b []byte) amount {
+	return amount{
+		slots:  1,
+		milli:  int64(binary.BigEndian.Uint64(b)),
+		memory: int64(binary.BigEndian.Uint64(b[8:])),
+		gpus:   int64(binary.BigEndian.Uint64(b[16:])),
+	}
+}
+
+func (a amount) plus(b amount) amount {
+	return amount{a.slots + b.slots, a.milli + b.milli, a.memory + b.memory, a.gpus + b.gpus}
+}
+
+// minus may go below zero: a limit that was lowered under running jobs.
+func (a amount) minus(b amount) amount {
+	return amount{a.slots - b.slots, a.milli - b.milli, a.memory - b.memory, a.gpus - b.gpus}
+}
+
+// reserve takes b away as far as it is there. What b does not need stays.
+func (a amount) reserve(b amount) amount {
+	r := a
+	for _, f := range []struct {
+		have *int64
+		need int64
+	}{{&r.slots, b.slots}, {&r.milli, b.milli}, {&r.memory, b.memory}, {&r.gpus, b.gpus}} {
+		*f.have = max(*f.have-f.need, min(*f.have, 0))
+	}
+	return r
+}
+
+// fits tells whether b is there. What b does not need may be overdrawn.
+func (a amount) fits(b amount) bool {
+	return enough(a.slots, b.slots) && enough(a.milli, b.milli) && enough(a.memory, b.memory) && enough(a.gpus, b.gpus)
+}
+
+func enough(have, need int64) bool { return need == 0 || need <= have }
+
+// nanos is t as rows hold it: 0 for the zero time.
+func nanos(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func timeFrom(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, n).UTC()
+}
+
+// clean is t as it comes back from a row.
+func clean(t time.Time) time.Time { return timeFrom(nanos(t)) }
+
+// same tells whether two keys of an index are one.
+func (e entry) same(o entry) bool {
+	return bytes.Equal(e.bucket, o.bucket) && bytes.Equal(e.key, o.key)
+}

@@ -1,0 +1,82 @@
+package queue
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// schema is the layout of one file: its version, and how every older one
+// becomes the next. A change of the layout adds a migration, raises version,
+// changes create, doc.go and the test that builds the old layout by hand.
+type schema struct {
+	version int
+	buckets [][]byte
+	// migrations[i] makes version i+2 of version i+1.
+	migrations []migration
+}
+
+type migration struct {
+	name  string
+	apply func(*bolt.Tx) error
+}
+
+var (
+	activeSchema  = schema{version: 1, buckets: activeBuckets}
+	historySchema = schema{version: 1, buckets: historyBuckets}
+)
+
+// create lays out an empty database in the current version.
+func (sc schema) create(tx *bolt.Tx) error {
+	for _, name := range sc.buckets {
+		if _, err := tx.CreateBucket(name); err != nil {
+			return err
+		}
+	}
+	return sc.stamp(tx, sc.version)
+}
+
+func (sc schema) stamp(tx *bolt.Tx, version int) error {
+	return tx.Bucket(bucketMeta).Put(keySchema, binary.BigEndian.AppendUint64(nil, uint64(version)))
+}
+
+var errForeign = errors.New("it is not a database of girder-worker")
+
+// migrate brings db to the current version in one transaction, or leaves it as it is.
+func (sc schema) migrate(db *bolt.DB) error {
+	var found int
+	err := db.View(func(tx *bolt.Tx) error {
+		meta := tx.Bucket(bucketMeta)
+		if meta == nil {
+			return errForeign
+		}
+		v := meta.Get(keySchema)
+		if len(v) != 8 {
+			return errForeign
+		}
+		found = int(binary.BigEndian.Uint64(v))
+		return nil
+	})
+	switch {
+	case err != nil:
+		return err
+	case found > sc.version:
+		return fmt.Errorf("%w: its layout is version %d and this release knows up to %d; install the newer release again, "+
+			"or restore the backup made before the upgrade", ErrNewerSchema, found, sc.version)
+	case found < 1:
+		return errForeign
+	case found == sc.version:
+		return nil
+	}
+	return db.Update(func(tx *bolt.Tx) error {
+		for v := found; v < sc.version; v++ {
+			m := sc.migrations[v-1]
+			if err := m.apply(tx); err != nil {
+				return fmt.Errorf("cannot migrate to version %d (%s): %w", v+1, m.name, err)
+			}
+		}
+		return sc.stamp(tx, sc.version)
+	})
+}

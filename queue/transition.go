@@ -1,0 +1,170 @@
+package queue
+
+import (
+	"bytes"
+	"slices"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// edges is every change of state there is. The empty state is a job that is
+// being accepted.
+var edges = map[State][]State{
+	"":        {Queued, Delayed, Held, Failed, Canceled},
+	Queued:    {Preparing, Held, Failed, Canceled},
+	Delayed:   {Queued, Held, Failed, Canceled},
+	Held:      {Queued, Delayed, Failed, Canceled},
+	Preparing: {Running, Finishing, Queued, Failed, Canceled},
+	Running:   {Finishing, Queued, Failed, Canceled},
+	Finishing: {Succeeded, Failed, Canceled, Queued, Delayed},
+}
+
+// move is the only function that changes a job's state: it checks the edge,
+// lets edit change what else changes with it, stamps the time, bumps the
+// version, moves the index keys, and appends the event when the job reports.
+// All of it becomes durable with the transaction. j becomes the new row.
+func (t *txn) move(j *Job, to State, edit func(*Job)) error {
+	if !slices.Contains(edges[j.State], to) {
+		return &TransitionError{ID: j.ID, From: j.State, To: to}
+	}
+	old := *j
+	j.State = to
+	if to != Queued {
+		j.passed = timeFrom(0)
+	}
+	if edit != nil {
+		edit(j)
+	}
+	switch {
+	case to == Queued && j.pending == 0:
+		j.Queued = t.now
+	case to.Final():
+		j.Finished = t.now
+		if err := t.forgetDependencies(j); err != nil {
+			return err
+		}
+	}
+	if err := t.save(&old, j); err != nil {
+		return err
+	}
+	if err := t.count(old.State, -1); err != nil {
+		return err
+	}
+	if err := t.count(to, +1); err != nil {
+		return err
+	}
+	if j.Report {
+		if err := t.appendEvent(j); err != nil {
+			return err
+		}
+	}
+	if to.Final() {
+		t.finished = true
+		if err := t.markEnded(j); err != nil {
+			return err
+		}
+	}
+	// A claim may find something new when a job waits now that did not, or
+	// when resources came free.
+	if to == Queued || to == Delayed || old.State == Preparing || old.State == Running {
+		t.wake = t.wake || to != Running
+	}
+	return nil
+}
+
+// edit changes a job that stays in its state.
+func (t *txn) edit(j *Job, edit func(*Job)) error {
+	old := *j
+	edit(j)
+	return t.save(&old, j)
+}
+
+// save writes the row of j in place of old, which has the zero State when j is
+// new, and moves the index keys from what old asked for to what j asks for.
+func (t *txn) save(old, j *Job) error {
+	j.Version++
+	var before []entry
+	if old.State != "" {
+		before = entries(old)
+	}
+	after := entries(j)
+	for _, e := range before {
+		if !slices.ContainsFunc(after, e.same) {
+			if err := t.delete(e.bucket, e.key); err != nil {
+				return err
+			}
+		}
+	}
+	for _, e := range after {
+		i := slices.IndexFunc(before, e.same)
+		if i >= 0 && bytes.Equal(before[i].value, e.value) {
+			continue
+		}
+		if err := t.put(e.bucket, e.key, e.value); err != nil {
+			return err
+		}
+	}
+	if err := t.put(bucketJobs, seqKey(j.Seq), encodeJob(j)); err != nil {
+		return err
+	}
+	t.notices = append(t.notices, Notice{
+		Job: j.ID, Seq: j.Seq, State: j.State, Version: j.Version, Canceled: j.CancelRequested,
+	})
+	return nil
+}
+
+// appendEvent puts the state that j is in now into the outbox.
+func (t *txn) appendEvent(j *Job) error {
+	seq, err := t.bucket(bucketOutbox).NextSequence()
+	if err != nil {
+		return err
+	}
+	e := Event{Job: j.ID, Attempt: j.Attempt, State: j.State, Time: t.now}
+	if j.State == Finishing || j.State.Final() {
+		e.Result = j.Result
+	}
+	return t.put(bucketOutbox, seqKey(seq), encodeEvent(&e))
+}
+
+// drop removes a final job with everything that is its own.
+func (t *txn) drop(j *Job) error {
+	for _, e := range entries(j) {
+		if err := t.delete(e.bucket, e.key); err != nil {
+			return err
+		}
+	}
+	for _, k := range []entry{
+		{bucketJobs, seqKey(j.Seq), nil}, {bucketBodies, seqKey(j.Seq), nil}, {bucketIDs, []byte(j.ID), nil},
+	} {
+		if err := t.delete(k.bucket, k.key); err != nil {
+			return err
+		}
+	}
+	return addCount(t.tx, j.State, -1)
+}
+
+// load finds an active job by its id, without its body.
+func (t *txn) load(id string) (Job, error) {
+	return loadJob(t.tx, id)
+}
+
+func loadJob(tx *bolt.Tx, id string) (Job, error) {
+	seq := tx.Bucket(bucketIDs).Get([]byte(id))
+	if seq == nil {
+		return Job{}, ErrNotFound
+	}
+	return loadSeq(tx, seqOf(seq))
+}
+
+func loadSeq(tx *bolt.Tx, seq uint64) (Job, error) {
+	row := tx.Bucket(bucketJobs).Get(seqKey(seq))
+	if row == nil {
+		return Job{}, ErrNotFound
+	}
+	return decodeJob(seq, row)
+}
+
+// loadBody returns a copy of the body of job seq, nil when it has none.
+func loadBody(tx *bolt.Tx, seq uint64) []byte {
+	return bytes.Clone(tx.Bucket(bucketBodies).Get(seqKey(seq)))
+}
