@@ -66,12 +66,17 @@ func (p *patientReader) Read(b []byte) (int, error) {
 	return p.r.Read(b)
 }
 
+// removeImage takes ref, in the query because a reference has slashes.
 func (s *Server) removeImage(w http.ResponseWriter, r *http.Request, c *call) error {
+	ref, err := imageRef(r)
+	if err != nil {
+		return err
+	}
 	owner := c.peer.UID
 	if c.admin {
 		owner = everyone
 	}
-	if err := s.images.Remove(r.Context(), r.PathValue("ref"), owner); err != nil {
+	if err := s.images.Remove(r.Context(), ref, owner); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -91,9 +96,9 @@ func (s *Server) pruneImages(w http.ResponseWriter, r *http.Request, _ *call) er
 
 // verifyImage takes ref: it reads every byte of the image again.
 func (s *Server) verifyImage(w http.ResponseWriter, r *http.Request, c *call) error {
-	ref := r.URL.Query().Get("ref")
-	if ref == "" {
-		return failure(apitype.KindBadRequest, "ref: name the image to verify")
+	ref, err := imageRef(r)
+	if err != nil {
+		return err
 	}
 	ctx, end := s.lasting(w, r)
 	defer end()
@@ -102,4 +107,12 @@ func (s *Server) verifyImage(w http.ResponseWriter, r *http.Request, c *call) er
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+func imageRef(r *http.Request) (string, error) {
+	ref := r.URL.Query().Get("ref")
+	if ref == "" {
+		return "", failure(apitype.KindBadRequest, "ref: no image was named")
+	}
+	return ref, nil
 }

@@ -29,7 +29,7 @@ func routes() []route {
 
 		{"GET /v1/images", bySubmitter, (*Server).listImages}, // everyone's and one's own
 		{"POST /v1/images", bySubmitter, (*Server).importImage},
-		{"DELETE /v1/images/{ref...}", bySubmitter, (*Server).removeImage}, // one's own, but for an admin
+		{"DELETE /v1/images", bySubmitter, (*Server).removeImage}, // one's own, but for an admin
 		{"POST /v1/images/prune", byAdmin, (*Server).pruneImages},
 		{"POST /v1/images/verify", bySubmitter, (*Server).verifyImage},
 
