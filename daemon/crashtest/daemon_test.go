@@ -195,7 +195,9 @@ type apiError struct {
 	told   apitype.Error
 }
 
-func (e *apiError) Error() string { return fmt.Sprintf("%d %s: %s", e.status, e.told.Kind, e.told.Message) }
+func (e *apiError) Error() string {
+	return fmt.Sprintf("%d %s: %s", e.status, e.told.Kind, e.told.Message)
+}
 
 func (c *caller) call(ctx context.Context, method, path string, body, answer any) error {
 	var in io.Reader
