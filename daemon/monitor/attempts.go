@@ -1,0 +1,377 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"girderworker/daemon/attempt"
+)
+
+// live is an attempt from before its runner exists until nothing of it is left
+// but its directory.
+type live struct {
+	dir    attempt.Dir
+	proc   *process // nil where only the lock tells that the runner lives
+	slice  int      // -1: none of the range
+	cgroup string
+	gone   chan struct{} // closed at the end
+}
+
+func (l *live) name() Attempt { return Attempt{l.dir.Job(), l.dir.Number()} }
+
+// start starts an attempt, once in its life.
+func (m *Monitor) start(ctx context.Context, a Attempt, r *attempt.Request) error {
+	if r.Job != a.Job || r.Attempt != a.Attempt {
+		return fmt.Errorf("%w: the request is another attempt's", ErrRefused)
+	}
+	dir, err := attempt.NewDir(m.files.state, a.Job, a.Attempt)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	if err := m.policy.check(r); err != nil {
+		return err
+	}
+	l, err := m.admit(dir)
+	if err != nil {
+		return err
+	}
+	if err := m.launch(ctx, l, r); err != nil {
+		// The launcher left no process. What else there is goes, too.
+		m.settle(l, false)
+		return fmt.Errorf("cannot start attempt %s: %w", dir.ID(), err)
+	}
+	m.watch(l)
+	return nil
+}
+
+// admit enters an attempt into the table, unless its job has one there.
+func (m *Monitor) admit(dir attempt.Dir) (*live, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.removing[dir.Job()] {
+		return nil, fmt.Errorf("%w: its files are being removed", ErrBusy)
+	}
+	for _, other := range m.live {
+		if other.dir.Job() == dir.Job() {
+			return nil, fmt.Errorf("%w: %s", ErrBusy, other.dir.ID())
+		}
+	}
+	slice := 0
+	for m.slices[slice] {
+		slice++
+	}
+	if slice >= m.options.IDs.slices() {
+		return nil, fmt.Errorf("cannot start attempt %s: all %d slices of the id range are in use", dir.ID(), slice)
+	}
+	l := &live{dir: dir, slice: slice, cgroup: m.launcher.cgroup(dir), gone: make(chan struct{})}
+	m.slices[slice] = true
+	m.live[l.name()] = l
+	return l, nil
+}
+
+// launch makes the attempt's directory, which is its fence, and its runner.
+func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request) error {
+	d := l.dir
+	r.Identity.Groups = r.Identity.Groups[:min(len(r.Identity.Groups), maxGroups)]
+	base := m.options.IDs.slice(l.slice)
+	work := filepath.Join(m.files.work(), d.ID())
+	r.Grant = attempt.Grant{
+		UIDMappings: keepID(0, r.Identity.UID, base, nil),
+		GIDMappings: keepID(0, r.Identity.GID, base, r.Identity.Groups),
+		WorkDir:     work,
+		ImageDir:    m.files.image(),
+		CacheDir:    m.files.cache(),
+		Cgroup:      l.cgroup,
+		BootID:      m.bootID,
+		GroupID:     m.options.GID,
+	}
+	if err := d.Create(m.options.GID); err != nil {
+		if errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("%w: it was started before", ErrRefused)
+		}
+		return err
+	}
+	lock, err := d.Lock()
+	if err != nil {
+		return err
+	}
+	err = d.WriteRequest(r)
+	if err == nil {
+		err = os.Mkdir(work, 0o711)
+	}
+	if err != nil {
+		lock.Close()
+		return err
+	}
+	proc, err := m.launcher.start(ctx, d, lock)
+	m.mu.Lock()
+	l.proc = proc
+	m.mu.Unlock()
+	return err
+}
+
+// watch waits for the end of an attempt's runner and cleans up after it.
+func (m *Monitor) watch(l *live) {
+	m.wg.Go(func() {
+		if err := m.waitRunner(l); err != nil {
+			if m.ctx.Err() == nil {
+				m.logger.Error("Cannot watch a runner", "attempt", l.dir.ID(), "error", err)
+				m.stop(err)
+			}
+			return
+		}
+		m.settle(l, true)
+	})
+}
+
+// lockPoll is how often a lock is looked at whose holder is not known.
+const lockPoll = 200 * time.Millisecond
+
+func (m *Monitor) waitRunner(l *live) error {
+	if l.proc != nil {
+		defer l.proc.close()
+		return l.proc.wait(m.ctx)
+	}
+	tick := time.NewTicker(lockPoll)
+	defer tick.Stop()
+	for {
+		locked, err := l.dir.Locked()
+		if err != nil || !locked {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-m.ctx.Done():
+			return m.ctx.Err()
+		}
+	}
+}
+
+// settle ends what a runner left, however long that takes, and only then lets
+// the attempt go. tell says whether the front must hear of it.
+func (m *Monitor) settle(l *live, tell bool) {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 10*time.Second) {
+		err := m.sweep(l.dir, l.cgroup)
+		if err == nil {
+			break
+		}
+		if m.ctx.Err() != nil {
+			return // the next monitor finds the work directory and goes on
+		}
+		m.logger.Error("Cannot clean up after an attempt; trying again", "attempt", l.dir.ID(), "error", err)
+		select {
+		case <-time.After(pause):
+		case <-m.ctx.Done():
+			return
+		}
+	}
+	m.mu.Lock()
+	delete(m.live, l.name())
+	if l.slice >= 0 {
+		delete(m.slices, l.slice)
+	}
+	m.mu.Unlock()
+	close(l.gone)
+	if tell {
+		m.tell(l.name())
+	}
+}
+
+// killPatience bounds one try to empty a cgroup.
+const killPatience = 10 * time.Second
+
+// sweep removes everything of an attempt but its directory: processes,
+// cgroups, mounts, and last its work directory, by which the next monitor would
+// know that something is left.
+func (m *Monitor) sweep(d attempt.Dir, cgroup string) error {
+	ctx, cancel := context.WithTimeout(m.ctx, killPatience)
+	defer cancel()
+	rec, err := readRecord(d)
+	if err != nil {
+		return err
+	}
+	if err := m.launcher.reap(ctx, d, rec); err != nil {
+		return err
+	}
+	if err := endCgroup(ctx, cgroup); err != nil {
+		return err
+	}
+	work, err := attempt.WorkDir(m.files.state, d.Job(), d.Number())
+	if err != nil {
+		return err
+	}
+	if _, err := os.Lstat(work); errors.Is(err, os.ErrNotExist) {
+		return nil // the runner did it all
+	}
+	if err := unmountBelow(work); err != nil {
+		return err
+	}
+	return attempt.RemoveWork(work)
+}
+
+// scan finds the attempts that outlived an earlier monitor by their work
+// directories, and sweeps those that did not.
+func (m *Monitor) scan(ctx context.Context) error {
+	entries, err := os.ReadDir(m.files.work())
+	if err != nil {
+		return fmt.Errorf("cannot find live attempts: %w", err)
+	}
+	for _, e := range entries {
+		cut := strings.LastIndexByte(e.Name(), '-')
+		if cut < 0 {
+			m.logger.Warn("Leaving a stranger in the work directory", "name", e.Name())
+			continue
+		}
+		number, err := strconv.Atoi(e.Name()[cut+1:])
+		if err == nil {
+			var dir attempt.Dir
+			if dir, err = attempt.NewDir(m.files.state, e.Name()[:cut], number); err == nil {
+				err = m.revive(ctx, dir)
+			}
+		}
+		if errors.Is(err, attempt.ErrInvalid) {
+			m.logger.Warn("Leaving a stranger in the work directory", "name", e.Name())
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("cannot find live attempts: %w", err)
+		}
+	}
+	return nil
+}
+
+// revive watches an attempt if its runner lives, and else sweeps it.
+func (m *Monitor) revive(ctx context.Context, d attempt.Dir) error {
+	proc, alive, err := m.findRunner(ctx, d)
+	if err != nil {
+		return err
+	}
+	l := &live{dir: d, proc: proc, slice: -1, cgroup: m.launcher.cgroup(d), gone: make(chan struct{})}
+	r, err := d.ReadRequest()
+	switch {
+	case err == nil:
+		l.cgroup, l.slice = r.Grant.Cgroup, m.options.IDs.sliceOf(r.Grant.UIDMappings)
+	case alive:
+		// Written by a newer release, before a downgrade: its slice is not known,
+		// so none can be given out safely.
+		return fmt.Errorf("attempt %s is alive and its request cannot be read: %w", d.ID(), err)
+	}
+	if !alive {
+		m.logger.Info("Cleaning up after an attempt that has no runner", "attempt", d.ID())
+		return m.sweep(d, l.cgroup)
+	}
+	m.logger.Info("Found a live attempt", "attempt", d.ID())
+	m.mu.Lock()
+	m.live[l.name()] = l
+	if l.slice >= 0 {
+		m.slices[l.slice] = true
+	}
+	m.mu.Unlock()
+	m.watch(l)
+	return nil
+}
+
+// findRunner finds the process that holds an attempt's lock.
+func (m *Monitor) findRunner(ctx context.Context, d attempt.Dir) (p *process, alive bool, err error) {
+	if alive, err = d.Locked(); err != nil {
+		return nil, false, err
+	}
+	if alive {
+		rec, err := readRecord(d)
+		if err != nil {
+			return nil, true, err
+		}
+		if rec.PID > 0 {
+			if p, err = findProcess(rec.PID, rec.Start); err != nil || p != nil {
+				return p, true, err
+			}
+		}
+	}
+	p, err = m.launcher.find(ctx, d)
+	return p, alive || p != nil, err
+}
+
+func (m *Monitor) find(a Attempt) (*live, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l, ok := m.live[a]
+	if !ok {
+		return nil, fmt.Errorf("%w: %s", ErrNoAttempt, a)
+	}
+	return l, nil
+}
+
+// cancel leaves the word for the runner, which watches its directory.
+func (m *Monitor) cancel(a Attempt, how attempt.Cancel) error {
+	l, err := m.find(a)
+	if err != nil {
+		return err
+	}
+	return l.dir.WriteCancel(how)
+}
+
+// kill ends a runner by force; the watcher then ends its container.
+func (m *Monitor) kill(ctx context.Context, a Attempt) error {
+	l, err := m.find(a)
+	if errors.Is(err, ErrNoAttempt) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	proc := l.proc
+	m.mu.Unlock()
+	if proc == nil {
+		return fmt.Errorf("cannot kill attempt %s: its runner's process is not known", a)
+	}
+	if err := proc.kill(); err != nil {
+		return err
+	}
+	select {
+	case <-l.gone:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// list returns the attempts that are alive.
+func (m *Monitor) list() []Attempt {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := make([]Attempt, 0, len(m.live))
+	for a := range m.live {
+		all = append(all, a)
+	}
+	return all
+}
+
+// remove deletes the directories of a job that has no live attempt.
+func (m *Monitor) remove(job string) error {
+	first, err := attempt.NewDir(m.files.state, job, 1)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	m.mu.Lock()
+	for _, l := range m.live {
+		if l.dir.Job() == job {
+			m.mu.Unlock()
+			return fmt.Errorf("%w: %s", ErrBusy, l.dir.ID())
+		}
+	}
+	m.removing[job] = true
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		delete(m.removing, job)
+		m.mu.Unlock()
+	}()
+	return attempt.RemoveWork(filepath.Dir(first.Path()))
+}

@@ -1,0 +1,97 @@
+package monitor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"girderworker/daemon/attempt"
+	"girderworker/sandbox/cgroup"
+)
+
+// A launcher starts runners so that they outlive the daemon, and ends what
+// they leave. All its methods are safe for concurrent use.
+type launcher interface {
+	// start runs the runner of an attempt whose directory and request are
+	// ready and whose lock is held. It takes the lock over in any case. After an
+	// error no process is left.
+	start(ctx context.Context, d attempt.Dir, lock *attempt.Lock) (*process, error)
+	// find returns the runner of an attempt that no record tells of; nil is none.
+	find(ctx context.Context, d attempt.Dir) (*process, error)
+	// reap ends what is left of a runner besides its container, after its own end.
+	reap(ctx context.Context, d attempt.Dir, rec record) error
+	// cgroup is where an attempt's container has its cgroup.
+	cgroup(d attempt.Dir) string
+	// close ends what is kept ready, and waits for it. Runners live on.
+	close()
+}
+
+// record is what the lock file says about its holder. The lock itself, not the
+// record, tells whether there is one.
+type record struct {
+	PID   int    `json:"pid,omitempty"`
+	Start uint64 `json:"start,omitempty"`
+	// Cgroup is the runner's own, on the v2 hierarchy; Unit its service.
+	Cgroup string `json:"cgroup,omitempty"`
+	Unit   string `json:"unit,omitempty"`
+}
+
+func recordPath(d attempt.Dir) string { return filepath.Join(d.Path(), "lock") }
+
+func writeRecord(d attempt.Dir, rec record) error {
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("cannot encode a record: %w", err)
+	}
+	f, err := os.OpenFile(recordPath(d), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err == nil {
+		_, err = f.WriteAt(data, 0)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("cannot record the runner of %s: %w", d.ID(), err)
+	}
+	return nil
+}
+
+// readRecord returns the zero record when there is none, or a torn one.
+func readRecord(d attempt.Dir) (rec record, err error) {
+	f, err := os.Open(recordPath(d))
+	if errors.Is(err, os.ErrNotExist) {
+		return record{}, nil
+	}
+	if err != nil {
+		return record{}, fmt.Errorf("cannot read the record of %s: %w", d.ID(), err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, 4096))
+	if err != nil {
+		return record{}, fmt.Errorf("cannot read the record of %s: %w", d.ID(), err)
+	}
+	if json.Unmarshal(data, &rec) != nil {
+		return record{}, nil
+	}
+	return rec, nil
+}
+
+// endCgroup kills what is in a cgroup and removes it. Empty is none.
+func endCgroup(ctx context.Context, path string) error {
+	if path == "" {
+		return nil
+	}
+	g, err := cgroup.At(path)
+	if err != nil {
+		return err
+	}
+	if !g.Exists() {
+		return nil
+	}
+	if err := g.Kill(ctx); err != nil {
+		return err
+	}
+	return g.Remove()
+}

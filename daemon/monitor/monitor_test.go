@@ -1,0 +1,517 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"girderworker/daemon/attempt"
+	"girderworker/sandbox/cgroup"
+	"girderworker/transforms"
+)
+
+// The test binary is the runner, too: it keeps the contract of an attempt
+// without a container. What it does is the first argument of the plan.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "runner" {
+		if err := fakeRunner(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "fake runner:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func fakeRunner(args []string) error {
+	var dir attempt.Dir
+	var lock *attempt.Lock
+	var err error
+	if args[0] == "--warm-fd" {
+		dir, lock, err = attempt.ReceiveStart(os.NewFile(3, "warm"))
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+	} else if dir, err = attempt.ParseDir(args[1]); err == nil {
+		lock, err = dir.Lock()
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	r, err := dir.ReadRequest()
+	if err != nil {
+		return err
+	}
+	file, err := dir.ReserveExit(r.Grant.GroupID)
+	if err != nil {
+		return err
+	}
+	exit := attempt.Exit{Outcome: attempt.OutcomeExited, Finished: time.Now()}
+	switch r.Plan.Args[0] {
+	case "exit":
+		exit.Code = 3
+	case "wait": // with what a real one has: a process in the cgroup, a mount, files
+		group, err := cgroup.At(r.Grant.Cgroup)
+		if err != nil {
+			return err
+		}
+		child := exec.Command("sleep", "1000")
+		child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if err := child.Start(); err != nil {
+			return err
+		}
+		if err := group.Join(child.Process.Pid); err != nil {
+			return err
+		}
+		point := filepath.Join(r.Grant.WorkDir, "mnt")
+		if err := os.Mkdir(point, 0o700); err != nil {
+			return err
+		}
+		if err := unix.Mount("tmpfs", point, "tmpfs", 0, "size=64k"); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir.Path(), "ready"), nil, 0o600); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		how := <-dir.Cancels(ctx)
+		exit.Outcome, exit.Code = how.Outcome, attempt.CodeCanceled
+		if err := group.Kill(ctx); err != nil {
+			return err
+		}
+		_ = child.Wait()
+		if err := errors.Join(group.Remove(), unix.Unmount(point, 0), attempt.RemoveWork(r.Grant.WorkDir)); err != nil {
+			return err
+		}
+	}
+	return file.Commit(exit)
+}
+
+const (
+	testUID = 4242
+	testJob = 4343
+)
+
+func testOptions(t *testing.T) Options {
+	t.Helper()
+	// Not t.TempDir alone: the front, another user, must reach it.
+	base := t.TempDir()
+	for dir := base; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o711); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return Options{
+		State: filepath.Join(base, "state"),
+		UID:   testUID, GID: testUID,
+		Socket:   filepath.Join(base, "run", "s"),
+		IDs:      IDRange{Base: 0x70000000, Size: 8 * sliceSize},
+		Launcher: "session",
+		Drop:     filepath.Join(base, "drop"),
+		Logger:   slog.New(slog.NewTextHandler(testWriter{t}, nil)),
+	}
+}
+
+// testWriter writes lines to the test's log.
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Log(strings.TrimRight(string(p), "\n"))
+	return len(p), nil
+}
+
+// daemon is a monitor in this process with a client of it.
+type daemon struct {
+	*Monitor
+	client *Client
+	served chan error
+}
+
+func startDaemon(t *testing.T, o Options) *daemon {
+	t.Helper()
+	m, err := open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, theirs, err := socketpair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.conn = conn
+	client, err := Connect(theirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{m, client, make(chan error, 1)}
+	go func() { d.served <- m.serve() }()
+	return d
+}
+
+// end ends the monitor, as a kill would: attempts live on.
+func (d *daemon) end(t *testing.T) {
+	t.Helper()
+	d.client.Close()
+	if err := <-d.served; err != nil {
+		t.Errorf("serve: %v", err)
+	}
+	d.close()
+	d.conn.Close()
+}
+
+func testRequest(job string, number int, what string) attempt.Request {
+	return attempt.Request{
+		Version:  attempt.Version,
+		Job:      job,
+		Attempt:  number,
+		Identity: attempt.Identity{UID: testJob, GID: testJob, Groups: []int{testJob, 5001}},
+		Plan:     transforms.Plan{Image: "i", Args: []string{what}},
+		ImageID:  "sha256:" + strings.Repeat("ab", 32),
+		Resources: attempt.Resources{
+			CPUs: 1, Memory: 64 << 20, PIDs: 10, Shm: 1 << 20, Scratch: 1 << 20, Log: 1 << 20,
+		},
+	}
+}
+
+// waitFor waits for a file, which the runner makes when it has come so far.
+func waitFor(t *testing.T, path string) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		if _, err := os.Lstat(path); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no %s", path)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func waitEnded(t *testing.T, ended <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-ended:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the end of the attempt was not told")
+	}
+}
+
+// leftovers fails the test for anything of an attempt that is left.
+func leftovers(t *testing.T, o Options) {
+	t.Helper()
+	if entries, err := os.ReadDir(filepath.Join(o.State, "work")); err != nil || len(entries) > 0 {
+		t.Errorf("work directories left: %v, %v", entries, err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(mounts), o.State) {
+		t.Errorf("mounts left:\n%s", mounts)
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		dirs, _ := filepath.Glob(filepath.Join(pattern, cgroupBase(o.State)))
+		if len(dirs) > 0 {
+			t.Errorf("cgroups left: %v", dirs)
+		}
+	}
+}
+
+func TestAttemptEnds(t *testing.T) {
+	o := testOptions(t)
+	d := startDaemon(t, o)
+	a := Attempt{"job", 1}
+	if err := d.client.Start(t.Context(), testRequest("job", 1, "exit")); err != nil {
+		t.Fatal(err)
+	}
+	waitEnded(t, d.client.Ended(a))
+	dir, err := attempt.NewDir(o.State, "job", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exit, err := dir.ReadExit()
+	if err != nil || exit.Code != 3 {
+		t.Errorf("exit %+v, %v", exit, err)
+	}
+	r, err := dir.ReadRequest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Grant.UIDMappings[0].HostID != testJob || r.Grant.GroupID != testUID || r.Grant.BootID == "" {
+		t.Errorf("grant %+v", r.Grant)
+	}
+	// Once in its life.
+	if err := d.client.Start(t.Context(), testRequest("job", 1, "exit")); !errors.Is(err, ErrRefused) {
+		t.Errorf("started twice: %v", err)
+	}
+	if err := d.client.Start(t.Context(), testRequest("job", 2, "exit")); err != nil {
+		t.Errorf("a second attempt: %v", err)
+	}
+	waitEnded(t, d.client.Ended(Attempt{"job", 2}))
+	if err := d.client.RemoveJob(t.Context(), "job"); err != nil {
+		t.Errorf("remove: %v", err)
+	}
+	if _, err := os.Lstat(filepath.Dir(dir.Path())); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("directory left: %v", err)
+	}
+	d.end(t)
+	leftovers(t, o)
+}
+
+func TestOneLiveAttemptOfAJob(t *testing.T) {
+	o := testOptions(t)
+	d := startDaemon(t, o)
+	a := Attempt{"job", 1}
+	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait")); err != nil {
+		t.Fatal(err)
+	}
+	dir, _ := attempt.NewDir(o.State, "job", 1)
+	waitFor(t, filepath.Join(dir.Path(), "ready"))
+	if err := d.client.Start(t.Context(), testRequest("job", 2, "exit")); !errors.Is(err, ErrBusy) {
+		t.Errorf("a second attempt beside the first: %v", err)
+	}
+	if err := d.client.RemoveJob(t.Context(), "job"); !errors.Is(err, ErrBusy) {
+		t.Errorf("removed under a live attempt: %v", err)
+	}
+	if list, err := d.client.List(t.Context()); err != nil || len(list) != 1 || list[0] != a {
+		t.Errorf("list %v, %v", list, err)
+	}
+	ended := d.client.Ended(a)
+	if err := d.client.Cancel(t.Context(), a, attempt.Cancel{Outcome: attempt.OutcomeCanceled}); err != nil {
+		t.Fatal(err)
+	}
+	waitEnded(t, ended)
+	if exit, err := dir.ReadExit(); err != nil || exit.Outcome != attempt.OutcomeCanceled {
+		t.Errorf("exit %+v, %v", exit, err)
+	}
+	if err := d.client.Cancel(t.Context(), a, attempt.Cancel{Outcome: attempt.OutcomeCanceled}); !errors.Is(err, ErrNoAttempt) {
+		t.Errorf("cancel of the ended: %v", err)
+	}
+	d.end(t)
+	leftovers(t, o)
+}
+
+// A runner that dies is noticed at once, and nothing of it is left.
+func TestRunnerKilled(t *testing.T) {
+	o := testOptions(t)
+	d := startDaemon(t, o)
+	a := Attempt{"job", 1}
+	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait")); err != nil {
+		t.Fatal(err)
+	}
+	dir, _ := attempt.NewDir(o.State, "job", 1)
+	waitFor(t, filepath.Join(dir.Path(), "ready"))
+	rec, err := readRecord(dir)
+	if err != nil || rec.PID == 0 {
+		t.Fatalf("record %+v, %v", rec, err)
+	}
+	ended := d.client.Ended(a)
+	if err := unix.Kill(rec.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	waitEnded(t, ended)
+	if done, err := dir.Ended(); err != nil || done {
+		t.Errorf("ended %v, %v", done, err)
+	}
+	d.end(t)
+	leftovers(t, o)
+}
+
+// An attempt lives on without a monitor, and the next one finds it.
+func TestAttemptOutlivesMonitor(t *testing.T) {
+	o := testOptions(t)
+	d := startDaemon(t, o)
+	a := Attempt{"job-with-dashes", 1}
+	if err := d.client.Start(t.Context(), testRequest(a.Job, 1, "wait")); err != nil {
+		t.Fatal(err)
+	}
+	dir, _ := attempt.NewDir(o.State, a.Job, 1)
+	waitFor(t, filepath.Join(dir.Path(), "ready"))
+	d.end(t)
+
+	d = startDaemon(t, o)
+	if list, err := d.client.List(t.Context()); err != nil || len(list) != 1 || list[0] != a {
+		t.Errorf("list %v, %v", list, err)
+	}
+	ended := d.client.Ended(a)
+	// The slice of the live one is not given out again.
+	if err := d.client.Start(t.Context(), testRequest("other", 1, "exit")); err != nil {
+		t.Fatal(err)
+	}
+	waitEnded(t, d.client.Ended(Attempt{"other", 1}))
+	other, _ := attempt.NewDir(o.State, "other", 1)
+	first, err1 := dir.ReadRequest()
+	second, err2 := other.ReadRequest()
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	if x, y := o.IDs.sliceOf(first.Grant.UIDMappings), o.IDs.sliceOf(second.Grant.UIDMappings); x == y {
+		t.Errorf("both have slice %d", x)
+	}
+	if err := d.client.Cancel(t.Context(), a, attempt.Cancel{Outcome: attempt.OutcomeCanceled}); err != nil {
+		t.Fatal(err)
+	}
+	waitEnded(t, ended)
+	d.end(t)
+	leftovers(t, o)
+}
+
+// What died while no monitor looked is swept by the next.
+func TestRunnerDiedWithoutMonitor(t *testing.T) {
+	o := testOptions(t)
+	d := startDaemon(t, o)
+	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait")); err != nil {
+		t.Fatal(err)
+	}
+	dir, _ := attempt.NewDir(o.State, "job", 1)
+	waitFor(t, filepath.Join(dir.Path(), "ready"))
+	rec, err := readRecord(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.end(t)
+	if err := unix.Kill(rec.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	// Our child, since monitor and test are one process: it must not stay a zombie.
+	if _, err := unix.Wait4(rec.PID, nil, 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	d = startDaemon(t, o)
+	if list, err := d.client.List(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("list %v, %v", list, err)
+	}
+	d.end(t)
+	leftovers(t, o)
+}
+
+func TestKill(t *testing.T) {
+	o := testOptions(t)
+	d := startDaemon(t, o)
+	a := Attempt{"job", 1}
+	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.client.Kill(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	waitEnded(t, d.client.Ended(a))
+	if err := d.client.Kill(t.Context(), a); err != nil {
+		t.Errorf("kill of the dead: %v", err)
+	}
+	d.end(t)
+	leftovers(t, o)
+}
+
+func TestManyAtOnce(t *testing.T) {
+	o := testOptions(t)
+	d := startDaemon(t, o)
+	errs := make(chan error, 7)
+	for i := range cap(errs) {
+		go func() {
+			job := fmt.Sprintf("job%d", i)
+			err := d.client.Start(t.Context(), testRequest(job, 1, "exit"))
+			if err == nil {
+				<-d.client.Ended(Attempt{job, 1})
+			}
+			errs <- err
+		}()
+	}
+	for range cap(errs) {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	d.end(t)
+	leftovers(t, o)
+}
+
+func TestStateDirectoryInUse(t *testing.T) {
+	o := testOptions(t)
+	d := startDaemon(t, o)
+	defer d.end(t)
+	if _, err := open(o); err == nil || !strings.Contains(err.Error(), "in use by another daemon") {
+		t.Errorf("a second daemon: %v", err)
+	}
+}
+
+func TestStateDirectoryOfAnother(t *testing.T) {
+	o := testOptions(t)
+	if err := os.Mkdir(o.State, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(o.State, testUID, testUID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(o); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("belongs to user %d", testUID)) {
+		t.Errorf("another user's directory: %v", err)
+	}
+}
+
+func TestStateDirectoryReadOnlyAndFull(t *testing.T) {
+	for _, tt := range []struct {
+		name, options, want string
+		flags               uintptr
+		fill                bool
+	}{
+		{"read-only", "size=1m", "read-only", unix.MS_RDONLY, false},
+		{"full", "size=64k", "make room", 0, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o := testOptions(t)
+			if err := os.Mkdir(o.State, 0o711); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Mount("tmpfs", o.State, "tmpfs", tt.flags, tt.options); err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Unmount(o.State, unix.MNT_DETACH)
+			if tt.fill {
+				f, err := os.Create(filepath.Join(o.State, "ballast"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := f.Write(make([]byte, 1<<20)); !errors.Is(err, unix.ENOSPC) {
+					t.Fatalf("the file system is not full: %v", err)
+				}
+				f.Close()
+			}
+			_, err := open(o)
+			if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
+
+// People who may use the socket must not read each other's jobs through the
+// group that the front's files have.
+func TestOnlyTheFrontReadsJobs(t *testing.T) {
+	o := testOptions(t)
+	d := startDaemon(t, o)
+	defer d.end(t)
+	list := func(uid, gid uint32) error {
+		cmd := exec.Command("ls", filepath.Join(o.State, "jobs"))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
+		return cmd.Run()
+	}
+	if err := list(testUID, testUID); err != nil {
+		t.Errorf("the front cannot: %v", err)
+	}
+	if list(testJob, testUID) == nil {
+		t.Error("a member of its group can")
+	}
+}

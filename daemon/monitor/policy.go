@@ -1,0 +1,111 @@
+package monitor
+
+import (
+	"fmt"
+	"math"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"girderworker/daemon/attempt"
+	"girderworker/sandbox"
+)
+
+// policy is what no request of the front may exceed, whatever it was told or
+// whoever speaks through it.
+type policy struct {
+	ids      IDRange
+	frontUID int
+	frontGID int
+	cpus     float64
+	memory   int64
+}
+
+func newPolicy(o *Options) (policy, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return policy{}, fmt.Errorf("cannot tell the machine's memory: %w", err)
+	}
+	return policy{
+		ids:      o.IDs,
+		frontUID: o.UID,
+		frontGID: o.GID,
+		cpus:     float64(runtime.NumCPU()),
+		memory:   int64(info.Totalram) * int64(info.Unit),
+	}, nil
+}
+
+// What is finite. Anything above is a mistake or worse.
+const (
+	minMemory   = 1 << 20
+	maxPIDs     = 4 << 20 // the kernel's largest pid_max
+	maxDuration = 10 * 366 * 24 * time.Hour
+	maxBytes    = 1 << 50
+	maxText     = 4096
+)
+
+// check holds a request against the policy. What makes it well-formed is
+// checked where it is written, see [attempt.Dir.WriteRequest].
+func (p *policy) check(r *attempt.Request) error {
+	refuse := func(format string, args ...any) error {
+		return fmt.Errorf("%w: %s", ErrRefused, fmt.Sprintf(format, args...))
+	}
+	if err := p.identity(r.Identity); err != nil {
+		return err
+	}
+	res := r.Resources
+	switch {
+	case !(res.CPUs > 0) || res.CPUs > p.cpus: // the negation catches NaN
+		return refuse("%g processors; the machine has %g", res.CPUs, p.cpus)
+	case res.Memory < minMemory || res.Memory > p.memory:
+		return refuse("%d bytes of memory; the machine has %d", res.Memory, p.memory)
+	case res.PIDs < 1 || res.PIDs > maxPIDs:
+		return refuse("%d processes; the limit is %d", res.PIDs, maxPIDs)
+	case res.Shm < 0 || res.Shm > p.memory:
+		return refuse("%d bytes of /dev/shm; the machine has %d of memory", res.Shm, p.memory)
+	case res.Scratch < 1 || res.Scratch > maxBytes:
+		return refuse("%d bytes of scratch space", res.Scratch)
+	case res.Log < 1 || res.Log > maxBytes:
+		return refuse("%d bytes of log", res.Log)
+	}
+	for _, d := range []time.Duration{r.Limits.Hard, r.Limits.Soft, r.Limits.Idle, r.Plan.StopGrace} {
+		if d < 0 || d > maxDuration {
+			return refuse("a time limit of %v", d)
+		}
+	}
+	switch r.Plan.Network {
+	case "", sandbox.NetworkNone, sandbox.NetworkPrivate:
+	default:
+		return refuse("the network %q", r.Plan.Network)
+	}
+	for _, text := range []string{r.Plan.Image, r.Plan.Cwd, r.Plan.User, r.Plan.Hostname} {
+		if len(text) > maxText {
+			return refuse("a name of %d bytes", len(text))
+		}
+	}
+	return nil
+}
+
+// identity refuses everyone whom a job must not be: root, the daemon itself,
+// and the insides of other attempts' containers.
+func (p *policy) identity(id attempt.Identity) error {
+	refuse := func(what string, n int) error {
+		return fmt.Errorf("%w: a job must not run as %s %d", ErrRefused, what, n)
+	}
+	bad := func(n int) bool {
+		return n <= 0 || n >= math.MaxInt32 || p.ids.contains(n) && n != p.ids.unprivileged()
+	}
+	if bad(id.UID) || id.UID == p.frontUID {
+		return refuse("user", id.UID)
+	}
+	if bad(id.GID) {
+		return refuse("group", id.GID)
+	}
+	for _, g := range id.Groups {
+		if bad(g) {
+			return refuse("group", g)
+		}
+	}
+	return nil
+}
