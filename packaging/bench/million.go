@@ -77,7 +77,15 @@ func parked(i int, now time.Time) (queue.Submission, error) {
 	return sub, err
 }
 
-var machine = queue.Capacity{Slots: 1 << 20, CPUs: 1 << 20, Memory: 1 << 60}
+// machine is large enough that what is claimed here never fills it.
+var machine = queue.Capacity{Slots: 1 << 20, CPUs: 1024, Memory: 1 << 60}
+
+// small is a job that always fits.
+func small() (queue.Submission, error) {
+	sub, err := submission()
+	sub.Needs = queue.Needs{CPUs: 0.01, Memory: 1 << 20}
+	return sub, err
+}
 
 func fill(ctx context.Context, dir string, n int) error {
 	s, err := queue.Open(queue.Options{Dir: dir})
@@ -86,7 +94,7 @@ func fill(ctx context.Context, dir string, n int) error {
 	}
 	defer s.Close()
 	// The job that holds a processor, so that those which want all of them wait.
-	holder, err := submission()
+	holder, err := small()
 	if err != nil {
 		return err
 	}
@@ -129,7 +137,7 @@ func millionChild(dir string) error {
 		return err
 	}
 	defer s.Close()
-	sub, err := submission()
+	sub, err := small()
 	if err != nil {
 		return err
 	}
