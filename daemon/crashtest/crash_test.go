@@ -133,7 +133,7 @@ func TestCrash(t *testing.T) {
 	}
 	p.stop(ctx)
 	p.checkQueue()
-	p.checkLeftovers(slices.Collect(maps.Keys(final)))
+	p.checkLeftovers()
 }
 
 // strike kills one half of the daemon, or both, and returns when it is dead.
@@ -353,8 +353,21 @@ func (p *place) checkQueue() {
 	}
 }
 
+// cgroups are all control groups of girder-worker's daemons, whosever.
+func cgroups() map[string]bool {
+	found := map[string]bool{}
+	filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
+		// Groups of others come and go while we look.
+		if err == nil && d.IsDir() && strings.Contains(path, "girder-worker") {
+			found[path] = true
+		}
+		return nil
+	})
+	return found
+}
+
 // checkLeftovers looks for everything that a job needs only while it lives.
-func (p *place) checkLeftovers(ids []string) {
+func (p *place) checkLeftovers() {
 	p.t.Helper()
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -365,22 +378,11 @@ func (p *place) checkLeftovers(ids []string) {
 			p.t.Errorf("a mount is left: %s", line)
 		}
 	}
-	ours := map[string]bool{}
-	for _, id := range ids {
-		ours[id] = true
+	for path := range cgroups() {
+		if !p.cgroups[path] {
+			p.t.Errorf("a cgroup is left: %s", path)
+		}
 	}
-	filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
-			return nil // groups of others come and go
-		}
-		// <job>-<attempt>, possibly within a unit's name
-		for _, word := range strings.FieldsFunc(d.Name(), func(r rune) bool { return r == '.' || r == '_' }) {
-			if i := strings.LastIndexByte(word, '-'); i > 0 && ours[word[max(0, strings.Index(word, "client")):i]] {
-				p.t.Errorf("a cgroup is left: %s", path)
-			}
-		}
-		return nil
-	})
 	processes, _ := filepath.Glob("/proc/[0-9]*/exe")
 	for _, exe := range processes {
 		// Containers' processes have the image's /bin/job; everything else is the binary.

@@ -39,12 +39,13 @@ type place struct {
 	binary  string
 	log     *os.File
 	process *exec.Cmd
-	exited  chan struct{} // closed when process ended
+	exited  chan struct{}   // closed when process ended
+	cgroups map[string]bool // that were there before
 }
 
 func newPlace(t *testing.T) *place {
 	t.Helper()
-	p := &place{t: t, dir: t.TempDir()}
+	p := &place{t: t, dir: t.TempDir(), cgroups: cgroups()}
 	// t.TempDir is 0700 below a 0755: clients and containers go through it.
 	for _, dir := range []string{p.dir, filepath.Dir(p.dir)} {
 		if err := os.Chmod(dir, 0o711); err != nil {
