@@ -76,21 +76,26 @@ func explain(err error) apitype.Error {
 		}
 		return apitype.Error{Kind: kind, Message: document.Error(), Field: document.Field}
 	case errors.As(err, &transition):
-		return apitype.Error{Kind: apitype.KindState, Message: transition.Error()}
+		return apitype.Error{Kind: apitype.KindState,
+			Message: fmt.Sprintf("job %s is %s and cannot become %s", transition.ID, transition.From, transition.To)}
 	case errors.As(err, &tooLarge):
 		return apitype.Error{Kind: apitype.KindTooLarge, Message: fmt.Sprintf("the request is larger than %s", transforms.FormatBytes(tooLarge.Limit))}
 	case errors.Is(err, queue.ErrNotFound):
 		kind = apitype.KindNotFound
 	case errors.Is(err, queue.ErrConflict):
 		kind = apitype.KindConflict
-	case errors.Is(err, queue.ErrDependency):
+	case errors.Is(err, queue.ErrDependency), errors.Is(err, queue.ErrInvalid):
 		kind = apitype.KindBadRequest
+	case errors.Is(err, queue.ErrNotHoldable):
+		kind = apitype.KindState
 	case errors.Is(err, queue.ErrFull):
 		kind = apitype.KindFull
 	case errors.Is(err, queue.ErrNoSpace):
 		kind = apitype.KindNoSpace
 	case errors.Is(err, queue.ErrClosed):
 		return apitype.Error{Kind: apitype.KindUnavailable, Message: "the daemon is stopping; try again in a moment"}
+	case errors.Is(err, queue.ErrBroken):
+		kind = apitype.KindUnavailable
 	case errors.Is(err, ErrNoImage):
 		kind = apitype.KindNoImage
 	case errors.Is(err, ErrImageInUse):

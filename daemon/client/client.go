@@ -106,6 +106,17 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 		}
 		q.body, q.kind = bytes.NewReader(body), "application/json"
 	}
+	return c.exchange(ctx, q, out)
+}
+
+// callRaw posts a document as it is: what is wrong with it is the daemon's to say.
+func (c *Client) callRaw(ctx context.Context, path string, document []byte, out any) error {
+	return c.exchange(ctx, request{
+		method: http.MethodPost, path: path, body: bytes.NewReader(document), kind: "application/json",
+	}, out)
+}
+
+func (c *Client) exchange(ctx context.Context, q request, out any) error {
 	answer, err := c.send(ctx, q)
 	if err != nil {
 		return err

@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -12,16 +11,17 @@ import (
 )
 
 // Submit sends one job document. The answer is durable: the job is in the queue.
-func (c *Client) Submit(ctx context.Context, document json.RawMessage) (apitype.Job, error) {
+func (c *Client) Submit(ctx context.Context, document []byte) (apitype.Job, error) {
 	var job apitype.Job
-	err := c.call(ctx, http.MethodPost, "/v1/jobs", nil, document, &job)
+	err := c.callRaw(ctx, "/v1/jobs", document, &job)
 	return job, err
 }
 
-// SubmitBatch sends up to 1,000 documents, which are accepted all or none.
-func (c *Client) SubmitBatch(ctx context.Context, documents []json.RawMessage) ([]apitype.Job, error) {
+// SubmitBatch sends {"jobs": [document, …]}, see [apitype.Batch]: up to 1,000
+// documents, which are accepted all or none.
+func (c *Client) SubmitBatch(ctx context.Context, batch []byte) ([]apitype.Job, error) {
 	var jobs apitype.Jobs
-	err := c.call(ctx, http.MethodPost, "/v1/jobs", nil, apitype.Batch{Jobs: documents}, &jobs)
+	err := c.callRaw(ctx, "/v1/jobs", batch, &jobs)
 	return jobs.Jobs, err
 }
 

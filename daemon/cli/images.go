@@ -1,0 +1,180 @@
+package cli
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"girderworker/daemon/apitype"
+)
+
+func (a *app) imagesCommand() *cobra.Command {
+	cmd := subcommands(&cobra.Command{
+		Use:   "images",
+		Short: "Import, list and remove images",
+		Long: `The images that jobs run are in girder-worker's own store; nothing is fetched from
+anywhere. What root and the admin group import is everyone's, what a user imports
+is that user's own.`,
+	})
+	for _, sub := range []*cobra.Command{
+		a.imagesImportCommand(), a.imagesLsCommand(), a.imagesRmCommand(), a.imagesPruneCommand(), a.imagesVerifyCommand(),
+	} {
+		sub.DisableFlagsInUseLine = true
+		cmd.AddCommand(sub)
+	}
+	return cmd
+}
+
+func (a *app) imagesLsCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "ls",
+		Short:             "List images",
+		Long:              `List the images that one's jobs may use, root and the admin group all of them.`,
+		Example:           "  girder-worker images ls",
+		Args:              exactly(),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c := a.client()
+			defer c.Close()
+			images, err := c.Images(cmd.Context())
+			if err != nil {
+				return cannot("list images", err)
+			}
+			if a.json {
+				return a.printJSON(images)
+			}
+			return a.printImages(images)
+		},
+	}
+	return a.jsonFlag(cmd)
+}
+
+func (a *app) printImages(images []apitype.Image) error {
+	t := newTable("NAME", "ID", "SIZE", "ADDED", "OWNER", "ARCH")
+	t.alignRight(2, 3)
+	for i := range images {
+		img := &images[i]
+		names := img.Names
+		if len(names) == 0 {
+			names = []string{"-"}
+		}
+		owner := "everyone"
+		if img.Owner >= 0 {
+			owner = "uid:" + strconv.Itoa(img.Owner)
+		}
+		for _, name := range names {
+			t.add(name, shortID(img.ID), size(img.Size), ago(time.Since(img.Added)), owner, img.Arch)
+		}
+	}
+	return t.write(a.Stdout)
+}
+
+func shortID(id string) string {
+	id = strings.TrimPrefix(id, "sha256:")
+	return id[:min(12, len(id))]
+}
+
+func (a *app) imagesRmCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "rm IMAGE...",
+		Short:             "Remove names of images",
+		Long:              `Remove names of images. An image goes with its last name, its layers with the next "prune".`,
+		Example:           "  girder-worker images rm segment:0.9",
+		ValidArgsFunction: a.completeImages,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError(cmd, "IMAGE is missing")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, refs []string) error {
+			c := a.client()
+			defer c.Close()
+			for _, ref := range refs {
+				if err := c.RemoveImage(cmd.Context(), ref); err != nil {
+					return cannot("remove image "+ref, err)
+				}
+				if _, err := fmt.Fprintln(a.Stdout, ref, "removed"); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}
+
+func (a *app) imagesPruneCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "prune",
+		Short:             "Free what no name and no job needs",
+		Long:              `Remove the images and layers that no name and no job needs. For root and the admin group.`,
+		Example:           "  girder-worker images prune",
+		Args:              exactly(),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c := a.client()
+			defer c.Close()
+			pruned, err := c.PruneImages(cmd.Context())
+			if err != nil {
+				return cannot("prune images", err)
+			}
+			if a.json {
+				return a.printJSON(pruned)
+			}
+			for _, id := range pruned.Images {
+				if _, err := fmt.Fprintln(a.Stdout, shortID(id), "removed"); err != nil {
+					return err
+				}
+			}
+			_, err = fmt.Fprintf(a.Stdout, "%d images and %d layers removed, %s freed\n", len(pruned.Images), pruned.Layers, size(pruned.Bytes))
+			return err
+		},
+	}
+	return a.jsonFlag(cmd)
+}
+
+func (a *app) imagesVerifyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify [IMAGE...]",
+		Short: "Read images again and hold them against their digests",
+		Long: `Read every byte of images, of all that one may use where none is named, and hold
+them against their digests. An image that differs has to be imported again.`,
+		Example:           "  girder-worker images verify segment:1.0",
+		ValidArgsFunction: a.completeImages,
+		RunE: func(cmd *cobra.Command, refs []string) error {
+			c := a.client()
+			defer c.Close()
+			if len(refs) == 0 {
+				images, err := c.Images(cmd.Context())
+				if err != nil {
+					return cannot("list images", err)
+				}
+				for i := range images {
+					refs = append(refs, append(images[i].Names, images[i].ID)[0])
+				}
+			}
+			bad := 0
+			for _, ref := range refs {
+				err := c.VerifyImage(cmd.Context(), ref)
+				if cmd.Context().Err() != nil {
+					return cmd.Context().Err()
+				}
+				if err != nil {
+					a.exitCode(cannot("verify image "+ref, err)) // says it
+					bad++
+					continue
+				}
+				if _, err := fmt.Fprintln(a.Stdout, ref, "ok"); err != nil {
+					return err
+				}
+			}
+			if bad > 0 {
+				return exitStatus(exitError)
+			}
+			return nil
+		},
+	}
+}

@@ -1,0 +1,19 @@
+package cli
+
+import (
+	"girderworker/sandbox/image"
+)
+
+// runOwnProcess runs the processes that the program starts itself as. They are
+// no commands for people: they take what they need from descriptors and speak a
+// protocol of their own.
+func runOwnProcess(p Process) (code int, ok bool) {
+	if len(p.Args) == 0 {
+		return 0, false
+	}
+	switch args := p.Args[1:]; p.Args[0] {
+	case image.UnpackCommand:
+		return image.Main(args), true
+	}
+	return 0, false
+}

@@ -1,0 +1,157 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"girderworker/daemon/apitype"
+	"girderworker/daemon/client"
+)
+
+// patience is how long `run`, `wait` and `logs -f` outlast a daemon that is
+// being restarted. Its jobs run on meanwhile.
+const patience = 5 * time.Minute
+
+const runLong = `Submit a job, show what it writes as it writes it, and end with its exit code.
+
+What the job writes to stdout and stderr comes out of stdout and stderr here.
+Ctrl-C cancels the job and waits for its end; a second ctrl-C leaves at once, and
+the job ends on its own. If the connection to the daemon is lost, the job runs
+on: girder-worker waits for the daemon to come back and goes on where it was.
+
+A pipe that --input or --output names, or --progress, is a named pipe in the
+container; {NAME} in an argument, in --entrypoint or in the value of --env
+becomes its path there, {{NAME}} the text {NAME}. Files are opened when the job
+starts, with the rights of whoever submitted it.`
+
+const runExample = `  girder-worker run busybox echo hello
+  girder-worker run -v ./slides:/slides:ro --cpus 4 --memory 8g segment:1.0 /slides/1.tif
+  girder-worker run --input scan=scan.nii --output mask=mask.nii segment:1.0 --in {scan} --out {mask}
+  girder-worker run --progress segment:1.0 --progress-file {progress}`
+
+func (a *app) runCommand() *cobra.Command {
+	var flags jobFlags
+	cmd := &cobra.Command{
+		Use:               "run [FLAGS] IMAGE [ARG...]",
+		Short:             "Submit a job, show its output, end with its exit code",
+		Long:              runLong,
+		Example:           runExample,
+		Annotations:       map[string]string{epilog: jobExitCodes},
+		ValidArgsFunction: a.completeImage,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError(cmd, "IMAGE is missing")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			document, err := flags.document(cmd, a.LookupEnv, args[0], args[1:])
+			if err != nil {
+				return cannot("run "+args[0], err)
+			}
+			return a.runJob(cmd.Context(), args[0], document)
+		},
+	}
+	flags.add(cmd)
+	return cmd
+}
+
+func (a *app) runJob(ctx context.Context, image string, document map[string]any) error {
+	c := a.client()
+	defer c.Close()
+	job, err := submitSafely(ctx, c, document)
+	if err != nil {
+		return cannot("run "+image, err)
+	}
+	job, err = a.watch(ctx, c, job.ID)
+	if err != nil {
+		return cannot("follow job "+job.ID, err)
+	}
+	return a.endAs(&job)
+}
+
+// watch shows a job's output until its end. When ctx ends it asks for a cancel
+// and goes on: the job's last words are shown too.
+func (a *app) watch(ctx context.Context, c *client.Client, id string) (job apitype.Job, err error) {
+	line := &statusLine{w: a.Stderr, on: isTerminal(a.Stderr)}
+	defer line.clear()
+	stay := context.WithoutCancel(ctx)
+	stop := context.AfterFunc(ctx, func() {
+		if _, err := c.Cancel(stay, id, ""); err != nil {
+			line.say("girder-worker: cannot cancel job " + id + ": " + err.Error())
+		}
+	})
+	defer stop()
+
+	job.ID = id
+	ended := false
+	err = c.Log(stay, id, client.LogOptions{Follow: true, Status: true, Patience: a.patience(line)}, func(f *apitype.LogFrame) error {
+		switch {
+		case f.Job != nil:
+			job, ended = *f.Job, true
+		case f.Status != nil:
+			line.show(f.Status)
+		case f.Stream == apitype.StreamStdout:
+			return line.output(a.Stdout, f.Output())
+		default:
+			return line.output(a.Stderr, f.Output())
+		}
+		return nil
+	})
+	if err == nil && !ended {
+		err = errors.New("the daemon ended the log before the job ended")
+	}
+	return job, err
+}
+
+func (a *app) patience(line *statusLine) client.Patience {
+	return client.Patience{For: patience, Lost: func(error) {
+		line.say("girder-worker: the daemon is away; the job runs on, waiting for the daemon to come back")
+	}}
+}
+
+// endAs ends the program as the job ended, with its error where the code alone
+// does not tell it.
+func (a *app) endAs(job *apitype.Job) error {
+	code := exitError
+	if job.ExitCode != nil {
+		code = *job.ExitCode
+	}
+	if code == exitOK {
+		return nil
+	}
+	if job.Outcome != "exited" || job.Error != "" {
+		text := job.Error
+		if text == "" {
+			text = job.Reason
+		}
+		if text == "" {
+			text = job.State
+		}
+		fmt.Fprintf(a.Stderr, "girder-worker: job %s %s: %s\n", job.ID, job.State, printable(text))
+	}
+	return exitStatus(code)
+}
+
+// submitSafely submits a document under an id made here, so that it can be sent
+// again when the connection breaks before the answer: it is one job all the same.
+func submitSafely(ctx context.Context, c *client.Client, document map[string]any) (apitype.Job, error) {
+	if _, named := document["id"]; !named {
+		document["id"] = newID()
+	}
+	body, err := json.Marshal(document)
+	if err != nil {
+		return apitype.Job{}, err
+	}
+	for tries := 0; ; tries++ {
+		job, err := c.Submit(ctx, body)
+		if client.Kind(err) != client.KindLost || tries == 3 {
+			return job, err
+		}
+	}
+}

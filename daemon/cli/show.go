@@ -1,0 +1,164 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"girderworker/daemon/apitype"
+)
+
+const showLong = `Show everything about one job: what it runs, where it stands, how it ended, what
+it used, and for each of its pipes how many bytes went through, with their SHA-256.
+--json has the job's document and all details.`
+
+func (a *app) showCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "show ID",
+		Short:             "Show everything about a job",
+		Long:              showLong,
+		Example:           "  girder-worker show 0000012h4kd\n  girder-worker show --json 0000012h4kd",
+		Args:              exactly("ID"),
+		ValidArgsFunction: a.completeJob,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c := a.client()
+			defer c.Close()
+			job, err := c.Job(cmd.Context(), args[0])
+			if err != nil {
+				return cannot("show job "+args[0], err)
+			}
+			if a.json {
+				return a.printJSON(job)
+			}
+			return a.printJob(&job)
+		},
+	}
+	return a.jsonFlag(cmd)
+}
+
+func (a *app) printJob(j *apitype.Job) error {
+	state := j.State
+	if j.Stage != "" && j.Stage != j.State {
+		state += " (" + j.Stage + ")"
+	}
+	if j.CancelRequested && j.ExitCode == nil {
+		state += ", being canceled"
+	}
+	exit, attempt, position := "", "", ""
+	if j.ExitCode != nil {
+		exit = strconv.Itoa(*j.ExitCode)
+	}
+	if j.Attempt > 0 {
+		attempt = strconv.Itoa(j.Attempt)
+	}
+	if j.Position > 0 {
+		position = fmt.Sprintf("%d jobs come first", j.Position)
+	}
+	progress := ""
+	if j.Progress != nil {
+		progress = strings.TrimSpace(fmt.Sprintf("%g of %g %s", j.Progress.Current, j.Progress.Total, j.Progress.Message))
+	}
+	reason := j.Reason
+	if reason == j.Error {
+		reason = ""
+	}
+	err := fields(a.Stdout,
+		"id", j.ID, "name", j.Name, "owner", owner(j), "task", j.Task, "image", j.Image,
+		"state", state, "reason", reason, "position", position, "progress", progress,
+		"exit code", exit, "outcome", j.Outcome, "error", j.Error,
+		"priority", strconv.Itoa(j.Priority), "attempt", attempt,
+		"after", strings.Join(j.After, " "), "after any", strings.Join(j.AfterAny, " "),
+		"not before", clock(j.NotBefore), "expires", clock(j.Expires),
+		"created", clock(j.Created), "started", clock(j.Started), "finished", clock(j.Finished), "ran", ran(j))
+	if err != nil {
+		return err
+	}
+	if err := a.printDocument(j.Document); err != nil {
+		return err
+	}
+	return a.printDetail(j.Detail)
+}
+
+// printDocument shows the members that the lines above do not.
+func (a *app) printDocument(document json.RawMessage) error {
+	var members map[string]json.RawMessage
+	if len(document) == 0 || json.Unmarshal(document, &members) != nil {
+		return nil
+	}
+	var pairs []string
+	for _, key := range []string{"entrypoint", "args", "env", "workdir", "user", "hostname", "network", "read_only", "binds", "inputs",
+		"outputs", "stdin", "resources", "timeout", "soft_timeout", "idle_timeout", "retries", "stop_signal", "stop_grace"} {
+		if value, ok := members[key]; ok {
+			pairs = append(pairs, strings.ReplaceAll(key, "_", " "), strings.Trim(string(value), `"`))
+		}
+	}
+	if len(pairs) == 0 {
+		return nil
+	}
+	if _, err := fmt.Fprintln(a.Stdout); err != nil {
+		return err
+	}
+	return fields(a.Stdout, pairs...)
+}
+
+// exitDetail is what is shown of an attempt's own record.
+type exitDetail struct {
+	Container *struct {
+		Usage struct {
+			CPU        int64 // nanoseconds
+			PeakMemory int64
+			ReadBytes  int64
+			WriteBytes int64
+		}
+	} `json:"container"`
+	Streams []struct {
+		Name    string `json:"name"`
+		Kind    string `json:"kind"`
+		Bytes   int64  `json:"bytes"`
+		SHA256  string `json:"sha256"`
+		Partial bool   `json:"partial"`
+		Error   string `json:"error"`
+	} `json:"streams"`
+	LogBytes   int64 `json:"log_bytes"`
+	LogDropped int64 `json:"log_dropped"`
+}
+
+func (a *app) printDetail(detail json.RawMessage) error {
+	var d exitDetail
+	if len(detail) == 0 || json.Unmarshal(detail, &d) != nil {
+		return nil
+	}
+	pairs := []string{"log", size(d.LogBytes)}
+	if d.LogDropped > 0 {
+		pairs[1] += fmt.Sprintf(", and %s beyond the limit dropped", size(d.LogDropped))
+	}
+	if d.Container != nil {
+		u := d.Container.Usage
+		pairs = append(pairs, "cpu time", fmt.Sprintf("%.2f s", float64(u.CPU)/1e9), "peak memory", size(u.PeakMemory))
+		if u.ReadBytes+u.WriteBytes > 0 {
+			pairs = append(pairs, "disk", fmt.Sprintf("%s read, %s written", size(u.ReadBytes), size(u.WriteBytes)))
+		}
+	}
+	if _, err := fmt.Fprintln(a.Stdout); err != nil {
+		return err
+	}
+	if err := fields(a.Stdout, pairs...); err != nil || len(d.Streams) == 0 {
+		return err
+	}
+	t := newTable("PIPE", "KIND", "BYTES", "SHA-256", "NOTE")
+	t.alignRight(2)
+	for _, s := range d.Streams {
+		note := s.Error
+		if note == "" && s.Partial {
+			note = "closed before its end"
+		}
+		t.add(s.Name, s.Kind, strconv.FormatInt(s.Bytes, 10), s.SHA256, note)
+	}
+	if _, err := fmt.Fprintln(a.Stdout); err != nil {
+		return err
+	}
+	return t.write(a.Stdout)
+}

@@ -1,0 +1,32 @@
+// girder-worker runs jobs in containers on this machine: see README.md, and
+// package daemon/cli for its commands.
+package main
+
+import (
+	"os"
+
+	"girderworker/daemon/cli"
+	"girderworker/sandbox/runc"
+)
+
+// Stamped by the linker, see the Makefile.
+var (
+	version = "0.1.0-dev"
+	commit  string
+)
+
+// A container starts by running this program again, and becomes the container
+// here, before anything else.
+func init() { runc.Reexec() }
+
+func main() {
+	os.Exit(cli.Main(cli.Process{
+		Args:      os.Args[1:],
+		Stdin:     os.Stdin,
+		Stdout:    os.Stdout,
+		Stderr:    os.Stderr,
+		LookupEnv: os.LookupEnv,
+		Version:   version,
+		Commit:    commit,
+	}))
+}
