@@ -12,7 +12,8 @@ import (
 )
 
 // Fill replaces what the configuration left to the machine: slots, processors,
-// memory, and from them the limits of a job that names none. StateDir must exist.
+// memory, and from them the limits of a job that names none. StateDir must
+// exist. More than the machine has is [Invalid].
 func (c *Config) Fill() error {
 	cpus := runtime.NumCPU()
 	memory, err := totalMemory()
@@ -22,6 +23,22 @@ func (c *Config) Fill() error {
 	scratch, err := fileSystemSize(c.StateDir)
 	if err != nil {
 		return err
+	}
+	var problems Invalid
+	for _, r := range []struct {
+		key        string
+		want, have float64
+		show       func(float64) string
+	}{
+		{"girder_worker.cpus", c.Machine.CPUs, float64(cpus), func(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }},
+		{"girder_worker.memory", float64(c.Machine.Memory), float64(memory), func(f float64) string { return FormatSize(int64(f)) }},
+	} {
+		if r.want > r.have {
+			problems = append(problems, Problem{Key: r.key, Err: fmt.Errorf("is %s, and the machine has %s", r.show(r.want), r.show(r.have))})
+		}
+	}
+	if len(problems) > 0 {
+		return problems
 	}
 	c.fill(cpus, memory, scratch)
 	return nil

@@ -37,7 +37,7 @@ func (m *Monitor) start(ctx context.Context, a Attempt, r *attempt.Request) erro
 	if err := m.policy.check(r); err != nil {
 		return err
 	}
-	l, err := m.admit(dir)
+	l, err := m.admit(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -50,17 +50,16 @@ func (m *Monitor) start(ctx context.Context, a Attempt, r *attempt.Request) erro
 	return nil
 }
 
-// admit enters an attempt into the table, unless its job has one there.
-func (m *Monitor) admit(dir attempt.Dir) (*live, error) {
+// admit enters an attempt into the table, unless its job has one there that is
+// not over.
+func (m *Monitor) admit(ctx context.Context, dir attempt.Dir) (*live, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if err := m.vacate(ctx, dir.Job()); err != nil {
+		return nil, err
+	}
 	if m.removing[dir.Job()] {
 		return nil, fmt.Errorf("%w: its files are being removed", ErrBusy)
-	}
-	for _, other := range m.live {
-		if other.dir.Job() == dir.Job() {
-			return nil, fmt.Errorf("%w: %s", ErrBusy, other.dir.ID())
-		}
 	}
 	slice := 0
 	for m.slices[slice] {
@@ -73,6 +72,39 @@ func (m *Monitor) admit(dir attempt.Dir) (*live, error) {
 	m.slices[slice] = true
 	m.live[l.name()] = l
 	return l, nil
+}
+
+// vacate returns when a job has no attempt in the table. One whose exit is
+// recorded is only cleaning up, and waited for. The caller holds the lock, which
+// is free meanwhile.
+func (m *Monitor) vacate(ctx context.Context, job string) error {
+	for {
+		var other *live
+		for _, l := range m.live {
+			if l.dir.Job() == job {
+				other = l
+			}
+		}
+		if other == nil {
+			return nil
+		}
+		over, err := other.dir.Ended()
+		if err != nil {
+			return fmt.Errorf("cannot tell whether %s is over: %w", other.dir.ID(), err)
+		}
+		if !over {
+			return fmt.Errorf("%w: %s", ErrBusy, other.dir.ID())
+		}
+		m.mu.Unlock()
+		select {
+		case <-other.gone:
+		case <-ctx.Done():
+		}
+		m.mu.Lock()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
 }
 
 // launch makes the attempt's directory, which is its fence, and its runner.
@@ -354,17 +386,15 @@ func (m *Monitor) list() []Attempt {
 }
 
 // remove deletes the directories of a job that has no live attempt.
-func (m *Monitor) remove(job string) error {
+func (m *Monitor) remove(ctx context.Context, job string) error {
 	first, err := attempt.NewDir(m.files.state, job, 1)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	m.mu.Lock()
-	for _, l := range m.live {
-		if l.dir.Job() == job {
-			m.mu.Unlock()
-			return fmt.Errorf("%w: %s", ErrBusy, l.dir.ID())
-		}
+	if err := m.vacate(ctx, job); err != nil {
+		m.mu.Unlock()
+		return err
 	}
 	m.removing[job] = true
 	m.mu.Unlock()

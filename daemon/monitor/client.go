@@ -19,9 +19,9 @@ type Client struct {
 	mu      sync.Mutex
 	nextID  uint64
 	waiting map[uint64]chan reply
-	watched map[Attempt]chan struct{} // closed when the attempt has ended
-	ended   map[Attempt]bool          // told before anyone watched
-	err     error                     // why it ended
+	watched map[Attempt]context.CancelFunc // called when the attempt has ended
+	ended   map[Attempt]bool               // told before anyone watched
+	err     error                          // why it ended
 
 	done chan struct{}
 }
@@ -35,7 +35,7 @@ func Connect(f *os.File) (*Client, error) {
 	client := &Client{
 		conn:    c,
 		waiting: map[uint64]chan reply{},
-		watched: map[Attempt]chan struct{}{},
+		watched: map[Attempt]context.CancelFunc{},
 		ended:   map[Attempt]bool{},
 		done:    make(chan struct{}),
 	}
@@ -68,8 +68,8 @@ func (c *Client) receive() {
 		c.mu.Lock()
 		switch {
 		case r.Ended != nil:
-			if ch, ok := c.watched[*r.Ended]; ok {
-				close(ch)
+			if end, ok := c.watched[*r.Ended]; ok {
+				end()
 				delete(c.watched, *r.Ended)
 			} else {
 				c.ended[*r.Ended] = true
@@ -198,18 +198,18 @@ func (c *Client) Image(ctx context.Context, r ImageRequest, archive *os.File, re
 	return nil
 }
 
-// Ended returns a channel that is closed when the runner of an attempt is gone
-// and nothing of it is left but its directory. It may be asked once for an
-// attempt that was started or listed.
-func (c *Client) Ended(a Attempt) <-chan struct{} {
+// Ended returns a context that ends when the runner of an attempt is gone and
+// nothing of it is left but its directory. It is asked once for an attempt that
+// was started or listed.
+func (c *Client) Ended(a Attempt) context.Context {
+	ctx, end := context.WithCancel(context.Background())
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ch := make(chan struct{})
 	if c.ended[a] {
 		delete(c.ended, a)
-		close(ch)
-		return ch
+		end()
+	} else {
+		c.watched[a] = end
 	}
-	c.watched[a] = ch
-	return ch
+	return ctx
 }

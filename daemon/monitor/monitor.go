@@ -264,7 +264,7 @@ func (m *Monitor) handle(r *request, file *os.File) (answer reply) {
 	case opKill:
 		err = m.kill(m.ctx, a)
 	case opRemove:
-		err = m.remove(r.Job)
+		err = m.remove(m.ctx, r.Job)
 	case opImage:
 		if r.Image == nil {
 			err = fmt.Errorf("%w: an image operation that does not say which", ErrRefused)

@@ -200,10 +200,10 @@ func waitFor(t *testing.T, path string) {
 	}
 }
 
-func waitEnded(t *testing.T, ended <-chan struct{}) {
+func waitEnded(t *testing.T, ended context.Context) {
 	t.Helper()
 	select {
-	case <-ended:
+	case <-ended.Done():
 	case <-time.After(30 * time.Second):
 		t.Fatal("the end of the attempt was not told")
 	}
@@ -425,7 +425,7 @@ func TestManyAtOnce(t *testing.T) {
 			job := fmt.Sprintf("job%d", i)
 			err := d.client.Start(t.Context(), testRequest(job, 1, "exit"))
 			if err == nil {
-				<-d.client.Ended(Attempt{job, 1})
+				<-d.client.Ended(Attempt{job, 1}).Done()
 			}
 			errs <- err
 		}()

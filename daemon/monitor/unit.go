@@ -37,7 +37,7 @@ func (u *units) start(ctx context.Context, d attempt.Dir, lock *attempt.Lock) (*
 		Name:              name,
 		Description:       "girder-worker job " + d.Job(),
 		Slice:             unitSlice,
-		Args:              append(u.self[:len(u.self):len(u.self)], "runner", "--dir", d.Path()),
+		Args:              append(u.self[:len(u.self):len(u.self)], "runner", "--directory", d.Path()),
 		StopTimeout:       unitStop,
 		RequiresMountsFor: []string{u.state},
 	})
