@@ -1,0 +1,385 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"girderworker/daemon/apitype"
+	"girderworker/daemon/attempt"
+	"girderworker/daemon/monitor"
+	"girderworker/queue"
+	"girderworker/transforms"
+)
+
+// running is an attempt that a goroutine of the front sees through to its end.
+type running struct {
+	name  monitor.Attempt
+	grace time.Duration // of the container after its stop signal
+
+	mu       sync.Mutex
+	imageID  string
+	starting bool // claimed, and its runner not yet started
+	canceled bool // the runner was told
+	stage    string
+	progress *apitype.Progress
+}
+
+// attempts are all running ones, by job.
+type attempts struct {
+	ctx  context.Context
+	work *sync.WaitGroup
+
+	mu    sync.Mutex
+	byJob map[string]*running
+}
+
+func (a *attempts) init(ctx context.Context, work *sync.WaitGroup) {
+	a.ctx, a.work, a.byJob = ctx, work, map[string]*running{}
+}
+
+// begin runs see in a goroutine of the attempt's own.
+func (a *attempts) begin(job *queue.Job, see func(context.Context, *queue.Job, *running)) {
+	r := &running{
+		name:     monitor.Attempt{Job: job.ID, Attempt: job.Attempt},
+		starting: true,
+		stage:    string(queue.Preparing),
+	}
+	a.mu.Lock()
+	a.byJob[job.ID] = r
+	a.mu.Unlock()
+	a.work.Go(func() {
+		defer func() {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			// The job's next attempt may have begun since this one was recorded.
+			if a.byJob[job.ID] == r {
+				delete(a.byJob, job.ID)
+			}
+		}()
+		see(a.ctx, job, r)
+	})
+}
+
+func (a *attempts) of(job string) *running {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.byJob[job]
+}
+
+func (a *attempts) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.byJob)
+}
+
+func (a *attempts) all() []*running {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all := make([]*running, 0, len(a.byJob))
+	for _, r := range a.byJob {
+		all = append(all, r)
+	}
+	return all
+}
+
+func (a *attempts) starting() (n int) {
+	for _, r := range a.all() {
+		r.mu.Lock()
+		if r.starting {
+			n++
+		}
+		r.mu.Unlock()
+	}
+	return n
+}
+
+// started notes that the runner lives, or that there will be none.
+func (f *front) started(r *running) {
+	r.mu.Lock()
+	r.starting = false
+	r.mu.Unlock()
+	f.lookAgain()
+}
+
+// runAttempt sees a claimed job's attempt through.
+func (f *front) runAttempt(ctx context.Context, job *queue.Job, r *running) {
+	req, err := f.request(job)
+	if err == nil {
+		r.mu.Lock()
+		r.imageID, r.grace = req.ImageID, req.Plan.StopGrace
+		r.mu.Unlock()
+		err = f.monitor.Start(ctx, *req)
+	}
+	f.started(r)
+	switch {
+	case ctx.Err() != nil, errors.Is(err, monitor.ErrGone):
+		return // the next front finds out what became of it
+	case err != nil:
+		f.logger.Warn("Cannot start an attempt", "job", job.ID, "attempt", job.Attempt, "error", err)
+		f.finish(ctx, r.name, &queue.Result{
+			Outcome: string(attempt.OutcomeError), Code: attempt.CodeError, Error: err.Error(),
+		}, "", time.Now())
+		return
+	}
+	f.follow(ctx, r)
+}
+
+// request turns a claimed job into what the monitor takes.
+func (f *front) request(job *queue.Job) (*attempt.Request, error) {
+	file, err := transforms.ParseJobFile(job.Body)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the job's document: %w", err)
+	}
+	plan, err := file.Plan()
+	if err != nil {
+		return nil, fmt.Errorf("cannot plan the job: %w", err)
+	}
+	image, err := f.images.Resolve(file.Image, ownerUID(job))
+	if err != nil {
+		return nil, err
+	}
+	res := file.Resources.Or(f.settings(f.config.Load()).Defaults)
+	return &attempt.Request{
+		Version:  attempt.Version,
+		Job:      job.ID,
+		Attempt:  job.Attempt,
+		Identity: attempt.Identity{UID: job.Identity.UID, GID: job.Identity.GID, Groups: job.Identity.Groups},
+		Plan:     plan,
+		ImageID:  image.ID,
+		Resources: attempt.Resources{
+			CPUs: res.CPUs, Memory: res.Memory, PIDs: res.PIDs, Shm: res.Shm, Scratch: res.Scratch, Log: res.Log,
+		},
+		Limits: attempt.Limits{Hard: job.Limits.Hard, Soft: job.Limits.Soft, Idle: job.Limits.Idle},
+	}, nil
+}
+
+// ownerUID is whose image names a job means: the submitter's, who may be
+// another than the identity that it runs as.
+func ownerUID(job *queue.Job) int {
+	if uid, ok := strings.CutPrefix(job.Owner, "uid:"); ok {
+		if n, err := strconv.Atoi(uid); err == nil {
+			return n
+		}
+	}
+	return everyone
+}
+
+// everyone is the owner of the names that all users see, and the asker who sees
+// no others.
+const everyone = -1
+
+// follow reads what the runner tells until it has ended, and records the end.
+func (f *front) follow(ctx context.Context, r *running) {
+	dir, err := attempt.NewDir(f.config.Load().StateDir, r.name.Job, r.name.Attempt)
+	if err != nil {
+		f.fail(err) // it was started under that name
+		return
+	}
+	// The runner's end ends the reading, too: after it nothing more is told.
+	told, stop := context.WithCancel(ctx)
+	defer stop()
+	ended := f.monitor.Ended(r.name)
+	defer context.AfterFunc(ended, stop)()
+	f.cancelIfAsked(ctx, r)
+
+	done, err := f.readEvents(told, dir, r)
+	if err != nil && told.Err() == nil {
+		// Its exit is what counts, and that can be waited for without events.
+		f.logger.Error("Cannot follow an attempt; waiting for its end", "attempt", r.name, "error", err)
+	}
+	if done == nil {
+		select {
+		case <-ended.Done():
+			// What the runner wrote last may not have been read.
+			done, _ = f.readEvents(contextDone(), dir, r)
+		case <-ctx.Done():
+			return // it lives on
+		}
+	}
+	f.conclude(ctx, dir, r, done)
+}
+
+// readEvents applies the events of an attempt until its last one, which it
+// returns, or ctx ends.
+func (f *front) readEvents(ctx context.Context, dir attempt.Dir, r *running) (*attempt.Done, error) {
+	events, err := dir.Events(0)
+	if err != nil {
+		return nil, err
+	}
+	defer events.Close()
+	for e, err := range events.Follow(ctx, f.watcher) {
+		if err != nil {
+			return nil, err
+		}
+		if e.Started != nil {
+			if err := f.store.Started(f.attempts.ctx, r.name.Job, r.name.Attempt, e.Time); err != nil {
+				f.trouble("record the start of", r.name, err)
+			}
+		}
+		if e.Note != "" {
+			f.logger.Info("Noted by an attempt", "attempt", r.name, "note", e.Note)
+		}
+		r.mu.Lock()
+		if e.Stage != "" {
+			r.stage = e.Stage
+		}
+		if p := e.Progress; p != nil {
+			r.progress = &apitype.Progress{Total: p.Total, Current: p.Current, Message: p.Message}
+		}
+		r.mu.Unlock()
+		if e.Done != nil {
+			return e.Done, nil
+		}
+	}
+	return nil, nil
+}
+
+// conclude records how an attempt ended that will say no more.
+func (f *front) conclude(ctx context.Context, dir attempt.Dir, r *running, done *attempt.Done) {
+	exit, err := dir.ReadExit()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		f.interrupt(ctx, r.name, "its runner died")
+	case err != nil:
+		f.finish(ctx, r.name, &queue.Result{
+			Outcome: string(attempt.OutcomeError), Code: attempt.CodeError, Error: err.Error(),
+		}, "", time.Now())
+	default:
+		problem := ""
+		if done != nil {
+			problem = done.Error
+		}
+		f.finish(ctx, r.name, resultOf(exit), problem, exit.Finished)
+	}
+}
+
+func resultOf(exit attempt.Exit) *queue.Result {
+	r := &queue.Result{Outcome: string(exit.Outcome), Code: exit.Code, Error: exit.Error}
+	// It was decoded from JSON, so it encodes.
+	r.Detail, _ = json.Marshal(exit)
+	return r
+}
+
+func (f *front) finish(ctx context.Context, a monitor.Attempt, result *queue.Result, problem string, at time.Time) {
+	job, err := f.store.Finish(ctx, a.Job, a.Attempt, result, problem, at)
+	if err != nil {
+		f.trouble("record the end of", a, err)
+		return
+	}
+	f.logger.Info("Attempt ended", "attempt", a, "outcome", result.Outcome, "code", result.Code, "job", job.State)
+}
+
+func (f *front) interrupt(ctx context.Context, a monitor.Attempt, reason string) {
+	job, err := f.store.Interrupt(ctx, a.Job, a.Attempt, reason)
+	if err != nil {
+		f.trouble("record the loss of", a, err)
+		return
+	}
+	f.logger.Warn("Attempt lost", "attempt", a, "reason", reason, "job", job.State)
+}
+
+// trouble is for a change of state that the queue did not take. One that it
+// refuses for good was made by somebody else; after any other this process
+// cannot know where the job stands, and a fresh one must find out.
+func (f *front) trouble(what string, a monitor.Attempt, err error) {
+	var transition *queue.TransitionError
+	switch {
+	case errors.As(err, &transition), errors.Is(err, queue.ErrNotFound):
+		f.logger.Error("Cannot "+what+" an attempt", "attempt", a, "error", err)
+	case errors.Is(err, context.Canceled), errors.Is(err, queue.ErrClosed):
+	default:
+		f.fail(fmt.Errorf("cannot %s attempt %s: %w", what, a, err))
+	}
+}
+
+// killMargin is how long a runner may take, beyond its container's grace, to
+// obey a cancel before it is ended by force.
+const killMargin = 30 * time.Second
+
+// defaultGrace is the runner's own where a plan names none.
+const defaultGrace = 10 * time.Second
+
+// cancelIfAsked tells the runner of a cancel that was committed, once.
+func (f *front) cancelIfAsked(ctx context.Context, r *running) {
+	job, err := f.store.Job(r.name.Job)
+	if err != nil {
+		f.trouble("look for a cancel of", r.name, err)
+		return
+	}
+	if !job.CancelRequested || job.Attempt != r.name.Attempt {
+		return
+	}
+	if err := f.cancel(ctx, r, job.CancelReason); err != nil {
+		f.logger.Warn("Cannot cancel an attempt", "attempt", r.name, "error", err)
+	}
+}
+
+// cancel hands a cancel to the runner of a started attempt, and sees to it that
+// it is obeyed.
+func (f *front) cancel(ctx context.Context, r *running, reason string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.starting || r.canceled {
+		return nil // it is looked for once the runner is there
+	}
+	err := f.monitor.Cancel(ctx, r.name, attempt.Cancel{Outcome: attempt.OutcomeCanceled, Reason: reason})
+	if errors.Is(err, monitor.ErrNoAttempt) {
+		return nil // it has ended
+	}
+	if err != nil {
+		return err
+	}
+	r.canceled = true
+	grace := r.grace
+	if grace == 0 {
+		grace = defaultGrace
+	}
+	time.AfterFunc(grace+killMargin, func() { f.force(r) })
+	return nil
+}
+
+// force ends a runner that did not obey.
+func (f *front) force(r *running) {
+	if f.attempts.ctx.Err() != nil || f.attempts.of(r.name.Job) != r {
+		return
+	}
+	f.logger.Error("A runner did not obey its cancel; killing it", "attempt", r.name)
+	ctx, cancel := context.WithTimeout(f.attempts.ctx, time.Minute)
+	defer cancel()
+	if err := f.monitor.Kill(ctx, r.name); err != nil {
+		f.logger.Error("Cannot kill a runner", "attempt", r.name, "error", err)
+	}
+}
+
+// contextDone is over already: what there is is read, and nothing waited for.
+func contextDone() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
+
+// contextOf ends when ch is closed.
+func contextOf(ch <-chan struct{}) context.Context { return channelContext{context.Background(), ch} }
+
+type channelContext struct {
+	context.Context
+	done <-chan struct{}
+}
+
+func (c channelContext) Done() <-chan struct{} { return c.done }
+
+func (c channelContext) Err() error {
+	select {
+	case <-c.done:
+		return context.Canceled
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,181 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"girderworker/daemon/api"
+	"girderworker/daemon/apitype"
+	"girderworker/daemon/config"
+	"girderworker/queue"
+	"girderworker/transforms"
+)
+
+var (
+	_ api.Control = (*front)(nil)
+	_ api.Live    = (*front)(nil)
+)
+
+// Capacity is what admission counts.
+func (f *front) Capacity() queue.Capacity {
+	m := f.config.Load().Machine
+	return queue.Capacity{Slots: m.Slots, CPUs: m.CPUs, Memory: m.Memory}
+}
+
+// Paused tells whether claims are stopped.
+func (f *front) Paused() (paused, draining bool) { return f.pause.get() }
+
+// Pause stops claims, durably.
+func (f *front) Pause(_ context.Context, drain bool) error {
+	f.logger.Info("Pausing", "drain", drain)
+	return f.pause.set(pauseState{Paused: true, Draining: drain})
+}
+
+// Resume ends a pause or a drain.
+func (f *front) Resume(context.Context) error {
+	f.logger.Info("Resuming")
+	err := f.pause.set(pauseState{})
+	f.lookAgain()
+	return err
+}
+
+// Status is what the daemon knows of itself.
+func (f *front) Status(context.Context) (apitype.Status, error) {
+	c := f.config.Load()
+	paused, draining := f.Paused()
+	used := f.store.InUse()
+	st := apitype.Status{
+		Version: f.options.Version, Commit: f.options.Commit, PID: os.Getpid(), Started: f.begun,
+		StateDir: c.StateDir, Paused: paused, Draining: draining,
+		Jobs:     map[string]int{},
+		Capacity: amounts(f.Capacity()),
+		InUse:    amounts(used),
+		Attempts: f.attempts.count(),
+	}
+	for state, n := range f.store.Counts() {
+		st.Jobs[string(state)] = n
+	}
+	return st, nil
+}
+
+func amounts(c queue.Capacity) map[string]float64 {
+	return map[string]float64{"slots": float64(c.Slots), "cpus": c.CPUs, "memory": float64(c.Memory), "gpus": float64(c.GPUs)}
+}
+
+// CancelAttempt hands a cancel to a live attempt. One whose runner is only
+// being started looks for it itself.
+func (f *front) CancelAttempt(ctx context.Context, job queue.Job) error {
+	r := f.attempts.of(job.ID)
+	if r == nil || r.name.Attempt != job.Attempt {
+		return nil
+	}
+	return f.cancel(ctx, r, job.CancelReason)
+}
+
+// RemoveJob deletes a job's directories.
+func (f *front) RemoveJob(ctx context.Context, id string) error { return f.monitor.RemoveJob(ctx, id) }
+
+// Live is the stage and the last progress of a job's attempt.
+func (f *front) Live(id string) (stage string, progress *apitype.Progress) {
+	r := f.attempts.of(id)
+	if r == nil {
+		return "", nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stage, r.progress
+}
+
+// settings are what the API takes from the configuration.
+func (f *front) settings(c *config.Config) api.Settings {
+	return api.Settings{
+		AdminGroups: f.who.adminGIDs,
+		Defaults: transforms.Resources{
+			CPUs: c.Limits.CPUs, Memory: c.Limits.Memory, PIDs: c.Limits.PIDs,
+			Shm: c.Limits.Shm, Scratch: c.Limits.Scratch, Log: c.Limits.Log,
+		},
+		Machine: transforms.Resources{CPUs: c.Machine.CPUs, Memory: c.Machine.Memory, Shm: c.Machine.Memory},
+		Timeout: c.Limits.Time,
+	}
+}
+
+// pauseState is pause.json.
+type pauseState struct {
+	Paused   bool `json:"paused"`
+	Draining bool `json:"draining,omitempty"`
+}
+
+// pause is an admin's wish that outlives the daemon.
+type pause struct {
+	path string
+
+	mu    sync.Mutex
+	state pauseState
+}
+
+func loadPause(path string) (*pause, error) {
+	p := &pause{path: path}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return p, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &p.state)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot tell whether the queue is paused; repair or remove %s: %w", path, err)
+	}
+	return p, nil
+}
+
+func (p *pause) get() (paused, draining bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state.Paused, p.state.Draining
+}
+
+// set is durable when it returns. A pause that cannot be written holds all the
+// same until the daemon ends, and the caller is told.
+func (p *pause) set(s pauseState) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.state = s
+	data, err := json.Marshal(s)
+	if err == nil {
+		err = replaceFile(p.path, data)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make the pause survive a restart: %w", err)
+	}
+	return nil
+}
+
+// replaceFile puts data at path in one step that survives a power cut.
+func replaceFile(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

@@ -1,0 +1,73 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"time"
+
+	"girderworker/queue"
+)
+
+// dispatch claims jobs whenever one may be startable, until ctx ends.
+func (f *front) dispatch(ctx context.Context) error {
+	// More starts than this at a time only make each other slower.
+	starts := 2 * runtime.NumCPU()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-f.store.Wake():
+		case <-f.nudge:
+		case <-timer.C:
+		case done := <-f.proof:
+			close(done)
+			continue
+		}
+		again, err := f.claim(ctx, starts)
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, queue.ErrClosed) {
+				return nil
+			}
+			return err
+		}
+		timer.Stop()
+		if !again.IsZero() {
+			timer.Reset(max(0, time.Until(again)))
+		}
+	}
+}
+
+// fullDiskPause is how long claims rest when the disk has no room for one.
+const fullDiskPause = 5 * time.Second
+
+// claim starts what can be started, and returns when to look again without
+// being woken; zero is never.
+func (f *front) claim(ctx context.Context, starts int) (again time.Time, err error) {
+	most := max(0, starts-f.attempts.starting())
+	if paused, _ := f.Paused(); paused {
+		most = 0 // what is due is still settled
+	}
+	jobs, err := f.store.Claim(ctx, f.Capacity(), f.bootID, most)
+	if errors.Is(err, queue.ErrNoSpace) {
+		f.logger.Error("Cannot start jobs: the disk is full; trying again", "after", fullDiskPause, "error", err)
+		return time.Now().Add(fullDiskPause), nil
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	for i := range jobs {
+		f.attempts.begin(&jobs[i], f.runAttempt)
+	}
+	return f.store.NextDue(), nil
+}
+
+// lookAgain makes the dispatcher claim soon.
+func (f *front) lookAgain() {
+	select {
+	case f.nudge <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,203 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"girderworker/daemon/api"
+	"girderworker/daemon/apitype"
+	"girderworker/daemon/monitor"
+	"girderworker/queue"
+	"girderworker/sandbox/image"
+)
+
+// images reads the store's index itself and has everything else done by the
+// helper, through the monitor.
+type images struct {
+	store *image.Store
+	front *front
+}
+
+var _ api.Images = (*images)(nil)
+
+func openImages(dir string, f *front) (*images, error) {
+	store, err := image.Open(dir, image.Options{Log: f.logger.With("part", "images")})
+	if err != nil {
+		return nil, err
+	}
+	return &images{store, f}, nil
+}
+
+// told is an error of the image store as the API's callers tell it apart.
+type told struct {
+	error
+	kind error
+}
+
+func (t told) Unwrap() []error { return []error{t.error, t.kind} }
+
+func tell(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, image.ErrNotFound), errors.Is(err, monitor.ErrNoImage):
+		return told{err, api.ErrNoImage}
+	case errors.Is(err, image.ErrName), errors.Is(err, monitor.ErrBadImage):
+		return told{err, api.ErrBadImage}
+	case errors.Is(err, monitor.ErrNoSpace):
+		return told{err, queue.ErrNoSpace}
+	}
+	return err
+}
+
+// Import streams an archive to the helper.
+func (i *images) Import(ctx context.Context, archive io.Reader, name string, owner int) ([]apitype.Image, error) {
+	if name != "" {
+		if _, err := image.CheckName(name); err != nil {
+			return nil, tell(err)
+		}
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a pipe: %w", err)
+	}
+	copied := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(write, archive)
+		copied <- errors.Join(err, write.Close())
+	}()
+	var result HelperImages
+	err = i.front.monitor.Image(ctx, monitor.ImageRequest{Op: monitor.ImageImport, Name: name, Owner: owner}, read, &result)
+	// With the last reader gone the copy ends, if the helper did not read all.
+	read.Close()
+	copyErr := <-copied
+	if err != nil {
+		// An archive that did not arrive whole looks damaged; the reason is here.
+		if copyErr != nil && !errors.Is(copyErr, errBrokenPipe) {
+			err = fmt.Errorf("cannot receive the archive: %w", copyErr)
+		}
+		return nil, tell(err)
+	}
+	out := make([]apitype.Image, 0, len(result.Images))
+	for _, id := range result.Images {
+		img, err := i.store.Resolve(id, owner)
+		if err != nil {
+			return nil, tell(err)
+		}
+		out = append(out, imageView(img))
+	}
+	return out, nil
+}
+
+// List returns the images that a user may use; everyone is all of them.
+func (i *images) List(uid int) ([]apitype.Image, error) {
+	all, err := i.store.List()
+	if err != nil {
+		return nil, err
+	}
+	var out []apitype.Image
+	for _, img := range all {
+		img.Names = slices.DeleteFunc(slices.Clone(img.Names), func(n image.Name) bool {
+			return uid != everyone && n.Owner != uid && n.Owner != image.Everyone
+		})
+		if len(img.Names) > 0 || uid == everyone {
+			out = append(out, imageView(img))
+		}
+	}
+	return out, nil
+}
+
+// Resolve finds the image that a user means.
+func (i *images) Resolve(ref string, uid int) (apitype.Image, error) {
+	img, err := i.store.Resolve(ref, uid)
+	if err != nil {
+		return apitype.Image{}, tell(err)
+	}
+	return imageView(img), nil
+}
+
+// Remove takes names from an image.
+func (i *images) Remove(ctx context.Context, ref string, owner int) error {
+	return tell(i.front.monitor.Image(ctx, monitor.ImageRequest{Op: monitor.ImageRemove, Name: ref, Owner: owner}, nil, nil))
+}
+
+// Prune removes what no name and no job needs.
+func (i *images) Prune(ctx context.Context) (apitype.Pruned, error) {
+	keep, err := i.needed()
+	if err != nil {
+		return apitype.Pruned{}, err
+	}
+	var pruned apitype.Pruned
+	err = i.front.monitor.Image(ctx, monitor.ImageRequest{Op: monitor.ImagePrune, Owner: everyone, Keep: keep}, nil, &pruned)
+	return pruned, tell(err)
+}
+
+// needed are the ids that jobs which have not ended may still use.
+func (i *images) needed() ([]string, error) {
+	ids := map[string]bool{}
+	for _, r := range i.front.attempts.all() {
+		r.mu.Lock()
+		if r.imageID != "" {
+			ids[r.imageID] = true
+		}
+		r.mu.Unlock()
+	}
+	type want struct{ ref, owner string }
+	seen := map[want]bool{}
+	waiting := queue.Filter{States: []queue.State{queue.Queued, queue.Delayed, queue.Held, queue.Preparing, queue.Running}}
+	for {
+		jobs, err := i.front.store.List(waiting)
+		if err != nil {
+			return nil, err
+		}
+		if len(jobs) == 0 {
+			break
+		}
+		for k := range jobs {
+			w := want{jobs[k].Image, jobs[k].Owner}
+			if w.ref == "" || seen[w] {
+				continue
+			}
+			seen[w] = true
+			// A job whose image is gone will be told so when its turn comes.
+			if img, err := i.store.Resolve(w.ref, ownerUID(&jobs[k])); err == nil {
+				ids[img.ID] = true
+			}
+		}
+		waiting.Before = jobs[len(jobs)-1].Seq
+	}
+	keep := make([]string, 0, len(ids))
+	for id := range ids {
+		keep = append(keep, id)
+	}
+	return keep, nil
+}
+
+// Verify reads every byte of an image again.
+func (i *images) Verify(ctx context.Context, ref string, uid int) error {
+	img, err := i.store.Resolve(ref, uid)
+	if err == nil {
+		err = i.front.monitor.Image(ctx, monitor.ImageRequest{Op: monitor.ImageVerify, Name: img.ID, Owner: uid}, nil, nil)
+	}
+	return tell(err)
+}
+
+func imageView(img image.Image) apitype.Image {
+	v := apitype.Image{
+		ID: img.ID, Owner: everyone, Digest: img.Digest, Size: img.Size,
+		Created: img.Created, Added: img.Added, Arch: img.Arch, Names: []string{},
+	}
+	for k, n := range img.Names {
+		if k == 0 || n.Owner == image.Everyone {
+			v.Owner = n.Owner
+		}
+		if !slices.Contains(v.Names, n.Ref) {
+			v.Names = append(v.Names, n.Ref)
+		}
+	}
+	return v
+}

@@ -1,0 +1,97 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"girderworker/daemon/attempt"
+	"girderworker/daemon/monitor"
+	"girderworker/queue"
+)
+
+// recover brings the queue and the machine together after a restart. The
+// monitor has swept what had no runner before it started this process.
+func (f *front) recover(ctx context.Context) error {
+	alive, err := f.monitor.List(ctx)
+	if err != nil {
+		return err
+	}
+	live := make(map[monitor.Attempt]bool, len(alive))
+	for _, a := range alive {
+		live[a] = true
+	}
+	jobs, err := f.store.Active()
+	if err != nil {
+		return err
+	}
+	for i := range jobs {
+		job := &jobs[i]
+		a := monitor.Attempt{Job: job.ID, Attempt: job.Attempt}
+		if live[a] {
+			delete(live, a)
+			f.attempts.begin(job, f.resume)
+			continue
+		}
+		if err := f.settle(ctx, job, a); err != nil {
+			return err
+		}
+	}
+	// What runs without a job in the queue (an old copy was put back) must not.
+	for a := range live {
+		f.logger.Error("Ending an attempt that the queue does not know", "attempt", a)
+		if err := f.monitor.Kill(ctx, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// resume follows an attempt that an earlier front started.
+func (f *front) resume(ctx context.Context, job *queue.Job, r *running) {
+	dir, err := attempt.NewDir(f.config.Load().StateDir, job.ID, job.Attempt)
+	if err == nil {
+		var req *attempt.Request
+		// A request of a newer release is not readable; its attempt still ends.
+		if req, err = dir.ReadRequest(); err == nil {
+			r.mu.Lock()
+			r.imageID, r.grace = req.ImageID, req.Plan.StopGrace
+			r.mu.Unlock()
+		}
+	}
+	if err != nil {
+		f.logger.Warn("Cannot read the request of a live attempt", "attempt", r.name, "error", err)
+	}
+	f.started(r)
+	f.follow(ctx, r)
+}
+
+// settle records the end of an attempt that has no runner any more.
+func (f *front) settle(ctx context.Context, job *queue.Job, a monitor.Attempt) error {
+	dir, err := attempt.NewDir(f.config.Load().StateDir, a.Job, a.Attempt)
+	if err != nil {
+		return err
+	}
+	over, err := dir.Ended()
+	if err != nil {
+		return fmt.Errorf("cannot tell how attempt %s ended: %w", a, err)
+	}
+	if over {
+		r := &running{name: a}
+		done, err := f.readEvents(contextDone(), dir, r)
+		if err != nil && !errors.Is(err, context.Canceled) {
+			f.logger.Warn("Cannot read the events of an attempt", "attempt", a, "error", err)
+		}
+		f.conclude(ctx, dir, r, done)
+		return context.Cause(ctx)
+	}
+	reason := "the daemon was restarted before it had begun"
+	switch {
+	case job.BootID != "" && job.BootID != f.bootID:
+		reason = "the machine was restarted"
+	case job.State == queue.Running:
+		reason = "its runner died while the daemon was away"
+	}
+	f.interrupt(ctx, a, reason)
+	return context.Cause(ctx)
+}
