@@ -14,6 +14,10 @@ func runOwnProcess(p Process) (code int, ok bool) {
 	switch args := p.Args[1:]; p.Args[0] {
 	case image.UnpackCommand:
 		return image.Main(args), true
+	case "front":
+		return (&app{Process: p}).frontProcess(args), true
+	case "images-helper":
+		return (&app{Process: p}).imageHelper(), true
 	}
 	return 0, false
 }

@@ -68,7 +68,7 @@ func (a *app) root() *cobra.Command {
 		}},
 		{groupImages, []*cobra.Command{a.imagesCommand()}},
 		{groupDaemon, []*cobra.Command{
-			a.statusCommand(), a.drainCommand(), a.pauseCommand(), a.resumeCommand(),
+			a.daemonCommand(), a.statusCommand(), a.drainCommand(), a.pauseCommand(), a.resumeCommand(),
 			a.backupCommand(), a.versionCommand(), a.completionCommand(),
 		}},
 	} {

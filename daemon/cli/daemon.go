@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"girderworker/daemon"
+	"girderworker/daemon/config"
+)
+
+const daemonLong = `Run the daemon in the foreground. It is started as root, by the service manager,
+and gives that up: a small half stays root to start containers, everything else
+runs as an unprivileged user. Jobs live on while the daemon is restarted.
+
+The configuration is read from ` + config.DefaultFile + `, then worker.local.cfg
+beside it, then variables such as GIRDER_WORKER_STATE_DIR, then these flags.
+SIGHUP, or a change of a file, reloads it. SIGTERM and SIGINT end the daemon in
+order, a second one at once.`
+
+const daemonEpilog = `Exit codes:
+  0  ended as it was asked to
+  1  could not start or go on; stderr says why
+  2  the configuration is bad; stderr names every option`
+
+func (a *app) daemonCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "daemon",
+		Short:             "Run the daemon",
+		Long:              daemonLong,
+		Example:           "  girder-worker daemon\n  girder-worker daemon --state-dir /scratch/girder-worker --slots 4",
+		Annotations:       map[string]string{epilog: daemonEpilog},
+		Args:              exactly(),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	daemonFlags(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		// The daemon obeys signals in its own way.
+		signal.Reset(syscall.SIGINT, syscall.SIGTERM)
+		options := a.daemonOptions(cmd.Flags())
+		if code := a.tellDaemon(daemon.Run(options)); code != 0 {
+			return exitStatus(code)
+		}
+		return nil
+	}
+	return cmd
+}
+
+// daemonFlags adds --config and a flag for every option of the daemon's own
+// section that the command line does not have yet.
+func daemonFlags(flags *pflag.FlagSet) {
+	flags.String("config", "", "configuration `file`")
+	defaults := config.Default()
+	for _, k := range defaults.Keys() {
+		if k.Section == "girder_worker" && k.Flag() != "socket" {
+			flags.String(k.Flag(), "", k.Help)
+		}
+	}
+}
+
+// daemonOptions collects what was given, in a form that also makes the front's
+// command line.
+func (a *app) daemonOptions(flags *pflag.FlagSet) daemon.Options {
+	o := daemon.Options{
+		Sources: config.Sources{Environ: os.Environ(), Flags: map[string]string{}},
+		Version: a.Version,
+		Commit:  a.Commit,
+	}
+	o.Sources.File, _ = a.LookupEnv("GIRDER_WORKER_CONFIG")
+	flags.Visit(func(f *pflag.Flag) {
+		o.Args = append(o.Args, "--"+f.Name+"="+f.Value.String())
+		if f.Name == "config" {
+			o.Sources.File = f.Value.String()
+			return
+		}
+		o.Sources.Flags[f.Name] = f.Value.String()
+	})
+	return o
+}
+
+// tellDaemon says what ended a half of the daemon, and returns its exit code.
+func (a *app) tellDaemon(err error) int {
+	code, tell := daemon.ExitCode(err)
+	if tell {
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			fmt.Fprintln(a.Stderr, "girder-worker:", line)
+		}
+	}
+	return code
+}
+
+// frontProcess is the daemon's unprivileged half, with the flags of `daemon`.
+func (a *app) frontProcess(args []string) int {
+	flags := pflag.NewFlagSet("front", pflag.ContinueOnError)
+	flags.String("socket", "", "")
+	daemonFlags(flags)
+	if err := flags.Parse(args); err != nil {
+		return a.tellDaemon(err)
+	}
+	if flags.NArg() > 0 {
+		return a.tellDaemon(errors.New("this command is for the program's own use"))
+	}
+	return a.tellDaemon(daemon.Front(a.daemonOptions(flags)))
+}
+
+// imageHelper works on the image store, for the daemon's privileged half.
+func (a *app) imageHelper() int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	return a.tellDaemon(daemon.ImageHelper(ctx, a.Stdin, a.Stdout))
+}
