@@ -18,7 +18,7 @@ import (
 type launcher interface {
 	// start runs the runner of an attempt whose directory and request are
 	// ready and whose lock is held. It takes the lock over in any case. After an
-	// error no process is left.
+	// error no process is left. The process is nil when it has ended already.
 	start(ctx context.Context, d attempt.Dir, lock *attempt.Lock) (*process, error)
 	// find returns the runner of an attempt that no record tells of; nil is none.
 	find(ctx context.Context, d attempt.Dir) (*process, error)

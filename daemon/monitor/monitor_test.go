@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/attempt"
+	"girderworker/daemon/systemd"
 	"girderworker/sandbox/cgroup"
 	"girderworker/transforms"
 )
@@ -230,8 +231,26 @@ func leftovers(t *testing.T, o Options) {
 	}
 }
 
-func TestAttemptEnds(t *testing.T) {
-	o := testOptions(t)
+// onEachLauncher runs a test with attempts started both ways.
+func onEachLauncher(t *testing.T, test func(t *testing.T, o Options)) {
+	t.Run("session", func(t *testing.T) { test(t, testOptions(t)) })
+	t.Run("systemd", func(t *testing.T) {
+		if !systemd.Running() {
+			t.Skip("no systemd here; make test-vm runs it under one")
+		}
+		o := testOptions(t)
+		o.Launcher = "systemd"
+		test(t, o)
+		units, err := exec.Command("systemctl", "list-units", "--all", "--plain", "--no-legend", stateName(o.State)+"-*").CombinedOutput()
+		if err != nil || len(units) > 0 {
+			t.Errorf("units left: %v\n%s", err, units)
+		}
+	})
+}
+
+func TestAttemptEnds(t *testing.T) { onEachLauncher(t, attemptEnds) }
+
+func attemptEnds(t *testing.T, o Options) {
 	d := startDaemon(t, o)
 	a := Attempt{"job", 1}
 	if err := d.client.Start(t.Context(), testRequest("job", 1, "exit")); err != nil {
@@ -271,8 +290,9 @@ func TestAttemptEnds(t *testing.T) {
 	leftovers(t, o)
 }
 
-func TestOneLiveAttemptOfAJob(t *testing.T) {
-	o := testOptions(t)
+func TestOneLiveAttemptOfAJob(t *testing.T) { onEachLauncher(t, oneLiveAttemptOfAJob) }
+
+func oneLiveAttemptOfAJob(t *testing.T, o Options) {
 	d := startDaemon(t, o)
 	a := Attempt{"job", 1}
 	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait")); err != nil {
@@ -305,8 +325,9 @@ func TestOneLiveAttemptOfAJob(t *testing.T) {
 }
 
 // A runner that dies is noticed at once, and nothing of it is left.
-func TestRunnerKilled(t *testing.T) {
-	o := testOptions(t)
+func TestRunnerKilled(t *testing.T) { onEachLauncher(t, runnerKilled) }
+
+func runnerKilled(t *testing.T, o Options) {
 	d := startDaemon(t, o)
 	a := Attempt{"job", 1}
 	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait")); err != nil {
@@ -331,8 +352,9 @@ func TestRunnerKilled(t *testing.T) {
 }
 
 // An attempt lives on without a monitor, and the next one finds it.
-func TestAttemptOutlivesMonitor(t *testing.T) {
-	o := testOptions(t)
+func TestAttemptOutlivesMonitor(t *testing.T) { onEachLauncher(t, attemptOutlivesMonitor) }
+
+func attemptOutlivesMonitor(t *testing.T, o Options) {
 	d := startDaemon(t, o)
 	a := Attempt{"job-with-dashes", 1}
 	if err := d.client.Start(t.Context(), testRequest(a.Job, 1, "wait")); err != nil {
@@ -370,8 +392,9 @@ func TestAttemptOutlivesMonitor(t *testing.T) {
 }
 
 // What died while no monitor looked is swept by the next.
-func TestRunnerDiedWithoutMonitor(t *testing.T) {
-	o := testOptions(t)
+func TestRunnerDiedWithoutMonitor(t *testing.T) { onEachLauncher(t, runnerDiedWithoutMonitor) }
+
+func runnerDiedWithoutMonitor(t *testing.T, o Options) {
 	d := startDaemon(t, o)
 	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait")); err != nil {
 		t.Fatal(err)
@@ -386,8 +409,13 @@ func TestRunnerDiedWithoutMonitor(t *testing.T) {
 	if err := unix.Kill(rec.PID, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	// Our child, since monitor and test are one process: it must not stay a zombie.
-	if _, err := unix.Wait4(rec.PID, nil, 0, nil); err != nil {
+	// Where it is our child, since monitor and test are one process, it must not
+	// stay a zombie; else PID 1 reaps it.
+	if _, err := unix.Wait4(rec.PID, nil, 0, nil); errors.Is(err, unix.ECHILD) {
+		for unix.Kill(rec.PID, 0) == nil {
+			time.Sleep(5 * time.Millisecond)
+		}
+	} else if err != nil {
 		t.Fatal(err)
 	}
 	d = startDaemon(t, o)
@@ -398,8 +426,9 @@ func TestRunnerDiedWithoutMonitor(t *testing.T) {
 	leftovers(t, o)
 }
 
-func TestKill(t *testing.T) {
-	o := testOptions(t)
+func TestKill(t *testing.T) { onEachLauncher(t, killAttempt) }
+
+func killAttempt(t *testing.T, o Options) {
 	d := startDaemon(t, o)
 	a := Attempt{"job", 1}
 	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait")); err != nil {
@@ -416,8 +445,9 @@ func TestKill(t *testing.T) {
 	leftovers(t, o)
 }
 
-func TestManyAtOnce(t *testing.T) {
-	o := testOptions(t)
+func TestManyAtOnce(t *testing.T) { onEachLauncher(t, manyAtOnce) }
+
+func manyAtOnce(t *testing.T, o Options) {
 	d := startDaemon(t, o)
 	errs := make(chan error, 7)
 	for i := range cap(errs) {

@@ -3,7 +3,6 @@ package monitor
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"girderworker/daemon/attempt"
@@ -50,7 +49,8 @@ func (u *units) start(ctx context.Context, d attempt.Dir, lock *attempt.Lock) (*
 	}
 	p, err := findProcess(pid, 0)
 	if err == nil && p == nil {
-		err = fmt.Errorf("cannot start %s: its runner ended at once", name)
+		// Over already, as a short attempt may be: its directory tells how it ended.
+		return nil, nil
 	}
 	if err == nil {
 		err = writeRecord(d, record{PID: p.pid, Start: p.start, Unit: name})
