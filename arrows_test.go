@@ -37,7 +37,7 @@ var arrows = map[string]struct {
 	"daemon/config":         {nil, "configuration is read by many and reads no one"},
 	"daemon/metrics":        {[]string{"daemon/apitype"}, "numbers are asked from the daemon's status when somebody scrapes; nothing else is known here"},
 	"daemon/monitor":        {[]string{"daemon/attempt", "daemon/systemd", "sandbox", "sandbox/cgroup"}, "the root half that lives as long as the daemon: it starts and ends attempts and parses nothing foreign, so neither the queue, the API nor the image readers may come in"},
-	"daemon/runner":         {[]string{"daemon/attempt", "sandbox", "sandbox/fifo", "sandbox/image", "sandbox/runc", "transforms"}, "one attempt, from its request to its exit: it must run without the daemon, so it may not know it"},
+	"daemon/runner":         {[]string{"daemon/attempt", "sandbox", "sandbox/cgroup", "sandbox/fifo", "sandbox/image", "sandbox/runc", "transforms"}, "one attempt, from its request to its exit: it must run without the daemon, so it may not know it"},
 	"daemon/systemd":        {nil, "systemd's protocols, without a word of ours"},
 
 	"packaging/bench": {[]string{"daemon/apitype", "daemon/client", "queue", "sandbox", "transforms"}, "the benchmark drives the real binary from outside, and the queue directly for comparison"},

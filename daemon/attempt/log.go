@@ -13,6 +13,9 @@ import (
 // MaxLogRecord is the most data that one record of log holds.
 const MaxLogRecord = maxPayload
 
+// flushAt is how much output may wait for a Flush.
+const flushAt = 4 * MaxLogRecord
+
 // A LogWriter appends to log. It never fails and never makes its caller wait
 // for anything but the disk: what is beyond the limit, or cannot be written, is
 // counted and dropped, because a container that nobody reads stands still.
@@ -63,6 +66,9 @@ func (w *LogWriter) Append(stream LogStream, t time.Time, data []byte) {
 		n := min(len(data), MaxLogRecord-len(w.pending))
 		w.pending = append(w.pending, data[:n]...)
 		data = data[n:]
+	}
+	if w.added >= flushAt {
+		w.flush()
 	}
 }
 

@@ -1,0 +1,459 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"girderworker/daemon/attempt"
+	"girderworker/sandbox"
+	"girderworker/sandbox/cgroup"
+	"girderworker/sandbox/fifo"
+	"girderworker/sandbox/image"
+	"girderworker/sandbox/runc"
+	"girderworker/transforms"
+)
+
+// The stages of an attempt, as events name them.
+const (
+	stagePreparing = "preparing"
+	stageRunning   = "running"
+	stageFinishing = "finishing"
+)
+
+const (
+	// finishGrace is how long streams are still finished once the attempt is to end.
+	finishGrace = 10 * time.Second
+	// endPatience is how long the end of a killed container is waited for
+	// where the attempt has failed already.
+	endPatience = time.Minute
+	// settleAfter is when a job counts as a long one, for which it pays to give
+	// back the memory that its start took.
+	settleAfter = time.Second
+)
+
+// attemptRun is one attempt under way.
+type attemptRun struct {
+	dir    attempt.Dir
+	gid    int
+	events *attempt.EventWriter
+	stop   *stopper
+	logger *slog.Logger
+
+	request   *attempt.Request
+	log       *attempt.LogWriter
+	output    *output
+	transfer  *transfer // nil where there is nothing to move
+	pipes     *fifo.Dir // nil where there are none
+	container sandbox.Container
+	copied    chan error // result of output.copy
+}
+
+// run carries the attempt out. When it returns, no process of the container is
+// left and everything that counts is on the disk but exit.json.
+func (a *attemptRun) run(ctx context.Context) attempt.Exit {
+	r, err := a.dir.ReadRequest()
+	if err != nil {
+		return failure(err)
+	}
+	a.request = r
+	a.stop.after(r.Limits.Hard, &stopReason{attempt.OutcomeTimeout, fmt.Sprintf("over its time limit of %v", r.Limits.Hard), -1})
+	a.stop.after(r.Limits.Soft, &stopReason{attempt.OutcomeTimeout, fmt.Sprintf("over its soft time limit of %v", r.Limits.Soft), 0})
+	a.tell(attempt.Event{Stage: stagePreparing})
+	a.log = a.dir.NewLogWriter(r.Resources.Log, r.Grant.GroupID)
+
+	spec, err := a.prepare(ctx)
+	if err == nil {
+		err = a.start(ctx, spec)
+	}
+	closeFiles(spec)
+	if err != nil {
+		return a.notStarted(err)
+	}
+	a.tell(attempt.Event{Stage: stageRunning, Started: &attempt.Started{PID: a.container.PID()}})
+	settle := time.AfterFunc(settleAfter, debug.FreeOSMemory)
+	exit, err := a.supervise(stopSignalOf(spec))
+	settle.Stop()
+	if err != nil {
+		return failure(err)
+	}
+	// What comes later does not change why the container ended.
+	reason, _ := a.stop.reason()
+	a.tell(attempt.Event{Stage: stageFinishing})
+	return a.finish(exit, reason)
+}
+
+// prepare makes everything that the container starts with.
+func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error) {
+	r := a.request
+	if len(r.Plan.Streams) > 0 || len(r.Plan.Binds) > 0 {
+		if a.transfer, err = startTransfer(r.Identity, r.Plan.Streams); err != nil {
+			return nil, err
+		}
+	}
+	store, err := image.Open(r.Grant.ImageDir, image.Options{Log: a.logger})
+	if err != nil {
+		return nil, err
+	}
+	img, err := store.Get(r.ImageID)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use image %s: %w", r.Plan.Image, err)
+	}
+	layers, err := store.Layers(img)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use image %s: %w", r.Plan.Image, err)
+	}
+	if spec, err = newSpec(r, &img.Config); err != nil {
+		return nil, err
+	}
+	scratch := filepath.Join(r.Grant.WorkDir, "scratch")
+	if err := os.Mkdir(scratch, 0o711); err != nil {
+		return spec, fmt.Errorf("cannot make the job's scratch directory: %w", err)
+	}
+	spec.Rootfs = sandbox.Rootfs{Layers: layers, Scratch: scratch}
+	for _, b := range r.Plan.Binds {
+		source, err := a.transfer.openBind(ctx, b)
+		if err != nil {
+			return spec, err
+		}
+		spec.Mounts = append(spec.Mounts, sandbox.Mount{Source: source, Target: b.Target, ReadOnly: b.ReadOnly, Recursive: true})
+	}
+	if err := a.connect(ctx, spec); err != nil {
+		return spec, err
+	}
+	if a.output, err = newOutput(a.log); err != nil {
+		return spec, err
+	}
+	spec.Stdout, spec.Stderr = a.output.pipes[0].w, a.output.pipes[1].w
+	return spec, nil
+}
+
+// connect has the streams' files opened and makes their pipes.
+func (a *attemptRun) connect(ctx context.Context, spec *sandbox.Spec) error {
+	streams := a.request.Plan.Streams
+	if len(streams) == 0 {
+		return nil
+	}
+	if err := a.transfer.openStreams(ctx); err != nil {
+		return err
+	}
+	// Everyone in the container may open the pipes, so nobody else may reach them.
+	closed := filepath.Join(a.request.Grant.WorkDir, "closed")
+	if err := os.Mkdir(closed, 0o700); err != nil {
+		return fmt.Errorf("cannot make a directory for named pipes: %w", err)
+	}
+	dir, err := fifo.Create(filepath.Join(closed, "pipes"))
+	if err != nil {
+		return err
+	}
+	a.pipes = dir
+	pipes := make(map[string]fifo.Pipe, len(streams))
+	for _, s := range streams {
+		p, err := dir.Make(s.Name)
+		if err != nil {
+			return err
+		}
+		pipes[s.Name] = p
+		if s.Kind == transforms.StreamStdin {
+			if spec.Stdin, err = dir.OpenStdin(p); err != nil {
+				return err
+			}
+		}
+	}
+	source, err := duplicate(dir.File())
+	if err != nil {
+		return err
+	}
+	spec.Mounts = append(spec.Mounts, sandbox.Mount{Source: source, Target: transforms.PipeDirectory, ReadOnly: true})
+	return a.transfer.connect(ctx, dir, pipes)
+}
+
+// start starts the container and what listens to it.
+func (a *attemptRun) start(ctx context.Context, spec *sandbox.Spec) error {
+	if err := leaveForContainer(a.request.Grant.Cgroup); err != nil {
+		return err
+	}
+	runner, err := runc.New(runc.Options{
+		CacheDir: a.request.Grant.CacheDir,
+		Cgroup:   path.Dir(a.request.Grant.Cgroup),
+		Logger:   a.logger,
+	})
+	if err != nil {
+		return err
+	}
+	if a.transfer != nil {
+		a.transfer.onActivity = a.output.touch
+		a.transfer.onProgress = func(p attempt.Progress) {
+			a.output.touch()
+			a.tell(attempt.Event{Progress: &p})
+		}
+		a.transfer.onBroken = func(stream, text string) {
+			a.stop.stop(&stopReason{attempt.OutcomeError, fmt.Sprintf("input %s broke off: %s", stream, text), -1})
+		}
+		a.transfer.listen(a.crashed)
+	}
+	if a.container, err = runner.Start(ctx, spec); err != nil {
+		return err
+	}
+	a.output.started()
+	a.output.touch()
+	a.copied = make(chan error, 1)
+	go func() {
+		err := errors.New("internal error")
+		defer func() { a.copied <- err }()
+		defer a.crashed()
+		err = a.output.copy()
+	}()
+	a.stop.whenIdle(a.request.Limits.Idle, a.output.lastOutput)
+	return nil
+}
+
+// leaveForContainer moves this process out of the control group in which the
+// container's is to be made: in cgroup v2 a group with processes cannot have
+// groups with limits below it.
+func leaveForContainer(container string) error {
+	if !cgroup.Unified() {
+		return nil
+	}
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return fmt.Errorf("cannot learn the runner's cgroup: %w", err)
+	}
+	parent := path.Dir(path.Join("/", container))
+	if own := strings.TrimSpace(strings.TrimPrefix(string(data), "0::")); own != parent {
+		return nil
+	}
+	group, err := cgroup.At(path.Join(parent, "runner"))
+	if err == nil {
+		err = group.Join(os.Getpid())
+	}
+	return err
+}
+
+// notStarted is the exit of an attempt whose container never ran.
+func (a *attemptRun) notStarted(err error) attempt.Exit {
+	exit := failure(err)
+	reason, _ := a.stop.reason()
+	switch {
+	case reason != nil:
+		exit.Outcome, exit.Error = reason.outcome, reason.text+" (before its container ran)"
+		exit.Code = codeOf(reason.outcome)
+	case errors.Is(err, sandbox.ErrNotFound):
+		exit.Code = attempt.CodeNotFound
+	case errors.Is(err, sandbox.ErrNotExecutable):
+		exit.Code = attempt.CodeNotExecutable
+	}
+	return exit
+}
+
+// supervise waits for the end of the container, and brings it about when there
+// is a reason to.
+func (a *attemptRun) supervise(stopSignal os.Signal) (sandbox.Exit, error) {
+	type end struct {
+		exit sandbox.Exit
+		err  error
+	}
+	ended := make(chan end, 1)
+	wait := func() {
+		e := end{err: errors.New("internal error")}
+		defer func() { ended <- e }()
+		defer a.crashed()
+		e.exit, e.err = a.container.Wait(context.Background())
+	}
+	go wait()
+	var asked time.Time // when the stop signal was sent
+	kill := time.NewTimer(0)
+	if !kill.Stop() {
+		<-kill.C
+	}
+	defer kill.Stop()
+	for failures := 0; ; {
+		select {
+		case e := <-ended:
+			if e.err == nil {
+				return e.exit, nil
+			}
+			if failures++; failures == 3 {
+				return sandbox.Exit{}, e.err
+			}
+			a.logger.Error("Cannot wait for the container; trying again", "error", e.err)
+			kill.Reset(time.Second)
+			go wait()
+		case <-a.stop.changed:
+			_, grace := a.stop.reason()
+			if grace == 0 {
+				grace = a.request.Plan.StopGrace
+			}
+			if grace == 0 {
+				grace = defaultGrace
+			}
+			if asked.IsZero() {
+				asked = time.Now()
+				if grace > 0 {
+					if err := a.container.Signal(stopSignal); err != nil {
+						a.logger.Warn("Cannot send the stop signal", "error", err)
+						grace = 0
+					}
+				}
+			}
+			kill.Reset(max(0, time.Until(asked.Add(grace))))
+		case <-kill.C:
+			if err := a.container.Kill(); err != nil {
+				a.logger.Error("Cannot kill the container; trying again", "error", err)
+				kill.Reset(time.Second)
+			}
+		}
+	}
+}
+
+// finish brings to the disk what the container produced, and says how it ended.
+func (a *attemptRun) finish(ended sandbox.Exit, reason *stopReason) attempt.Exit {
+	exit := attempt.Exit{Outcome: attempt.OutcomeExited, Code: ended.Code, Container: &ended}
+	switch {
+	case reason != nil:
+		exit.Outcome, exit.Error, exit.Code = reason.outcome, reason.text, codeOf(reason.outcome)
+	case ended.OOMKilled:
+		exit.Outcome, exit.Code = attempt.OutcomeOOM, attempt.CodeOOM
+		exit.Error = fmt.Sprintf("out of memory: the job needed more than its limit of %d MiB", a.request.Resources.Memory>>20)
+	case ended.Signal != 0:
+		exit.Error = fmt.Sprintf("the job was killed by signal %d (%s)", ended.Signal, unix.SignalName(unix.Signal(ended.Signal)))
+	}
+	a.output.ended()
+	if err := <-a.copied; err != nil {
+		a.note(err.Error())
+	}
+	if a.transfer != nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		undo := context.AfterFunc(a.stop.ctx, func() {
+			time.Sleep(finishGrace)
+			cancel()
+		})
+		exit.Streams = a.transfer.finish(ctx)
+		undo()
+		a.judgeStreams(&exit)
+	}
+	var err error
+	if exit.LogBytes, exit.LogDropped, err = a.log.Close(); err != nil {
+		a.note(err.Error())
+	}
+	return exit
+}
+
+// judgeStreams makes a failed stream fail an attempt that is well otherwise.
+func (a *attemptRun) judgeStreams(exit *attempt.Exit) {
+	for _, s := range exit.Streams {
+		switch {
+		case s.Error != "" && exit.Outcome == attempt.OutcomeExited && exit.Code == 0:
+			exit.Outcome, exit.Code = attempt.OutcomeError, attempt.CodeError
+			exit.Error = fmt.Sprintf("stream %s: %s", s.Name, s.Error)
+		case s.Error == "" && s.Partial && s.Kind == transforms.StreamInput:
+			a.note(fmt.Sprintf("input %s: the container did not read all of it", s.Name))
+		}
+	}
+	if n := a.transfer.skipped; n > 0 {
+		a.note(fmt.Sprintf("progress: %d lines were not progress and were skipped", n))
+	}
+}
+
+func codeOf(o attempt.Outcome) int {
+	switch o {
+	case attempt.OutcomeCanceled:
+		return attempt.CodeCanceled
+	case attempt.OutcomeTimeout:
+		return attempt.CodeTimeout
+	case attempt.OutcomeOOM:
+		return attempt.CodeOOM
+	}
+	return attempt.CodeError
+}
+
+// tell appends an event. One that cannot be written is lost, and nothing else.
+func (a *attemptRun) tell(e attempt.Event) {
+	if err := a.events.Append(e); err != nil {
+		a.logger.Warn("An event is lost", "error", err)
+	}
+}
+
+func (a *attemptRun) note(text string) { a.tell(attempt.Event{Note: text}) }
+
+// crashed is deferred by every goroutine of an attempt: its panic ends the
+// attempt with an error.
+func (a *attemptRun) crashed() {
+	if p := recover(); p != nil {
+		a.logger.Error("Internal error", "panic", p, "stack", string(debug.Stack()))
+		a.stop.stop(&stopReason{attempt.OutcomeError, fmt.Sprintf("internal error of girder-worker, please report it: %v", p), -1})
+	}
+}
+
+// killContainer ends a container that nobody supervises any more.
+func (a *attemptRun) killContainer() {
+	if a.container == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), endPatience)
+	defer cancel()
+	err := a.container.Kill()
+	if err == nil {
+		_, err = a.container.Wait(ctx)
+	}
+	if err != nil {
+		a.logger.Error("Cannot end the container", "error", err)
+	}
+}
+
+// cleanUp removes everything but the attempt's directory. What it cannot, the
+// monitor does when this process has ended.
+func (a *attemptRun) cleanUp() {
+	if a.transfer != nil {
+		a.transfer.end()
+	}
+	if a.output != nil {
+		a.output.close()
+	}
+	if a.pipes != nil {
+		a.pipes.Close()
+	}
+	var err error
+	if a.container != nil {
+		err = a.container.Destroy()
+	}
+	if err == nil && a.request != nil {
+		err = attempt.RemoveWork(a.request.Grant.WorkDir)
+	}
+	if err != nil {
+		a.logger.Error("Cannot clean up", "error", err)
+	}
+}
+
+// closeFiles drops this process's copies of what a container was started with.
+func closeFiles(spec *sandbox.Spec) {
+	if spec == nil {
+		return
+	}
+	for _, m := range spec.Mounts {
+		if m.Source != nil {
+			m.Source.Close()
+		}
+	}
+	if spec.Stdin != nil {
+		spec.Stdin.Close()
+	}
+}
+
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("cannot duplicate a descriptor: %w", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}

@@ -1,0 +1,184 @@
+// Package runner carries out one attempt of a job, from its request to its
+// exit.json, in a process of its own that outlives the daemon. It decides
+// nothing: what to run was decided by the front and granted by the monitor, and
+// stands in the attempt's directory.
+//
+// The process is root, because it makes a container. What needs no privilege is
+// done by [TransferMain], a second process with the submitter's identity, which
+// opens the submitter's files and moves the data of the streams. It is there
+// only when there is something to move.
+//
+// # Life
+//
+//	lock ─ request ─ space for exit.json ─ "preparing"
+//	  transfer opens files ─ named pipes ─ container ─ "running"
+//	    output to log; the first of: its end, cancel, limit, SIGTERM
+//	  cgroup empty ─ "finishing" ─ streams drained and synced, log synced
+//	exit.json ─ Done ─ cgroup and work directory removed
+//
+// # Goroutines
+//
+//	main        the life above; waits for all others
+//	wait        parked on the container's pidfd
+//	output      parked on both output pipes (output.go)
+//	cancels     parked on the attempt's directory; one more for signals (stop.go)
+//	transfer    reads what the transfer process says; one with a thread of its
+//	            own starts it and waits for its end (transfer.go)
+//
+// None but the last holds a thread while it waits.
+package runner
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"girderworker/daemon/attempt"
+)
+
+// Command and TransferCommand are the hidden sub-commands under which the
+// binary must call [Main] and [TransferMain].
+const (
+	Command         = "runner"
+	TransferCommand = "transfer"
+)
+
+// Main is the sub-command "runner", with its arguments. It has two forms:
+//
+//	--directory DIR   run the attempt of that directory
+//	--warm-fd N       get ready, and wait on the socket N for an attempt
+//	                  (see [attempt.ReceiveStart]) or for its end
+//
+// The exit code is 0 when exit.json tells how the attempt ended, however that
+// was, and when a warm runner was not needed.
+func Main(args []string) int {
+	logger := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", Command)
+	if err := run(args, logger); err != nil {
+		logger.Error("Cannot run the attempt", "error", err)
+		return 1
+	}
+	return 0
+}
+
+func run(args []string, logger *slog.Logger) error {
+	flags := flag.NewFlagSet(Command, flag.ContinueOnError)
+	directory := flags.String("directory", "", "run the attempt of this directory")
+	warmFD := flags.Int("warm-fd", -1, "wait on this socket for an attempt")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 || (*directory == "") == (*warmFD < 0) {
+		return errors.New("want either --directory DIR or --warm-fd N")
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("a runner must be root")
+	}
+	// Named pipes and log are made with exact modes; files of the container's
+	// root are the sandbox's.
+	unix.Umask(0o022)
+	if err := ownMounts(); err != nil {
+		return err
+	}
+	// A container's start is over in milliseconds on one processor. More would
+	// only keep memory for each.
+	runtime.GOMAXPROCS(min(2, runtime.NumCPU()))
+
+	// From here on a SIGTERM is an orderly end, whatever the stage.
+	stop := newStopper()
+	defer stop.close()
+
+	if *directory != "" {
+		dir, err := attempt.ParseDir(*directory)
+		if err != nil {
+			return err
+		}
+		lock, err := dir.Lock()
+		if err != nil {
+			return err
+		}
+		return runAttempt(dir, lock, stop, logger)
+	}
+	if err := unix.SetNonblock(*warmFD, true); err != nil {
+		return fmt.Errorf("cannot use descriptor %d: %w", *warmFD, err)
+	}
+	unix.CloseOnExec(*warmFD)
+	socket := os.NewFile(uintptr(*warmFD), "warm")
+	// What getting ready has left behind would stay for as long as the wait.
+	debug.FreeOSMemory()
+	dir, lock, err := attempt.ReceiveStart(socket)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	socket.Close()
+	return runAttempt(dir, lock, stop, logger)
+}
+
+// runAttempt runs an attempt that is locked, and leaves exit.json.
+func runAttempt(dir attempt.Dir, lock *attempt.Lock, stop *stopper, logger *slog.Logger) error {
+	defer lock.Close()
+	logger = logger.With("attempt", dir.ID())
+	stop.watch(dir)
+
+	gid, err := groupOf(dir.Path())
+	if err != nil {
+		return err
+	}
+	exitFile, err := dir.ReserveExit(gid)
+	if err != nil {
+		return err
+	}
+	events, err := dir.CreateEvents(gid)
+	if err != nil {
+		// Nothing can be told but the end.
+		return exitFile.Commit(failure(err))
+	}
+	defer events.Close()
+
+	a := &attemptRun{dir: dir, gid: gid, events: events, stop: stop, logger: logger}
+	defer a.cleanUp()
+	exit := a.guard(a.run)
+	exit.Finished = time.Now()
+	if err := exitFile.Commit(exit); err != nil {
+		return err
+	}
+	a.tell(attempt.Event{Done: &attempt.Done{}})
+	return nil
+}
+
+// failure is the exit of an attempt that could not be carried out.
+func failure(err error) attempt.Exit {
+	return attempt.Exit{Outcome: attempt.OutcomeError, Code: attempt.CodeError, Error: err.Error()}
+}
+
+// guard turns a panic into an exit: an attempt must not be lost to a mistake
+// in the program that runs it.
+func (a *attemptRun) guard(run func(context.Context) attempt.Exit) (exit attempt.Exit) {
+	defer func() {
+		if p := recover(); p != nil {
+			a.logger.Error("Internal error", "panic", p, "stack", string(debug.Stack()))
+			a.killContainer()
+			exit = failure(fmt.Errorf("internal error of girder-worker, please report it: %v", p))
+		}
+	}()
+	return run(a.stop.ctx)
+}
+
+func groupOf(path string) (int, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return 0, fmt.Errorf("cannot read the attempt's directory: %w", err)
+	}
+	return int(st.Gid), nil
+}

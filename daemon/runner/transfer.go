@@ -1,0 +1,282 @@
+package runner
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+
+	"girderworker/daemon/attempt"
+	"girderworker/sandbox/fifo"
+	"girderworker/transforms"
+)
+
+const (
+	// finishPatience is how long the outputs may take to reach the disk when the
+	// container has ended.
+	finishPatience = 15 * time.Minute
+	maxMessageText = 1 << 10
+)
+
+// transfer is the runner's side of the transfer process.
+type transfer struct {
+	wire    *wire
+	streams []transforms.Stream
+	process *os.Process
+	gone    chan struct{} // closed when the process was waited for
+
+	// What the process reports while the container runs, by listen.
+	onProgress func(attempt.Progress)
+	onActivity func()
+	onBroken   func(stream, text string)
+	heard      chan struct{} // closed when listen has ended
+	// Valid when heard is closed.
+	results  map[string]attempt.StreamResult
+	skipped  int64
+	finished bool
+}
+
+// startTransfer starts the process. The caller must call end.
+func startTransfer(id attempt.Identity, streams []transforms.Stream) (*transfer, error) {
+	ours, theirs, err := wirePair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	groups := make([]uint32, len(id.Groups))
+	for i, g := range id.Groups {
+		groups[i] = uint32(g)
+	}
+	cmd := exec.Command("/proc/self/exe", TransferCommand)
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = []string{}
+	cmd.Dir = "/"
+	cmd.Stderr = os.Stderr
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential: &syscall.Credential{Uid: uint32(id.UID), Gid: uint32(id.GID), Groups: groups},
+		Pdeathsig:  syscall.SIGKILL,
+		Setsid:     true,
+	}
+	t := &transfer{wire: ours, streams: streams, gone: make(chan struct{}), heard: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		// What the kernel should take from the process is taken from the thread
+		// that forks it, because a Go program cannot do it to all of its own.
+		// The thread stays until the process is gone, since its end would count
+		// as the parent's death, and never becomes another goroutine's.
+		runtime.LockOSThread()
+		defer close(t.gone)
+		err := dropPrivileges()
+		if err == nil {
+			err = cmd.Start()
+		}
+		t.process = cmd.Process
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // what it had to say came over the socket
+		}
+	}()
+	if err := <-started; err != nil {
+		ours.close()
+		return nil, fmt.Errorf("cannot start the process for the job's files: %w", err)
+	}
+	return t, nil
+}
+
+// dropPrivileges makes sure that nothing which this thread executes has
+// capabilities or can get any. The thread itself keeps those that it needs to
+// become another user.
+func dropPrivileges() error {
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("cannot set no_new_privs: %w", err)
+	}
+	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+		// EINVAL: the kernel is older than this capability.
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("cannot drop capability %d: %w", c, err)
+		}
+	}
+	return nil
+}
+
+// ask sends a question and returns the answer's descriptor. The answer may take
+// as long as a dead file server; ctx ends the wait.
+func (t *transfer) ask(ctx context.Context, m message, with *os.File, want string) (*os.File, error) {
+	stop := context.AfterFunc(ctx, t.wire.interrupt)
+	defer stop()
+	err := t.wire.send(m, with)
+	var answer message
+	var f *os.File
+	if err == nil {
+		answer, f, err = t.wire.receive()
+	}
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	} else if errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		err = errors.New("the process for the job's files ended early")
+	} else if err == nil && answer.Error != "" {
+		err = errors.New(clean(answer.Error))
+	} else if err == nil && answer.Op != want {
+		err = fmt.Errorf("the process for the job's files answered %q to %q", clean(answer.Op), m.Op)
+	}
+	if err != nil && f != nil {
+		f.Close()
+	}
+	return f, err
+}
+
+// openBind returns the descriptor of a bind's source.
+func (t *transfer) openBind(ctx context.Context, b transforms.Bind) (*os.File, error) {
+	f, err := t.ask(ctx, message{Op: opBind, Bind: &b}, nil, opOpened)
+	if err == nil && f == nil {
+		err = fmt.Errorf("cannot open %s: no descriptor came", b.Source)
+	}
+	return f, err
+}
+
+// openStreams has the files of all streams opened, and tells the truth about
+// every one before the container starts.
+func (t *transfer) openStreams(ctx context.Context) error {
+	for i := range t.streams {
+		f, err := t.ask(ctx, message{Op: opStream, Stream: &t.streams[i]}, nil, opOpened)
+		if f != nil {
+			f.Close()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// connect hands over the pipes; when it returns the container may start.
+func (t *transfer) connect(ctx context.Context, dir *fifo.Dir, pipes map[string]fifo.Pipe) error {
+	f, err := t.ask(ctx, message{Op: opPipes, Pipes: pipes}, dir.File(), opReady)
+	if f != nil {
+		f.Close()
+	}
+	return err
+}
+
+// listen takes what the process reports from now on, in a goroutine that ends
+// with the process. crashed gets a panic.
+func (t *transfer) listen(crashed func()) {
+	t.results = map[string]attempt.StreamResult{}
+	go func() {
+		defer close(t.heard)
+		defer crashed()
+		for !t.finished {
+			m, f, err := t.wire.receive()
+			if f != nil {
+				f.Close()
+			}
+			if err != nil {
+				return
+			}
+			t.hear(m)
+		}
+	}()
+}
+
+func (t *transfer) hear(m message) {
+	switch m.Op {
+	case opProgress:
+		if p := m.Progress; p != nil && finite(p.Total) && finite(p.Current) {
+			t.onProgress(attempt.Progress{Total: p.Total, Current: p.Current, Message: clean(p.Message)})
+		}
+	case opActivity:
+		t.onActivity()
+	case opBroken:
+		if m.Result != nil {
+			t.onBroken(clean(m.Result.Name), clean(m.Error))
+		}
+	case opResult:
+		if r := m.Result; r != nil && r.Bytes >= 0 && validSum(r.SHA256) {
+			for _, s := range t.streams {
+				if s.Name == r.Name {
+					r.Kind, r.Error = s.Kind, clean(r.Error)
+					t.results[r.Name] = *r
+				}
+			}
+			t.skipped += max(0, m.Skipped)
+		}
+	case opFinished:
+		t.finished = true
+	}
+}
+
+// finish says that no process of the container is left, and returns what went
+// through each stream when all of it is on the disk. ctx ends the wait.
+func (t *transfer) finish(ctx context.Context) []attempt.StreamResult {
+	// If it fails, the process is gone, and heard tells.
+	_ = t.wire.send(message{Op: opEnded}, nil)
+	patience := time.NewTimer(finishPatience)
+	defer patience.Stop()
+	missing := "the process that moved its data ended early"
+	select {
+	case <-t.heard:
+	case <-patience.C:
+		missing = fmt.Sprintf("not all of it was on the disk %v after the container's end", finishPatience)
+	case <-ctx.Done():
+		missing = "the attempt was ended before all of it was on the disk"
+	}
+	t.wire.interrupt()
+	<-t.heard
+	var out []attempt.StreamResult
+	for _, s := range t.streams {
+		r, ok := t.results[s.Name]
+		if !ok {
+			r = attempt.StreamResult{Name: s.Name, Kind: s.Kind, Partial: true, Error: missing}
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// end ends the process, if it still runs, and waits for it: a moment only,
+// since one that hangs in a file system's call cannot be killed. It holds
+// nothing of the container's.
+func (t *transfer) end() {
+	t.wire.interrupt()
+	_ = t.process.Kill()
+	select {
+	case <-t.gone:
+	case <-time.After(5 * time.Second):
+	}
+	if t.results != nil {
+		<-t.heard
+	}
+	t.wire.close()
+}
+
+// clean bounds a text of the submitter's.
+func clean(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) > maxMessageText {
+		cut := maxMessageText
+		for !utf8.RuneStart(s[cut]) {
+			cut--
+		}
+		s = s[:cut]
+	}
+	return s
+}
+
+func finite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
+
+func validSum(s string) bool {
+	b, err := hex.DecodeString(s)
+	return err == nil && len(b) == 32
+}

@@ -1,0 +1,407 @@
+package runner
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"girderworker/daemon/attempt"
+	"girderworker/sandbox/fifo"
+	"girderworker/transforms"
+)
+
+// transferFD is where the transfer process finds its socket.
+const transferFD = 3
+
+// TransferMain is the sub-command "transfer", started by a runner with the
+// identity of the job's submitter. It opens the submitter's files with the
+// submitter's rights, and moves their data. It ends with its runner.
+func TransferMain([]string) int {
+	if err := transferMain(); err != nil {
+		fmt.Fprintln(os.Stderr, "transfer:", err)
+		return 1
+	}
+	return 0
+}
+
+func transferMain() error {
+	if os.Geteuid() == 0 || os.Getegid() < 0 {
+		return errors.New("the process for the job's files must not be root")
+	}
+	if err := unix.SetNonblock(transferFD, true); err != nil {
+		return fmt.Errorf("this command is for a runner to start: %w", err)
+	}
+	unix.CloseOnExec(transferFD)
+	// Other processes of the submitter have no business in here, and what is in
+	// memory belongs in no core file.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("cannot hide from debuggers: %w", err)
+	}
+	unix.Umask(0o022)
+	m := &mover{wire: newWire(os.NewFile(transferFD, "runner"))}
+	return m.serve()
+}
+
+// mover is the transfer process.
+type mover struct {
+	wire   *wire
+	sendMu sync.Mutex
+	ends   []*end
+
+	moving   sync.WaitGroup
+	received atomic.Bool // output came since the last look
+}
+
+// end is the host's end of one stream.
+type end struct {
+	transforms.Stream
+	file     *os.File       // the submitter's; nil for progress
+	receiver *fifo.Receiver // of a pipe that the container writes
+	sender   *fifo.Sender   // of one that it reads
+	lines    *progressLines // of progress
+}
+
+// serve answers the runner until the container has ended and all is moved.
+// A runner that is gone ends it.
+func (m *mover) serve() error {
+	life, ended := context.WithCancel(context.Background())
+	defer ended()
+	for {
+		msg, with, err := m.wire.receive()
+		if err != nil {
+			// io.EOF: the runner has no use for us any more. Files that are half
+			// written stay as they are, as with any program that is killed.
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		answer := message{Op: opOpened}
+		var give *os.File
+		switch msg.Op {
+		case opBind:
+			give, err = openBind(msg.Bind.Source)
+		case opStream:
+			var e *end
+			if e, err = openStream(*msg.Stream); err == nil {
+				m.ends = append(m.ends, e)
+			}
+		case opPipes:
+			answer.Op = opReady
+			err = m.connect(fifo.OpenDir(with), msg.Pipes)
+		case opEnded:
+			ended()
+			m.moving.Wait()
+			return m.say(message{Op: opFinished})
+		default:
+			return fmt.Errorf("unknown request %q", msg.Op)
+		}
+		if err != nil {
+			answer.Error = clean(err.Error())
+		}
+		if err := m.wire.send(answer, give); err != nil {
+			return err
+		}
+		if give != nil {
+			give.Close()
+		}
+		// Only now: what the streams have to say must not come before the answer.
+		if msg.Op == opPipes && err == nil {
+			m.start(life)
+		}
+	}
+}
+
+func (m *mover) say(msg message) error {
+	m.sendMu.Lock()
+	defer m.sendMu.Unlock()
+	return m.wire.send(msg, nil)
+}
+
+// openBind opens what is to appear in the container. O_PATH is all that a mount
+// needs, and does nothing to a device or a named pipe.
+func openBind(source string) (*os.File, error) {
+	f, _, err := openPath(source)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use %s as a volume: %w", source, reason(err))
+	}
+	return f, nil
+}
+
+// openPath opens a path of the submitter's, links included, since it is opened
+// with no more than the submitter's rights. The links in /proc that lead to
+// open files of this process are no paths of anybody's.
+func openPath(path string) (*os.File, unix.Stat_t, error) {
+	var st unix.Stat_t
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, st, err
+	}
+	f := os.NewFile(uintptr(fd), path)
+	if err := unix.Fstat(fd, &st); err != nil {
+		f.Close()
+		return nil, st, err
+	}
+	return f, st, nil
+}
+
+// openStream opens a stream's file. An output is made if need be, and emptied
+// later, when it is known to be nobody's input.
+func openStream(s transforms.Stream) (*end, error) {
+	e := &end{Stream: s}
+	var err error
+	switch s.Kind {
+	case transforms.StreamInput, transforms.StreamStdin:
+		e.file, err = openRegular(s.File, unix.O_RDONLY)
+		if err != nil {
+			err = fmt.Errorf("cannot read input %s from %s: %w", s.Name, s.File, reason(err))
+		}
+	case transforms.StreamOutput:
+		e.file, err = openRegular(s.File, unix.O_WRONLY)
+		if errors.Is(err, fs.ErrNotExist) {
+			e.file, err = createRegular(s.File)
+		}
+		if err != nil {
+			err = fmt.Errorf("cannot write output %s to %s: %w", s.Name, s.File, reason(err))
+		}
+	case transforms.StreamProgress:
+	default:
+		err = fmt.Errorf("unknown kind of stream %q", s.Kind)
+	}
+	return e, err
+}
+
+// openRegular opens a file that exists. It looks first, because merely opening
+// a device or a named pipe can do something, or wait for ever.
+func openRegular(path string, flags int) (*os.File, error) {
+	found, st, err := openPath(path)
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	if err := wantRegular(st.Mode); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", found.Fd()), flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// createRegular makes a file that does not exist, 0644 as programs do. If
+// another has made something there meanwhile, that must be a regular file.
+func createRegular(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st)
+	if err == nil {
+		err = wantRegular(st.Mode)
+	}
+	if err == nil {
+		err = unix.SetNonblock(fd, false)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func wantRegular(mode uint32) error {
+	var is string
+	switch mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return nil
+	case unix.S_IFDIR:
+		is = "a directory"
+	case unix.S_IFIFO:
+		is = "a named pipe"
+	case unix.S_IFSOCK:
+		is = "a socket"
+	default:
+		is = "a device"
+	}
+	return fmt.Errorf("it is %s; only a regular file can be streamed", is)
+}
+
+// reason puts the usual errors as the person would, to whom the path was named already.
+func reason(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return errors.New("there is no such file or directory")
+	case errors.Is(err, fs.ErrPermission):
+		return errors.New("you have no permission to do so")
+	case errors.Is(err, unix.EROFS):
+		return errors.New("its file system is read-only")
+	case errors.Is(err, unix.ETXTBSY):
+		return errors.New("it is a program that is running")
+	}
+	return err
+}
+
+// connect opens the host's ends of the pipes, and empties the output files.
+func (m *mover) connect(dir *fifo.Dir, pipes map[string]fifo.Pipe) error {
+	if err := m.emptyOutputs(); err != nil {
+		return err
+	}
+	for _, e := range m.ends {
+		pipe, ok := pipes[e.Name]
+		if !ok {
+			return fmt.Errorf("stream %s has no pipe", e.Name)
+		}
+		var err error
+		switch e.Kind {
+		case transforms.StreamInput:
+			e.sender = dir.Sender(pipe)
+		case transforms.StreamStdin:
+			e.sender = dir.Sender(pipe)
+			err = e.sender.Connect()
+		case transforms.StreamProgress:
+			e.lines = newProgressLines(func(p attempt.Progress) {
+				// A runner that is gone ends this process by itself.
+				_ = m.say(message{Op: opProgress, Progress: &p})
+			})
+			e.receiver, err = dir.Receiver(pipe)
+		case transforms.StreamOutput:
+			e.receiver, err = dir.Receiver(pipe)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// emptyOutputs truncates the outputs' files, unless one of them is also
+// another stream's: then nothing is touched.
+func (m *mover) emptyOutputs() error {
+	type inode struct{ dev, ino uint64 }
+	users := map[inode]*end{}
+	for pass := range 2 {
+		for _, e := range m.ends {
+			if e.file == nil || (e.Kind == transforms.StreamOutput) != (pass == 1) {
+				continue
+			}
+			var st unix.Stat_t
+			if err := unix.Fstat(int(e.file.Fd()), &st); err != nil {
+				return fmt.Errorf("cannot look at %s: %w", e.File, err)
+			}
+			id := inode{st.Dev, st.Ino}
+			if other := users[id]; other != nil && pass == 1 {
+				return fmt.Errorf("cannot write output %s to %s: it is also the file of stream %s", e.Name, e.File, other.Name)
+			}
+			users[id] = e
+		}
+	}
+	for _, e := range m.ends {
+		if e.Kind == transforms.StreamOutput {
+			if err := e.file.Truncate(0); err != nil {
+				return fmt.Errorf("cannot write output %s to %s: %w", e.Name, e.File, reason(err))
+			}
+		}
+	}
+	return nil
+}
+
+// activityEvery is how often the runner hears that outputs flow.
+const activityEvery = time.Second
+
+// start moves the data of every stream in a goroutine of its own, until life is
+// over and its pipe is empty.
+func (m *mover) start(life context.Context) {
+	for _, e := range m.ends {
+		m.moving.Go(func() { m.move(e, life) })
+	}
+	m.moving.Go(func() {
+		tick := time.NewTicker(activityEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				if m.received.Swap(false) {
+					_ = m.say(message{Op: opActivity})
+				}
+			case <-life.Done():
+				return
+			}
+		}
+	})
+}
+
+func (m *mover) move(e *end, life context.Context) {
+	var res fifo.Result
+	var err error
+	ctx := context.Background() // the end of the process ends everything else
+	switch e.Kind {
+	case transforms.StreamInput, transforms.StreamStdin:
+		if res, err = e.sender.Send(ctx, life, e.file); err != nil {
+			err = fmt.Errorf("cannot read %s: %w", e.File, err)
+			// The pipe stays open, lest the container takes this for the end of
+			// its input; the runner ends the container.
+			_ = m.say(message{Op: opBroken, Result: &attempt.StreamResult{Name: e.Name}, Error: clean(err.Error())})
+			<-life.Done()
+			e.sender.Close()
+		}
+	case transforms.StreamOutput:
+		if res, err = e.receiver.Receive(ctx, life, marked{e.file, &m.received}); err == nil {
+			err = syncFile(e.file)
+		}
+		if err != nil {
+			err = fmt.Errorf("cannot write %s: %w", e.File, err)
+		}
+	case transforms.StreamProgress:
+		res, err = e.receiver.Receive(ctx, life, marked{e.lines, &m.received})
+		e.lines.flush()
+	}
+	report := message{Op: opResult, Result: &attempt.StreamResult{
+		Name: e.Name, Kind: e.Kind, Bytes: res.Bytes, SHA256: hex.EncodeToString(res.SHA256[:]), Partial: res.Partial,
+	}}
+	if err != nil {
+		report.Result.Error = clean(err.Error())
+	}
+	if e.lines != nil {
+		report.Skipped = e.lines.skipped
+	}
+	_ = m.say(report)
+}
+
+// syncFile makes a file's data durable, and its name, if it is new.
+func syncFile(f *os.File) error {
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	// A directory that may be written and not read cannot be synced; the data is.
+	if dir, err := os.Open(filepath.Dir(f.Name())); err == nil {
+		defer dir.Close()
+		_ = dir.Sync()
+	}
+	return nil
+}
+
+// marked notes that something was written.
+type marked struct {
+	io.Writer
+	mark *atomic.Bool
+}
+
+func (m marked) Write(p []byte) (int, error) {
+	m.mark.Store(true)
+	return m.Writer.Write(p)
+}
