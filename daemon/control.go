@@ -100,7 +100,11 @@ func (f *front) settings(c *config.Config) api.Settings {
 			CPUs: c.Limits.CPUs, Memory: c.Limits.Memory, PIDs: c.Limits.PIDs,
 			Shm: c.Limits.Shm, Scratch: c.Limits.Scratch, Log: c.Limits.Log,
 		},
-		Machine: transforms.Resources{CPUs: c.Machine.CPUs, Memory: c.Machine.Memory, Shm: c.Machine.Memory},
+		Machine: transforms.Resources{
+			CPUs:   min(c.Machine.CPUs, c.Hardware.CPUs),
+			Memory: min(c.Machine.Memory, c.Hardware.Memory),
+			Shm:    min(c.Machine.Memory, c.Hardware.Memory),
+		},
 		Timeout: c.Limits.Time,
 	}
 }

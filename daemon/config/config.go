@@ -44,6 +44,7 @@ type Config struct {
 	MaxQueue int
 
 	Machine   Machine
+	Hardware  Hardware
 	IDs       IDRange
 	Limits    Limits
 	Retention Retention
@@ -60,11 +61,18 @@ const (
 	LauncherSystemd Launcher = "systemd"
 )
 
-// Machine is what jobs may use in all.
+// Machine is what jobs may use in all. It may be more than the machine has,
+// for jobs that mostly wait; no single job can have more than that.
 type Machine struct {
 	Slots  int     // attempts at a time
 	CPUs   float64 // processors
 	Memory int64   // bytes
+}
+
+// Hardware is what the machine really has. It is found, not configured.
+type Hardware struct {
+	CPUs   float64
+	Memory int64 // bytes
 }
 
 // IDRange is host ids that belong to nobody else, for the insides of containers.

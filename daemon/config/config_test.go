@@ -117,6 +117,7 @@ func TestValuesRoundTrip(t *testing.T) {
 	c.Socket, c.DropDir = "/s", "/d"
 	c.fill(8, 16<<30, 1<<40)
 	again := Default()
+	again.Hardware = c.Hardware
 	target := again.Keys()
 	for i, k := range c.Keys() {
 		if err := target[i].value.Set(k.Value()); err != nil {

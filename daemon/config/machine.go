@@ -13,7 +13,7 @@ import (
 
 // Fill replaces what the configuration left to the machine: slots, processors,
 // memory, and from them the limits of a job that names none. StateDir must
-// exist. More than the machine has is [Invalid].
+// exist.
 func (c *Config) Fill() error {
 	cpus := runtime.NumCPU()
 	memory, err := totalMemory()
@@ -24,28 +24,13 @@ func (c *Config) Fill() error {
 	if err != nil {
 		return err
 	}
-	var problems Invalid
-	for _, r := range []struct {
-		key        string
-		want, have float64
-		show       func(float64) string
-	}{
-		{"girder_worker.cpus", c.Machine.CPUs, float64(cpus), func(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }},
-		{"girder_worker.memory", float64(c.Machine.Memory), float64(memory), func(f float64) string { return FormatSize(int64(f)) }},
-	} {
-		if r.want > r.have {
-			problems = append(problems, Problem{Key: r.key, Err: fmt.Errorf("is %s, and the machine has %s", r.show(r.want), r.show(r.have))})
-		}
-	}
-	if len(problems) > 0 {
-		return problems
-	}
 	c.fill(cpus, memory, scratch)
 	return nil
 }
 
 func (c *Config) fill(cpus int, memory, fileSystem int64) {
 	m, l := &c.Machine, &c.Limits
+	c.Hardware = Hardware{CPUs: float64(cpus), Memory: memory}
 	if m.CPUs == 0 {
 		m.CPUs = float64(cpus)
 	}
@@ -56,11 +41,11 @@ func (c *Config) fill(cpus int, memory, fileSystem int64) {
 		m.Slots = min(max(1, cpus/2), MaxSlots, c.IDs.Slices())
 	}
 	if l.CPUs == 0 {
-		l.CPUs = m.CPUs / float64(m.Slots)
+		l.CPUs = min(m.CPUs/float64(m.Slots), float64(cpus))
 	}
 	if l.Memory == 0 {
 		// Whole pages, or the kernel's own rounding would differ from ours.
-		l.Memory = m.Memory / int64(m.Slots) &^ 4095
+		l.Memory = min(m.Memory/int64(m.Slots), memory) &^ 4095
 	}
 	if l.Scratch == 0 {
 		l.Scratch = fileSystem / 10 &^ 4095

@@ -75,7 +75,7 @@ func (u *units) reap(ctx context.Context, d attempt.Dir, _ record) error {
 
 // cgroup is below the unit's own, which is delegated to the runner.
 func (u *units) cgroup(d attempt.Dir) string {
-	return systemd.SliceCgroup(unitSlice) + "/" + u.name(d) + "/container"
+	return systemd.SliceCgroup(unitSlice) + "/" + u.name(d) + "/" + d.ID()
 }
 
 func (u *units) close() { u.bus.Close() }
