@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"girderworker/daemon/runner"
 	"girderworker/sandbox/image"
 )
 
@@ -14,6 +15,10 @@ func runOwnProcess(p Process) (code int, ok bool) {
 	switch args := p.Args[1:]; p.Args[0] {
 	case image.UnpackCommand:
 		return image.Main(args), true
+	case runner.Command:
+		return runner.Main(args), true
+	case runner.TransferCommand:
+		return runner.TransferMain(args), true
 	case "front":
 		return (&app{Process: p}).frontProcess(args), true
 	case "images-helper":
