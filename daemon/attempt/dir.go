@@ -194,6 +194,24 @@ func replaceFile(path string, data []byte, gid int) (err error) {
 	return syncDir(filepath.Dir(path))
 }
 
+// createOwned makes an empty file that its readers may read from the moment
+// they see it: the front waits for it to appear, and must not find it closed.
+func createOwned(path string, gid int) (*os.File, error) {
+	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	if err != nil {
+		return nil, err
+	}
+	if err = errors.Join(ownFile(f, gid), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return nil, err
+	}
+	// Again, so that errors tell its name.
+	return openNoFollow(path, os.O_RDWR, 0)
+}
+
 // openNoFollow opens a file of the directory. The directory is root's, so a
 // link there is a mistake rather than an attack, and refused all the same.
 func openNoFollow(path string, flags int, perm os.FileMode) (*os.File, error) {

@@ -200,7 +200,10 @@ type frameWriter struct {
 // each is shown; a torn tail is cut off. A corrupt frame is an error: what
 // follows it would be out of reach.
 func createFrames(path string, gid int, each func(frame)) (*frameWriter, error) {
-	f, err := openNoFollow(path, os.O_RDWR|os.O_CREATE, fileMode)
+	f, err := openNoFollow(path, os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		f, err = createOwned(path, gid)
+	}
 	if err != nil {
 		return nil, err
 	}
