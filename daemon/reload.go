@@ -72,7 +72,7 @@ func (f *front) watchConfig(ctx context.Context) {
 		err = w.Add(filepath.Dir(files[0]))
 	}
 	if err != nil {
-		f.logger.Debug("Not watching the configuration; SIGHUP reloads it", "error", err)
+		f.logger.Info("Not watching the configuration; SIGHUP reloads it", "error", err)
 		return
 	}
 	var settled <-chan time.Time

@@ -40,6 +40,10 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // people run it, too
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	binary = filepath.Join(dir, "girder-worker")
 	out, err := exec.Command("go", "build", "-tags", "seccomp netgo osusergo", "-o", binary, "girderworker").CombinedOutput()
 	if err != nil {
@@ -92,7 +96,10 @@ func newWorld(t *testing.T) *world {
 			t.Fatal(err)
 		}
 	}
-	w.config = filepath.Join(w.dir, "worker.cfg")
+	w.config = filepath.Join(w.dir, "etc", "worker.cfg")
+	if err := os.Mkdir(filepath.Dir(w.config), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	w.configure("slots = 4")
 	w.client = client.New(w.socket(), 0)
 	t.Cleanup(func() {

@@ -129,6 +129,10 @@ func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request) error
 		}
 		return err
 	}
+	// What the runner makes is the front's to read from its first moment.
+	if err := os.Chmod(d.Path(), 0o750|os.ModeSetgid); err != nil {
+		return fmt.Errorf("cannot set the mode of the attempt's directory: %w", err)
+	}
 	lock, err := d.Lock()
 	if err != nil {
 		return err
@@ -337,6 +341,30 @@ func (m *Monitor) find(a Attempt) (*live, error) {
 		return nil, fmt.Errorf("%w: %s", ErrNoAttempt, a)
 	}
 	return l, nil
+}
+
+// overPatience is how long a stopping monitor waits for attempts that are over.
+const overPatience = 5 * time.Second
+
+// finishOver waits for the attempts whose exit is recorded, which are only
+// cleaning up, so that an orderly stop leaves nothing but what lives.
+func (m *Monitor) finishOver() {
+	m.mu.Lock()
+	var over []*live
+	for _, l := range m.live {
+		if done, err := l.dir.Ended(); err == nil && done {
+			over = append(over, l)
+		}
+	}
+	m.mu.Unlock()
+	patience := time.After(overPatience)
+	for _, l := range over {
+		select {
+		case <-l.gone:
+		case <-patience:
+			return
+		}
+	}
 }
 
 // cancel leaves the word for the runner, which watches its directory.

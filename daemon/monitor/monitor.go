@@ -129,6 +129,8 @@ func open(o Options) (_ *Monitor, err error) {
 	if err := m.files.prepare(o.UID, o.GID); err != nil {
 		return nil, err
 	}
+	// Of runners that ended while no monitor lived.
+	removeEmptyCgroups(cgroupBase(o.State))
 	if m.launcher, err = m.newLauncher(m.ctx); err != nil {
 		return nil, err
 	}
@@ -140,6 +142,9 @@ func open(o Options) (_ *Monitor, err error) {
 
 // close undoes open. Attempts live on.
 func (m *Monitor) close() {
+	if m.ctx.Err() == nil {
+		m.finishOver()
+	}
 	m.stop(nil)
 	m.wg.Wait()
 	if m.launcher != nil {
