@@ -304,6 +304,8 @@ func newProcess(spec *sandbox.Spec, control *os.File) *libcontainer.Process {
 		Cwd:              spec.Cwd,
 		ExtraFiles:       []*os.File{control},
 		Init:             true,
+		// logrus's warnings. With none, nsenter's C code sends all its debugging.
+		LogLevel: "3",
 	}
 	if !slices.ContainsFunc(spec.Env, func(entry string) bool { return strings.HasPrefix(entry, "PATH=") }) {
 		p.Env = append(slices.Clip(spec.Env), "PATH="+defaultPath)

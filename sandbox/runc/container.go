@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"sync"
@@ -28,7 +27,6 @@ const killPatience = time.Minute
 type container struct {
 	id     string
 	group  cgroup.Group
-	log    *slog.Logger
 	filter *filter
 	work   *workspace
 	lc     *libcontainer.Container
@@ -133,15 +131,19 @@ func (c *container) Signal(sig os.Signal) error {
 	if !ok {
 		return fmt.Errorf("cannot send %v to container %s: it is not a signal of this system", sig, c.id)
 	}
-	err := c.sendSignal(number)
-	if err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := c.sendSignal(number); err != nil {
 		return fmt.Errorf("cannot send %v to container %s: %w", sig, c.id, err)
 	}
-	return err
+	return nil
 }
 
 // sendSignal goes by descriptor: the process's number may be another's already.
 func (c *container) sendSignal(sig syscall.Signal) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reaped {
+		return os.ErrProcessDone
+	}
 	conn, err := c.pidfd.SyscallConn()
 	if err != nil {
 		return err
@@ -160,7 +162,7 @@ func (c *container) sendSignal(sig syscall.Signal) error {
 func (c *container) Kill() error {
 	// The first process takes its whole process namespace along, at once and
 	// without a race against whoever forks.
-	if err := c.sendSignal(unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) && !errors.Is(err, os.ErrClosed) {
+	if err := c.sendSignal(unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("cannot kill container %s: %w", c.id, err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), killPatience)

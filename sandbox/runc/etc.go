@@ -7,16 +7,18 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
 	"girderworker/sandbox"
 )
 
-// writeNames writes the files by which programs find names: /etc/hostname,
-// /etc/hosts and /etc/resolv.conf. They replace the image's, as with Docker;
-// with the host's network they are the host's.
-func writeNames(spec *sandbox.Spec, rootfs string) error {
+// writeNames writes the files by which programs find names, /etc/hostname,
+// /etc/hosts and /etc/resolv.conf, over whatever the image has there, as
+// Docker does. With the host's network they are the host's. They go into the
+// upper directory before it is mounted, which needs no look-up in the image.
+func writeNames(spec *sandbox.Spec, upper string) error {
 	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 	resolv := ""
 	if spec.Network == sandbox.NetworkHost {
@@ -26,65 +28,75 @@ func writeNames(spec *sandbox.Spec, rootfs string) error {
 	if spec.Hostname != "" {
 		hosts += "127.0.1.1\t" + spec.Hostname + "\n"
 	}
-
-	root, err := os.OpenFile(rootfs, unix.O_PATH|unix.O_DIRECTORY, 0)
+	etc, err := makeEtc(spec, upper)
 	if err != nil {
-		return fmt.Errorf("cannot open the container's root file system: %w", err)
+		return err
 	}
-	defer root.Close()
 	uid, _ := hostID(spec.UIDMappings, 0)
 	gid, _ := hostID(spec.GIDMappings, 0)
-	etc, err := openEtc(root, uid, gid)
-	if err != nil {
-		return fmt.Errorf("%w: cannot open its /etc: %w", sandbox.ErrUnsafeImage, err)
-	}
-	defer etc.Close()
 	for _, f := range []struct{ name, content string }{
 		{"hostname", spec.Hostname + "\n"},
 		{"hosts", hosts},
 		{"resolv.conf", resolv},
 	} {
-		if err := replaceFile(etc, f.name, f.content, uid, gid); err != nil {
-			return fmt.Errorf("cannot write /etc/%s of the container: %w", f.name, err)
+		if err := writeFile(filepath.Join(etc, f.name), f.content, uid, gid); err != nil {
+			return fmt.Errorf("cannot write the container's /etc/%s: %w", f.name, err)
 		}
 	}
 	return nil
 }
 
-// openEtc opens the directory /etc inside root, made if need be. A link in its
-// place leads nowhere outside of root.
-func openEtc(root *os.File, uid, gid int) (*os.File, error) {
-	how := unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+// makeEtc makes /etc in the upper directory, with owner and mode of the one in
+// the image that it is merged with.
+func makeEtc(spec *sandbox.Spec, upper string) (string, error) {
+	mode, uid, gid := uint32(0o755), 0, 0
+	for i := len(spec.Rootfs.Layers) - 1; i >= 0; i-- {
+		var st unix.Stat_t
+		name := filepath.Join(spec.Rootfs.Layers[i], "etc")
+		err := unix.Lstat(name, &st)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return "", fmt.Errorf("cannot look at the image's /etc: %w", &os.PathError{Op: "lstat", Path: name, Err: err})
+		}
+		switch {
+		case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+			mode, uid, gid = st.Mode&0o7777, int(st.Uid), int(st.Gid)
+		case st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0:
+			// A whiteout: this layer has removed those below.
+		default:
+			return "", fmt.Errorf("%w: its /etc is not a directory", sandbox.ErrUnsafeImage)
+		}
+		break
 	}
-	fd, err := unix.Openat2(int(root.Fd()), "etc", &how)
-	if errors.Is(err, unix.ENOENT) {
-		if err := unix.Mkdirat(int(root.Fd()), "etc", 0o755); err != nil {
-			return nil, os.NewSyscallError("mkdirat", err)
-		}
-		if err := unix.Fchownat(int(root.Fd()), "etc", uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return nil, os.NewSyscallError("fchownat", err)
-		}
-		fd, err = unix.Openat2(int(root.Fd()), "etc", &how)
+	hostUID, ok := hostID(spec.UIDMappings, uid)
+	if !ok {
+		hostUID, _ = hostID(spec.UIDMappings, 0)
+	}
+	hostGID, ok := hostID(spec.GIDMappings, gid)
+	if !ok {
+		hostGID, _ = hostID(spec.GIDMappings, 0)
+	}
+	etc := filepath.Join(upper, "etc")
+	err := os.Mkdir(etc, 0o700)
+	if err == nil {
+		err = os.Lchown(etc, hostUID, hostGID)
+	}
+	if err == nil {
+		err = unix.Chmod(etc, mode)
 	}
 	if err != nil {
-		return nil, os.NewSyscallError("openat2", err)
+		return "", fmt.Errorf("cannot make the container's /etc: %w", err)
 	}
-	return os.NewFile(uintptr(fd), "etc"), nil
+	return etc, nil
 }
 
-// replaceFile puts a new file in the place of whatever has the name, except a
-// directory.
-func replaceFile(dir *os.File, name, content string, uid, gid int) error {
-	if err := unix.Unlinkat(int(dir.Fd()), name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
-		return os.NewSyscallError("unlinkat", err)
-	}
-	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+func writeFile(name, content string, uid, gid int) error {
+	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
-		return os.NewSyscallError("openat", err)
+		return err
 	}
-	file := os.NewFile(uintptr(fd), name)
 	_, err = file.WriteString(content)
 	return errors.Join(err, file.Chmod(0o644), file.Chown(uid, gid), file.Close())
 }

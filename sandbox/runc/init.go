@@ -10,6 +10,7 @@ import "C"
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"syscall"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -24,7 +25,13 @@ const controlFD = 3
 // that, and then does not return. Whoever links this package calls it from an
 // init function of package main, before anything else, because libcontainer
 // starts containers by running the same program again as "<program> init".
+//
+// It also binds the main goroutine to the main thread. libcontainer enters a
+// container's mount namespace in a thread that is thrown away afterwards; if
+// it came to be the main thread, which cannot be thrown away, the process would
+// hold the container's mounts for ever and /proc/self would show them.
 func Reexec() {
+	runtime.LockOSThread()
 	if len(os.Args) != 2 || os.Args[1] != "init" || os.Getenv("_LIBCONTAINER_INITPIPE") == "" {
 		return
 	}

@@ -45,6 +45,9 @@ func mkdir(dir string, mode os.FileMode) error {
 	return os.Chmod(dir, mode)
 }
 
+// state is where libcontainer keeps what it must remember.
+func (w *workspace) state() string { return filepath.Join(w.dir, "state") }
+
 // attach mounts a detached mount on a path of the workspace.
 func (w *workspace) attach(mount int, target string) error {
 	if err := unix.MoveMount(mount, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
@@ -105,7 +108,7 @@ func (w *workspace) bindMounts(mounts []sandbox.Mount) ([]*configs.Mount, error)
 		if m.Source == nil {
 			mode := m.Mode
 			if mode == 0 {
-				mode = 0o1777
+				mode = os.ModeSticky | 0o777
 			}
 			flags := noSuidNoDev
 			if m.ReadOnly {

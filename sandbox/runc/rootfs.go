@@ -48,6 +48,9 @@ func (w *workspace) mountRootfs(spec *sandbox.Spec) (string, error) {
 			return "", fmt.Errorf("cannot prepare the scratch directory: %w", err)
 		}
 	}
+	if err := writeNames(spec, filepath.Join(spec.Rootfs.Scratch, "upper")); err != nil {
+		return "", err
+	}
 	rootfs := filepath.Join(w.dir, "rootfs")
 	if err := mkdir(rootfs, 0o711); err != nil {
 		return "", fmt.Errorf("cannot make the container's workspace: %w", err)

@@ -15,6 +15,7 @@ import (
 
 	_ "github.com/opencontainers/cgroups/devices" // without it device rules are refused
 	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 
 	"girderworker/sandbox"
@@ -141,20 +142,33 @@ func (r *Runner) Start(ctx context.Context, spec *sandbox.Spec) (sandbox.Contain
 }
 
 // create makes everything that the container's first process needs.
-func (r *Runner) create(spec *sandbox.Spec) (_ *container, err error) {
-	path := filepath.Join("/", r.options.Cgroup, spec.ID)
-	group, err := cgroup.At(path)
+func (r *Runner) create(spec *sandbox.Spec) (*container, error) {
+	c, config, err := r.prepare(spec)
 	if err != nil {
 		return nil, err
 	}
-	c := &container{id: spec.ID, group: group, log: r.log.With("container", spec.ID)}
+	if c.lc, err = libcontainer.Create(c.work.state(), spec.ID, config); err != nil {
+		err = fmt.Errorf("cannot create container %s: %w", spec.ID, err)
+		return nil, errors.Join(err, c.work.remove())
+	}
+	return c, nil
+}
+
+// prepare mounts the container's files and describes it to libcontainer.
+func (r *Runner) prepare(spec *sandbox.Spec) (_ *container, _ *configs.Config, err error) {
+	path := filepath.Join("/", r.options.Cgroup, spec.ID)
+	group, err := cgroup.At(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := &container{id: spec.ID, group: group}
 	if spec.Seccomp != sandbox.SeccompUnconfined {
 		if c.filter, err = r.filter(spec.Capabilities); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if c.work, err = newWorkspace(r.options.MountDir, spec.ID); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -163,27 +177,17 @@ func (r *Runner) create(spec *sandbox.Spec) (_ *container, err error) {
 	}()
 	rootfs, err := c.work.mountRootfs(spec)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := checkRootfs(rootfs); err != nil {
-		return nil, err
-	}
-	if err := writeNames(spec, rootfs); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	mounts, err := c.work.bindMounts(spec.Mounts)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	config, err := newConfig(spec, rootfs, path, r.masked, mounts)
-	if err != nil {
-		return nil, err
-	}
-	state := filepath.Join(c.work.dir, "state")
-	if c.lc, err = libcontainer.Create(state, spec.ID, config); err != nil {
-		return nil, fmt.Errorf("cannot create container %s: %w", spec.ID, err)
-	}
-	return c, nil
+	return c, config, err
 }
 
 // start starts the container's first process and returns when the job's
