@@ -4,6 +4,7 @@ package crashtest
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -60,16 +61,16 @@ func (l *ledger) size() int {
 }
 
 // TestCrash: every job that was accepted ends once, as it would have without
-// the crashes, and nothing else remains. GIRDER_WORKER_CRASH_KILLS says how
-// often the daemon is killed, GIRDER_WORKER_CRASH_SEED repeats a run's choices
+// the crashes, and nothing else remains. CRASH_KILLS says how
+// often the daemon is killed, CRASH_SEED repeats a run's choices
 // (not its timing).
 func TestCrash(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it runs containers")
 	}
-	kills := int(number(t, "GIRDER_WORKER_CRASH_KILLS", 20))
-	seed := number(t, "GIRDER_WORKER_CRASH_SEED", uint64(time.Now().UnixNano()))
-	t.Logf("%d kills, GIRDER_WORKER_CRASH_SEED=%d", kills, seed)
+	kills := int(number(t, "CRASH_KILLS", 20))
+	seed := number(t, "CRASH_SEED", uint64(time.Now().UnixNano()))
+	t.Logf("%d kills, CRASH_SEED=%d", kills, seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 
 	p := newPlace(t)
@@ -340,9 +341,14 @@ func (p *place) output(ctx context.Context, c *caller, id string) string {
 	return string(text)
 }
 
-// checkQueue opens the database of the stopped daemon.
+// checkQueue opens a copy of the stopped daemon's database: the original opens
+// for its owner only.
 func (p *place) checkQueue() {
-	store, err := queue.Open(queue.Options{Dir: filepath.Join(p.state(), "queue")})
+	dir := filepath.Join(p.dir, "queue")
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(p.state(), "queue"))); err != nil {
+		p.t.Fatal(err)
+	}
+	store, err := queue.Open(queue.Options{Dir: dir})
 	if err != nil {
 		p.t.Errorf("cannot open the queue: %v", err)
 		return
@@ -351,19 +357,6 @@ func (p *place) checkQueue() {
 	if err := store.Check(); err != nil {
 		p.t.Errorf("the database does not check clean: %v", err)
 	}
-}
-
-// cgroups are all control groups of girder-worker's daemons, whosever.
-func cgroups() map[string]bool {
-	found := map[string]bool{}
-	filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
-		// Groups of others come and go while we look.
-		if err == nil && d.IsDir() && strings.Contains(path, "girder-worker") {
-			found[path] = true
-		}
-		return nil
-	})
-	return found
 }
 
 // checkLeftovers looks for everything that a job needs only while it lives.
@@ -378,11 +371,15 @@ func (p *place) checkLeftovers() {
 			p.t.Errorf("a mount is left: %s", line)
 		}
 	}
-	for path := range cgroups() {
-		if !p.cgroups[path] {
+	// Named after the state directory, as monitor.Options says.
+	name := fmt.Sprintf("girder-worker-%x", sha256.Sum256([]byte(p.state())))[:len("girder-worker-")+8]
+	filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
+		// Groups of others come and go while we look.
+		if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), name) {
 			p.t.Errorf("a cgroup is left: %s", path)
 		}
-	}
+		return nil
+	})
 	processes, _ := filepath.Glob("/proc/[0-9]*/exe")
 	for _, exe := range processes {
 		// Containers' processes have the image's /bin/job; everything else is the binary.

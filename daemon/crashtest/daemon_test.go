@@ -39,13 +39,12 @@ type place struct {
 	binary  string
 	log     *os.File
 	process *exec.Cmd
-	exited  chan struct{}   // closed when process ended
-	cgroups map[string]bool // that were there before
+	exited  chan struct{} // closed when process ended
 }
 
 func newPlace(t *testing.T) *place {
 	t.Helper()
-	p := &place{t: t, dir: t.TempDir(), cgroups: cgroups()}
+	p := &place{t: t, dir: t.TempDir()}
 	// t.TempDir is 0700 below a 0755: clients and containers go through it.
 	for _, dir := range []string{p.dir, filepath.Dir(p.dir)} {
 		if err := os.Chmod(dir, 0o711); err != nil {
@@ -116,12 +115,14 @@ func (p *place) start() {
 
 // front finds the daemon's unprivileged half: the monitor's child under serviceUID.
 func (p *place) front() (pid int, ok bool) {
-	monitor := p.process.Process.Pid
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", monitor, monitor))
-	if err != nil {
-		return 0, false
+	// Whichever thread of the monitor it was that forked.
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.process.Process.Pid))
+	var children []string
+	for _, list := range lists {
+		text, _ := os.ReadFile(list)
+		children = append(children, strings.Fields(string(text))...)
 	}
-	for _, child := range strings.Fields(string(children)) {
+	for _, child := range children {
 		status, err := os.ReadFile("/proc/" + child + "/status")
 		if err == nil && bytes.Contains(status, []byte(fmt.Sprintf("\nUid:\t%d\t", serviceUID))) {
 			pid, err := strconv.Atoi(child)

@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/attempt"
 )
@@ -112,6 +115,10 @@ func (c *Client) call(ctx context.Context, r request, file *os.File) (reply, err
 		c.mu.Lock()
 		delete(c.waiting, r.ID)
 		c.mu.Unlock()
+		// That it is gone may show here before it shows to receive.
+		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, net.ErrClosed) {
+			err = fmt.Errorf("%w: %w", ErrGone, err)
+		}
 		return reply{}, err
 	}
 	select {

@@ -130,7 +130,7 @@ func open(o Options) (_ *Monitor, err error) {
 		return nil, err
 	}
 	// Of runners that ended while no monitor lived.
-	removeEmptyCgroups(cgroupBase(o.State))
+	removeEmptyCgroups(cgroupBase(o.State), m.files.work())
 	if m.launcher, err = m.newLauncher(m.ctx); err != nil {
 		return nil, err
 	}
@@ -149,7 +149,7 @@ func (m *Monitor) close() {
 	m.wg.Wait()
 	if m.launcher != nil {
 		m.launcher.close()
-		removeEmptyCgroups(cgroupBase(m.options.State))
+		removeEmptyCgroups(cgroupBase(m.options.State), m.files.work())
 	}
 	if m.lock != nil {
 		m.lock.Close()

@@ -260,21 +260,36 @@ func (s *sessions) close() {
 	}
 }
 
-// removeEmptyCgroups removes what no live attempt uses of a cgroup and of its
-// runners' cgroups, in every hierarchy; it leaves what has processes.
-func removeEmptyCgroups(base string) {
+// removeEmptyCgroups removes what is left of attempts and runners below a
+// cgroup, and then the cgroup, in every hierarchy. It leaves what has processes,
+// and what belongs to an attempt that has its work directory: its runner may be
+// about to move a process there.
+func removeEmptyCgroups(base, work string) {
+	entries, err := os.ReadDir(work)
+	if err != nil {
+		return
+	}
+	inUse := make(map[string]bool, len(entries))
+	for _, e := range entries {
+		inUse[e.Name()] = true
+	}
 	roots := []string{"/sys/fs/cgroup"}
 	if !cgroup.Unified() {
 		roots, _ = filepath.Glob("/sys/fs/cgroup/*")
 	}
 	for _, root := range roots {
 		top := filepath.Join(root, base)
-		for _, pattern := range []string{runnersGroup + "/*", runnersGroup, "*", "."} {
+		for _, pattern := range []string{runnersGroup + "/*", runnersGroup, "*"} {
 			dirs, _ := filepath.Glob(filepath.Join(top, pattern))
 			for _, dir := range dirs {
-				// EBUSY is a live attempt's, ENOTDIR one of the kernel's files.
-				_ = unix.Rmdir(dir)
+				if !inUse[filepath.Base(dir)] {
+					// EBUSY is a live runner's, ENOTDIR one of the kernel's files.
+					_ = unix.Rmdir(dir)
+				}
 			}
+		}
+		if len(inUse) == 0 {
+			_ = unix.Rmdir(top)
 		}
 	}
 }
