@@ -173,11 +173,15 @@ func TestDaemonKilled(t *testing.T) {
 // The result of a job that ended while no daemon ran is recorded.
 func TestJobEndsWithoutDaemon(t *testing.T) {
 	w := newWorld(t)
-	id := w.submit("echo up; usleep 500000; exit 4").ID
+	id := w.submit("echo up; until [ -e /data/end ]; do usleep 20000; done; exit 4",
+		"binds", []map[string]string{{"source": w.shared(), "target": "/data"}}).ID
 	w.printed(id, "up")
 	w.stop()
 	if len(w.processes()) == 0 {
 		t.Error("the job ended with the daemon")
+	}
+	if err := os.WriteFile(filepath.Join(w.shared(), "end"), nil, 0o644); err != nil {
+		t.Fatal(err)
 	}
 	w.eventually("the job ends", func() bool { return len(w.processes()) == 0 })
 	w.start()
@@ -247,7 +251,8 @@ func TestReboot(t *testing.T) {
 		t.Fatal(err)
 	}
 	const bootID = "/proc/sys/kernel/random/boot_id"
-	w.start("mount --make-rprivate /", "mount --bind "+other+" "+bootID)
+	// Shared among the daemon's processes, so that all see it covered no more.
+	w.start("mount --make-rprivate /", "mount --make-rshared /", "mount --bind "+other+" "+bootID)
 	if job := w.job(id); job.State != "queued" || !strings.Contains(job.Reason, "the machine was restarted") {
 		t.Errorf("job %+v", job)
 	}

@@ -129,10 +129,6 @@ func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request) error
 		}
 		return err
 	}
-	// What the runner makes is the front's to read from its first moment.
-	if err := os.Chmod(d.Path(), 0o750|os.ModeSetgid); err != nil {
-		return fmt.Errorf("cannot set the mode of the attempt's directory: %w", err)
-	}
 	lock, err := d.Lock()
 	if err != nil {
 		return err
