@@ -95,6 +95,10 @@ func (a *attemptRun) run(ctx context.Context) attempt.Exit {
 // prepare makes everything that the container starts with.
 func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error) {
 	r := a.request
+	// First, because a transfer process is born where this one is.
+	if err := leaveForContainer(r.Grant.Cgroup); err != nil {
+		return nil, err
+	}
 	if len(r.Plan.Streams) > 0 || len(r.Plan.Binds) > 0 {
 		if a.transfer, err = startTransfer(r.Identity, r.Plan.Streams); err != nil {
 			return nil, err
@@ -179,9 +183,6 @@ func (a *attemptRun) connect(ctx context.Context, spec *sandbox.Spec) error {
 
 // start starts the container and what listens to it.
 func (a *attemptRun) start(ctx context.Context, spec *sandbox.Spec) error {
-	if err := leaveForContainer(a.request.Grant.Cgroup); err != nil {
-		return err
-	}
 	runner, err := runc.New(runc.Options{
 		CacheDir: a.request.Grant.CacheDir,
 		Cgroup:   path.Dir(a.request.Grant.Cgroup),

@@ -114,9 +114,11 @@ func run(args []string, logger *slog.Logger) error {
 	socket := os.NewFile(uintptr(*warmFD), "warm")
 	// What getting ready has left behind would stay for as long as the wait.
 	debug.FreeOSMemory()
+	undo := context.AfterFunc(stop.ctx, func() { _ = socket.SetReadDeadline(time.Unix(1, 0)) })
 	dir, lock, err := attempt.ReceiveStart(socket)
-	if errors.Is(err, io.EOF) {
-		return nil
+	undo()
+	if errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil // there is no attempt, or the machine is shutting down
 	}
 	if err != nil {
 		return err

@@ -340,22 +340,12 @@ func TestWarm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours, theirs, err := attempt.WarmPair()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &process{Cmd: exec.Command("/proc/self/exe", Command, "--warm-fd", "3")}
-	p.Stderr = &p.stderr
-	p.ExtraFiles = []*os.File{theirs}
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	theirs.Close()
-	if err := attempt.SendStart(ours, w.dir, lock); err != nil {
+	p, socket := startWarm(t)
+	if err := attempt.SendStart(socket, w.dir, lock); err != nil {
 		t.Fatal(err)
 	}
 	lock.Close()
-	ours.Close()
+	socket.Close()
 	w.want(w.end(p), attempt.OutcomeExited, 0, "")
 	if w.log() != "warm\n" {
 		t.Errorf("log is %q", w.log())
@@ -363,21 +353,40 @@ func TestWarm(t *testing.T) {
 }
 
 func TestWarmNotNeeded(t *testing.T) {
-	ours, theirs, err := attempt.WarmPair()
-	if err != nil {
-		t.Fatal(err)
+	for name, end := range map[string]func(*process, *os.File) error{
+		"socket closed": func(_ *process, socket *os.File) error { return socket.Close() },
+		"shutdown":      func(p *process, _ *os.File) error { return p.Process.Signal(syscall.SIGTERM) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, socket := startWarm(t)
+			defer socket.Close()
+			p.waitUntilWarm(t)
+			if err := end(p, socket); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.Wait(); err != nil || p.stderr.Len() > 0 {
+				t.Errorf("a runner that was not needed: %v, %q", err, p.stderr.String())
+			}
+		})
 	}
-	cmd := exec.Command("/proc/self/exe", Command, "--warm-fd", "3")
-	var said bytes.Buffer
-	cmd.Stderr = &said
-	cmd.ExtraFiles = []*os.File{theirs}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	theirs.Close()
-	ours.Close()
-	if err := cmd.Wait(); err != nil || said.Len() > 0 {
-		t.Errorf("a runner that was not needed: %v, %q", err, said.String())
+}
+
+// waitUntilWarm returns when the runner was executed for the second time and
+// has given its socket to the poller, which comes after it catches signals.
+func (p *process) waitUntilWarm(t testing.TB) {
+	t.Helper()
+	for {
+		environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		descriptors, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.Process.Pid))
+		for _, d := range descriptors {
+			if to, _ := os.Readlink(d); to == "anon_inode:[eventpoll]" && bytes.Contains(environ, []byte(mountsVariable)) {
+				return
+			}
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
