@@ -233,6 +233,7 @@ func (t *tail) catchUp(job *queue.Job) (wrote bool, err error) {
 		if wrote, err = t.tellStatus(job); err != nil {
 			return wrote, err
 		}
+		t.sent = t.sent || wrote
 	}
 	for t.q.attempt <= job.Attempt {
 		more, err := t.drain()

@@ -117,22 +117,37 @@ func (d Dir) ID() string { return d.job + "-" + strconv.Itoa(d.number) }
 // [fs.ErrExist] when the attempt was made before.
 func (d Dir) Create(gid int) error {
 	parent := filepath.Dir(d.path)
-	for _, dir := range []string{parent, d.path} {
-		err := os.Mkdir(dir, 0o750)
-		if errors.Is(err, fs.ErrExist) && dir == parent {
-			continue
-		}
-		if err == nil {
-			err = own(dir, gid, 0o750)
-		}
-		if err == nil {
-			err = syncDir(filepath.Dir(dir))
-		}
-		if err != nil {
-			return fmt.Errorf("cannot make the attempt's directory: %w", err)
-		}
+	err := makeOwned(parent, gid)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		err = makeOwned(d.path, gid)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make the attempt's directory: %w", err)
 	}
 	return nil
+}
+
+// TempPattern matches what a crash may leave in the directory of all jobs:
+// directories that never got their name, empty.
+const TempPattern = ".tmp-*"
+
+// makeOwned makes a directory that the front may enter from the moment it sees
+// it: a directory gets its name when it has its owner.
+func makeOwned(path string, gid int) error {
+	if _, err := os.Lstat(path); err == nil {
+		return &fs.PathError{Op: "mkdir", Path: path, Err: fs.ErrExist}
+	}
+	temp, err := os.MkdirTemp(filepath.Dir(path), TempPattern)
+	if err != nil {
+		return err
+	}
+	if err = own(temp, gid, 0o750); err == nil {
+		err = unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+	}
+	if err != nil {
+		return errors.Join(&fs.PathError{Op: "mkdir", Path: path, Err: err}, os.Remove(temp))
+	}
+	return syncDir(filepath.Dir(path))
 }
 
 func (d Dir) file(name string) string { return filepath.Join(d.path, name) }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"girderworker/daemon/attempt"
 )
 
 // The state directory:
@@ -59,7 +61,12 @@ func (l layout) prepare(uid, gid int) error {
 			return l.explain(err)
 		}
 	}
-	return nil
+	// What a crash left unnamed.
+	nameless, err := filepath.Glob(filepath.Join(l.jobs(), attempt.TempPattern))
+	for _, dir := range nameless {
+		err = errors.Join(err, os.Remove(dir))
+	}
+	return err
 }
 
 // lockPatience is how long a monitor waits for the halves of the one before
