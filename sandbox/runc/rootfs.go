@@ -20,36 +20,23 @@ import (
 // whatever they are on the host: each layer is shared by all containers and
 // mapped where it is mounted.
 func (w *workspace) mountRootfs(spec *sandbox.Spec) (string, error) {
-	var userns *os.File
-	if len(spec.UIDMappings) > 0 {
-		var err error
-		if userns, err = newUserNamespace(spec.UIDMappings, spec.GIDMappings); err != nil {
-			return "", err
-		}
-		defer userns.Close()
+	// The namespace costs a process; meanwhile the directories are made.
+	userns := make(chan userNamespace)
+	go func() { userns <- openUserNamespace(spec) }()
+	err := prepareScratch(spec)
+	ns := <-userns
+	defer ns.close()
+	if err := errors.Join(err, ns.err); err != nil {
+		return "", err
 	}
 	lower := filepath.Join(w.dir, "lower")
 	if err := mkdir(lower, 0o711); err != nil {
 		return "", fmt.Errorf("cannot make the container's workspace: %w", err)
 	}
 	for i, layer := range spec.Rootfs.Layers {
-		if err := w.mountLayer(layer, filepath.Join(lower, strconv.Itoa(i)), userns); err != nil {
+		if err := w.mountLayer(layer, filepath.Join(lower, strconv.Itoa(i)), ns.file); err != nil {
 			return "", fmt.Errorf("cannot mount the image layer %s: %w", layer, err)
 		}
-	}
-	uid, _ := hostID(spec.UIDMappings, 0)
-	gid, _ := hostID(spec.GIDMappings, 0)
-	for _, name := range []string{"upper", "work"} {
-		dir := filepath.Join(spec.Rootfs.Scratch, name)
-		if err := mkdir(dir, 0o755); err != nil {
-			return "", fmt.Errorf("cannot prepare the scratch directory: %w", err)
-		}
-		if err := os.Lchown(dir, uid, gid); err != nil {
-			return "", fmt.Errorf("cannot prepare the scratch directory: %w", err)
-		}
-	}
-	if err := writeNames(spec, filepath.Join(spec.Rootfs.Scratch, "upper")); err != nil {
-		return "", err
 	}
 	rootfs := filepath.Join(w.dir, "rootfs")
 	if err := mkdir(rootfs, 0o711); err != nil {
@@ -60,6 +47,23 @@ func (w *workspace) mountRootfs(spec *sandbox.Spec) (string, error) {
 	}
 	w.mounted = append(w.mounted, rootfs)
 	return rootfs, nil
+}
+
+// prepareScratch makes what the overlay writes to, as the container's root's.
+func prepareScratch(spec *sandbox.Spec) error {
+	uid, _ := hostID(spec.UIDMappings, 0)
+	gid, _ := hostID(spec.GIDMappings, 0)
+	for _, name := range []string{"upper", "work"} {
+		dir := filepath.Join(spec.Rootfs.Scratch, name)
+		err := mkdir(dir, 0o755)
+		if err == nil {
+			err = os.Lchown(dir, uid, gid)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot prepare the scratch directory: %w", err)
+		}
+	}
+	return writeNames(spec, filepath.Join(spec.Rootfs.Scratch, "upper"))
 }
 
 // mountLayer attaches a copy of a layer's mount, with the ids of userns. This

@@ -3,6 +3,7 @@
 package runc
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -66,6 +67,9 @@ func probeOutput(t *testing.T, got result) []string {
 
 func buildProbe(t *testing.T, path string) {
 	t.Helper()
+	if _, err := exec.LookPath("gcc"); err != nil {
+		t.Skip("not run: there is no gcc here to build the probe with")
+	}
 	out, err := exec.Command("gcc", "-O1", "-static", "-o", path, "testdata/probe.c").CombinedOutput()
 	if err != nil {
 		t.Fatalf("gcc: %v: %s", err, out)
@@ -216,7 +220,9 @@ func TestFilterCacheRefusesForeignDirectories(t *testing.T) {
 
 func TestFilterKeyCoversProfileVersion(t *testing.T) {
 	gomod, err := os.ReadFile("../../go.mod")
-	if err != nil {
+	if errors.Is(err, os.ErrNotExist) {
+		t.Skip("not run: the sources are not here")
+	} else if err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(gomod), "\t"+profileVersion+"\n") {

@@ -19,6 +19,27 @@ import (
 	"girderworker/sandbox"
 )
 
+// userNamespace is an open user namespace, or none, or why there is none.
+type userNamespace struct {
+	file *os.File
+	err  error
+}
+
+// openUserNamespace opens the user namespace of a spec, if it has one.
+func openUserNamespace(spec *sandbox.Spec) userNamespace {
+	if len(spec.UIDMappings) == 0 {
+		return userNamespace{}
+	}
+	file, err := newUserNamespace(spec.UIDMappings, spec.GIDMappings)
+	return userNamespace{file, err}
+}
+
+func (ns userNamespace) close() {
+	if ns.file != nil {
+		_ = ns.file.Close()
+	}
+}
+
 // newUserNamespace opens a user namespace with these mappings, as the kernel
 // wants it to map the ids of a mount. Nothing runs in it.
 func newUserNamespace(uids, gids []sandbox.IDMapping) (_ *os.File, err error) {
