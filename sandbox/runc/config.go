@@ -34,8 +34,8 @@ func validate(spec *sandbox.Spec) error {
 		return invalid("there is no command to run")
 	case !path.IsAbs(spec.Cwd):
 		return invalid("the working directory %q must be absolute", spec.Cwd)
-	case len(spec.Hostname) > 64:
-		return invalid("the host name is longer than 64 bytes")
+	case len(spec.Hostname) > 64 || strings.Trim(spec.Hostname, idCharacters) != "":
+		return invalid("the host name %q must be at most 64 letters, digits, '_', '-' and '.'", spec.Hostname)
 	case spec.User.UID < 0 || spec.User.GID < 0:
 		return invalid("user %d:%d must not be negative", spec.User.UID, spec.User.GID)
 	case (len(spec.UIDMappings) == 0) != (len(spec.GIDMappings) == 0):
@@ -114,14 +114,15 @@ const idCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345
 const minMemory = 16 << 20
 
 // validateMount checks what a mount says about itself. Below /proc, /sys and
-// /dev are the container's own mounts, which must not be hidden or replaced.
+// /dev are the container's own mounts, which must not be hidden or replaced;
+// only /dev/shm is there to be used.
 func validateMount(m sandbox.Mount) error {
 	switch clean := path.Clean(m.Target); {
 	case !path.IsAbs(m.Target) || strings.ContainsRune(m.Target, 0):
 		return fmt.Errorf("the mount target %q must be absolute", m.Target)
 	case clean == "/":
 		return fmt.Errorf("nothing can be mounted over the root directory")
-	case within(clean, "/proc") || within(clean, "/sys") || clean == "/dev" || within(clean, "/dev/pts"):
+	case within(clean, "/proc") || within(clean, "/sys") || within(clean, "/dev") && !within(clean, "/dev/shm"):
 		return fmt.Errorf("nothing can be mounted on %s", clean)
 	case m.Source == nil && m.Tmpfs <= 0:
 		return fmt.Errorf("the mount on %s has neither a source nor a size", clean)

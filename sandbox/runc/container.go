@@ -178,10 +178,6 @@ func (c *container) Destroy() error {
 	if err := c.lc.Destroy(); err != nil {
 		return fmt.Errorf("cannot destroy container %s: %w", c.id, err)
 	}
-	// libcontainer removes the hierarchies that it used.
-	if err := c.group.Remove(); err != nil {
-		return err
-	}
 	if c.pidfd != nil {
 		_ = c.pidfd.Close()
 	}

@@ -95,6 +95,30 @@ func TestOOM(t *testing.T) {
 	}
 }
 
+func TestLittleMemory(t *testing.T) {
+	r := testRunner(t)
+	spec := testSpec(t, "true")
+	spec.Resources.Memory = minMemory
+	if got := run(t, r, spec); got.Code != 0 || got.OOMKilled {
+		t.Errorf("the least that is accepted: %+v", got)
+	}
+
+	// Less is refused before anything is made; were it not, the kernel would
+	// end libcontainer's half in the container.
+	spec.Resources.Memory = 1 << 20
+	spec.Rootfs.Scratch = t.TempDir()
+	c, err := r.create(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.start(t.Context(), spec); !errors.Is(err, sandbox.ErrInvalidSpec) || !strings.Contains(err.Error(), "memory") {
+		t.Errorf("too little: %v", err)
+	}
+	if err := c.abandon(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestForkBombIsBounded(t *testing.T) {
 	r := testRunner(t)
 	spec := testSpec(t, "sh", "-c", "echo ready; i=0; while :; do sleep 1000 & done")

@@ -22,10 +22,10 @@
 //
 // # Goroutines
 //
-// Start owns two and waits for both: one overlaps the wait for the kernel's
-// first move into a control group, one turns the end of the context into
-// killing. A running container has none, and no thread: Wait waits in the
-// caller's goroutine, on a pidfd in Go's poller.
+// Start owns three and waits for all: one overlaps the wait for the kernel's
+// first move into a control group, one makes the user namespace, one turns the
+// end of the context into killing. A running container has none, and no
+// thread: Wait waits in the caller's goroutine, on a pidfd in Go's poller.
 package runc
 
 import "log/slog"
@@ -44,8 +44,9 @@ type Options struct {
 	Cgroup string
 	// MountDir is an existing or new directory on which the runner mounts its
 	// workspace. Only this process sees what is mounted there, so that all
-	// runners can share it; everyone must be able to search the directories
-	// above it. Empty is [DefaultMountDir].
+	// processes can share it, but in one process each Runner needs its own.
+	// Everyone must be able to search the directories above it. Empty is
+	// [DefaultMountDir].
 	MountDir string
 	// Logger gets what fails no container; nil discards it.
 	Logger *slog.Logger

@@ -16,6 +16,7 @@ import (
 	_ "github.com/opencontainers/cgroups/devices" // without it device rules are refused
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
+	validation "github.com/opencontainers/runc/libcontainer/configs/validate"
 	"golang.org/x/sys/unix"
 
 	"girderworker/sandbox"
@@ -187,7 +188,16 @@ func (r *Runner) prepare(spec *sandbox.Spec) (_ *container, _ *configs.Config, e
 		return nil, nil, err
 	}
 	config, err := newConfig(spec, rootfs, path, r.masked, mounts)
-	return c, config, err
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(spec.Sysctls) > 0 {
+		// libcontainer knows which settings a namespace has of its own.
+		if err := validation.Validate(config); err != nil {
+			return nil, nil, fmt.Errorf("%w: %w", sandbox.ErrInvalidSpec, err)
+		}
+	}
+	return c, config, nil
 }
 
 // start starts the container's first process and returns when the job's
@@ -265,6 +275,8 @@ func (c *container) startProcess(p *libcontainer.Process, ctl *control) error {
 func startError(command string, err error) error {
 	_, reason, ok := strings.Cut(err.Error(), "error during container init: exec: "+strconv.Quote(command)+": ")
 	switch {
+	case strings.Contains(err.Error(), "container init was OOM-killed"), strings.Contains(err.Error(), "unable to set memory limit"):
+		return fmt.Errorf("%w: its memory limit is too small even to start it", sandbox.ErrInvalidSpec)
 	case !ok:
 		return fmt.Errorf("cannot start the container: %w", err)
 	case strings.Contains(reason, "executable file not found"), strings.HasSuffix(reason, unix.ENOENT.Error()):
