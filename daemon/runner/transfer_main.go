@@ -35,7 +35,7 @@ func TransferMain([]string) int {
 }
 
 func transferMain() error {
-	if os.Geteuid() == 0 || os.Getegid() < 0 {
+	if os.Geteuid() == 0 {
 		return errors.New("the process for the job's files must not be root")
 	}
 	if err := unix.SetNonblock(transferFD, true); err != nil {
