@@ -1,0 +1,87 @@
+package girder
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// tokenSource gives calls their token: the one that was configured, or session
+// tokens that an API key is changed into.
+type tokenSource struct {
+	fixed, key string
+
+	lock    chan struct{} // holds one element while nobody uses what follows
+	token   string
+	renewAt time.Time // zero: the server did not say when the token ends
+}
+
+func newTokenSource(fixed, key string) *tokenSource {
+	t := &tokenSource{fixed: fixed, key: key, lock: make(chan struct{}, 1)}
+	if fixed != "" {
+		t.key = ""
+	}
+	t.lock <- struct{}{}
+	return t
+}
+
+// tokenError is that no session token could be had: the call was not made.
+type tokenError struct{ err error }
+
+func (e *tokenError) Error() string {
+	return fmt.Sprintf("cannot get a session token for the API key: %v", e.err)
+}
+
+func (e *tokenError) Unwrap() error { return e.err }
+
+func (t *tokenSource) get(ctx context.Context, c *Client) (string, error) {
+	if t.key == "" {
+		return t.fixed, nil
+	}
+	select {
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	case <-t.lock:
+	}
+	defer func() { t.lock <- struct{}{} }()
+	now := c.now()
+	if t.token != "" && (t.renewAt.IsZero() || now.Before(t.renewAt)) {
+		return t.token, nil
+	}
+	var answer struct {
+		AuthToken struct {
+			Token   string
+			Expires time.Time
+		}
+	}
+	err := c.try(ctx, call{
+		method: http.MethodPost, path: "api_key/token", anonymous: true,
+		form: url.Values{"key": {t.key}}, // not in the query, which servers log
+	}, "", &answer)
+	if err == nil && answer.AuthToken.Token == "" {
+		err = fmt.Errorf("%w: no token in it", ErrAnswer)
+	}
+	if err != nil {
+		return "", &tokenError{err}
+	}
+	t.token, t.renewAt = answer.AuthToken.Token, time.Time{}
+	if end := answer.AuthToken.Expires; !end.IsZero() {
+		t.renewAt = now.Add(end.Sub(now) * 9 / 10)
+	}
+	return t.token, nil
+}
+
+// drop forgets a session token that was refused, and reports whether there can be another.
+func (t *tokenSource) drop(token string) bool {
+	if t.key == "" {
+		return false
+	}
+	<-t.lock
+	defer func() { t.lock <- struct{}{} }()
+	if t.token == token {
+		t.token = ""
+	}
+	return true
+}
