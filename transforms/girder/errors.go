@@ -16,7 +16,7 @@ var (
 	// ErrUncertain: the call failed, but the server may have carried it out.
 	ErrUncertain = errors.New("the server may have carried the call out")
 	// ErrTimeout: no answer, or no byte of contents, within the limit.
-	ErrTimeout = errors.New("Girder did not answer in time") //nolint:staticcheck // a name
+	ErrTimeout = errors.New("no answer from Girder in time")
 	// ErrAnswer: the answer is not what Girder answers to that call.
 	ErrAnswer = errors.New("not an answer of Girder")
 	// ErrRedirect: the server sent the call to where it is not followed.

@@ -150,7 +150,7 @@ func (c *Client) SendUpload(ctx context.Context, u Upload, content io.ReaderAt, 
 		var err error
 		switch {
 		case !known:
-			offset, err = c.offset(ctx, u)
+			offset, err = c.settledOffset(ctx, u)
 			if errors.Is(err, errUploadGone) {
 				return c.finished(ctx, u, err)
 			}
@@ -244,6 +244,21 @@ func (r *chunkReader) Read(p []byte) (int, error) {
 // errUploadGone is the server's answer for an upload that was finished or canceled.
 var errUploadGone = errors.New("the upload is not there any more")
 
+// settledOffset asks for the offset until it is the same twice: a server may still
+// be busy with what came of a chunk that broke off, and would mix the next one into it.
+func (c *Client) settledOffset(ctx context.Context, u Upload) (int64, error) {
+	for before := int64(-1); ; {
+		offset, err := c.offset(ctx, u)
+		if err != nil || offset == before {
+			return offset, err
+		}
+		before = offset
+		if err := c.sleep(ctx, c.retry.First); err != nil {
+			return 0, err
+		}
+	}
+}
+
 func (c *Client) offset(ctx context.Context, u Upload) (int64, error) {
 	var answer struct{ Offset *int64 }
 	err := c.once(ctx, call{method: http.MethodGet, path: "file/offset", query: url.Values{"uploadId": {u.ID}}}, &answer)
@@ -259,7 +274,7 @@ func (c *Client) offset(ctx context.Context, u Upload) (int64, error) {
 }
 
 func (c *Client) complete(u Upload, doc uploadDocument) (File, error) {
-	if doc.Size == nil || *doc.Size != u.Size || objectID.MatchString(doc.ID) == false {
+	if doc.Size == nil || *doc.Size != u.Size || !objectID.MatchString(doc.ID) {
 		return File{}, fmt.Errorf("cannot finish the upload of %.200q: %w: not a file of %d bytes", u.Name, ErrAnswer, u.Size)
 	}
 	return doc.File, nil
