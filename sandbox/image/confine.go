@@ -75,7 +75,11 @@ func (s *Store) confine(ctx context.Context, req request, archive *os.File, on f
 	var complaint limitedBuffer
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", UnpackCommand, stageSetup)
 	cmd.Dir = "/"
-	cmd.Env = []string{"GOTRACEBACK=single"}
+	// The Go runtime must not keep the host's cgroup files open.
+	cmd.Env = []string{"GOTRACEBACK=single", "GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
+	if raceDetector {
+		cmd.Env = append(cmd.Env, "GORACE=atexit_sleep_ms=0") // else every child sleeps a second at its end
+	}
 	cmd.Stdin = bytes.NewReader(order)
 	cmd.Stdout = resultsChild
 	cmd.Stderr = &complaint

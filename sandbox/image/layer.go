@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -35,14 +36,15 @@ const (
 	progressEvery = 200 * time.Millisecond
 )
 
-// unpackArchive is the worker's work for an import.
-func unpackArchive(f *os.File, limits Limits, out *json.Encoder, answers io.Reader) error {
+// unpackArchive is the worker's work for an import. It writes below dir.
+func unpackArchive(f *os.File, dir string, limits Limits, out *json.Encoder, answers io.Reader) error {
 	a, err := openArchive(f, limits, func() (*os.File, error) {
-		spool, err := os.OpenFile("/spool", os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		name := filepath.Join(dir, "spool")
+		spool, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return nil, err
 		}
-		return spool, os.Remove("/spool")
+		return spool, os.Remove(name)
 	})
 	if err != nil {
 		return err
@@ -62,7 +64,7 @@ func unpackArchive(f *os.File, limits Limits, out *json.Encoder, answers io.Read
 	for _, hex := range reply.Have {
 		done["sha256:"+hex] = true
 	}
-	u := &unpacker{archive: a, limits: limits, out: out}
+	u := &unpacker{archive: a, dir: dir, limits: limits, out: out}
 	u.progress.Layers = len(p.blobs)
 	for _, b := range p.blobs {
 		u.progress.Total += b.member.size
@@ -90,6 +92,7 @@ func unpackArchive(f *os.File, limits Limits, out *json.Encoder, answers io.Read
 // unpacker unpacks the layers of one archive, within one set of limits.
 type unpacker struct {
 	archive *archive
+	dir     string
 	limits  Limits
 	out     *json.Encoder
 
@@ -178,7 +181,7 @@ func (h *hashingReader) Read(p []byte) (int, error) {
 
 // unpack unpacks a layer into the directory named by its diff id.
 func (u *unpacker) unpack(b blob) error {
-	name := "/" + hexOf(b.diffID)
+	name := filepath.Join(u.dir, hexOf(b.diffID))
 	if err := os.Mkdir(name, 0o700); err != nil {
 		return err
 	}

@@ -66,6 +66,10 @@ func setup() error {
 	if !ok {
 		return fmt.Errorf("unknown task %q", req.Task)
 	}
+	// What the importer inherited by mistake goes no further.
+	if err := unix.CloseRange(answerFD+1, 1<<31-1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("cannot close inherited files: %w", err)
+	}
 	if err := limitSelf(); err != nil {
 		return err
 	}
@@ -260,7 +264,7 @@ func work() error {
 	out := json.NewEncoder(os.Stdout)
 	switch req.Task {
 	case taskUnpack:
-		return unpackArchive(os.NewFile(archiveFD, "archive"), req.Limits, out, os.NewFile(answerFD, "answers"))
+		return unpackArchive(os.NewFile(archiveFD, "archive"), "/", req.Limits, out, os.NewFile(answerFD, "answers"))
 	case taskInspect:
 		seen, err := inspectRoot()
 		if err != nil {

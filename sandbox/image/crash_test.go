@@ -1,0 +1,179 @@
+package image_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"girderworker/sandbox/image"
+	"girderworker/sandbox/image/imagetest"
+)
+
+// importCommand makes the test binary a process that imports and says so.
+const importCommand = "test-import"
+
+func importMain(args []string) int {
+	f, err := os.Open(args[1])
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	s, err := image.Open(args[0], image.Options{Writable: true})
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	if _, err := s.Import(context.Background(), f, image.ImportOptions{Owner: image.Everyone}); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Println("imported")
+	return 0
+}
+
+// An import is killed at random moments. After each kill the store must open,
+// hold the image completely or not at all, and hold nothing else.
+func TestImportSurvivesKill(t *testing.T) {
+	img := busybox(t)
+	for i := range 3 {
+		var layer imagetest.Layer
+		for j := range 200 {
+			layer = append(layer, imagetest.File(fmt.Sprintf("data/%d/%d", i, j), 0o644, fmt.Sprint(i, j)))
+		}
+		img.Layers = append(img.Layers, layer)
+	}
+	archive := imagetest.Archive(t, img).Name()
+	id, err := img.ID()
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	start := time.Now()
+	if out, err := exec.Command("/proc/self/exe", importCommand, filepath.Join(t.TempDir(), "s"), archive).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	whole := time.Since(start)
+
+	const kills = 25
+	absent, present := 0, 0
+	for range kills {
+		dir := filepath.Join(t.TempDir(), "store")
+		openStore(t, dir)
+		cmd := exec.Command("/proc/self/exe", importCommand, dir, archive)
+		var out bytes.Buffer
+		cmd.Stdout = &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		timer := time.AfterFunc(time.Duration(rand.Float64()*1.1*float64(whole)), func() { cmd.Process.Signal(syscall.SIGKILL) })
+		err := cmd.Wait()
+		timer.Stop()
+
+		s := openStore(t, dir)
+		got, getErr := s.Get(id)
+		switch {
+		case getErr == nil:
+			present++
+			checkWhole(t, s, got)
+		case errors.Is(getErr, image.ErrNotFound):
+			absent++
+			if err == nil {
+				t.Errorf("an import that said %q is lost", out.String())
+			}
+		default:
+			t.Fatal(getErr)
+		}
+		checkNothingLeft(t, s, dir)
+		if t.Failed() {
+			return
+		}
+	}
+	t.Logf("%d kills within %v: %d imports done, %d undone", kills, whole, present, absent)
+}
+
+// checkNothingLeft checks that staging is empty and every layer is some
+// image's.
+func checkNothingLeft(t *testing.T, s *image.Store, dir string) {
+	t.Helper()
+	if left := readDirNames(t, filepath.Join(dir, "staging")); len(left) != 0 {
+		t.Errorf("staging holds %v", left)
+	}
+	images, err := s.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	needed := map[string]bool{}
+	for _, img := range images {
+		for _, id := range img.DiffIDs {
+			needed[id[len("sha256:"):]] = true
+		}
+	}
+	for _, name := range readDirNames(t, filepath.Join(dir, "layers")) {
+		if !needed[name] {
+			t.Errorf("layer %s is nobody's", name)
+		}
+	}
+}
+
+// Processes and goroutines that import the same images, while others prune,
+// never disturb each other.
+func TestConcurrentImports(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	first := openStore(t, dir)
+	shared := imagetest.Layer{reg("shared", "s"), imagetest.Dir("etc", 0o755)}
+	var images []imagetest.Image
+	for i := range 3 {
+		images = append(images, imagetest.Image{
+			Refs: []string{fmt.Sprintf("i%d:1", i)}, Layers: []imagetest.Layer{shared, {reg("own", fmt.Sprint(i))}},
+		})
+	}
+	var archives []string
+	for _, img := range images {
+		archives = append(archives, imagetest.Archive(t, img).Name())
+	}
+	var wg sync.WaitGroup
+	for n := range 6 {
+		wg.Go(func() {
+			f, err := os.Open(archives[n%3])
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer f.Close()
+			if _, err := first.Import(t.Context(), f, everyone()); err != nil {
+				t.Error(err)
+			}
+		})
+		if n%2 == 0 {
+			wg.Go(func() {
+				if out, err := exec.Command("/proc/self/exe", importCommand, dir, archives[n%3]).CombinedOutput(); err != nil {
+					t.Errorf("%v: %s", err, out)
+				}
+			})
+		}
+		wg.Go(func() {
+			if _, err := first.Prune(t.Context(), nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	list, err := first.List()
+	if err != nil || len(list) != 3 {
+		t.Fatalf("%d images, %v", len(list), err)
+	}
+	for _, img := range list {
+		checkWhole(t, first, img)
+	}
+	openStore(t, dir) // sweeps what the last ones to prune did not see
+	checkNothingLeft(t, first, dir)
+}
