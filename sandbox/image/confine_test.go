@@ -210,12 +210,6 @@ func TestImportEndsAtItsDeadline(t *testing.T) {
 	}
 }
 
-func TestMainIsForTheProgramOnly(t *testing.T) {
-	if code := image.Main([]string{"nonsense"}); code == 0 {
-		t.Error("accepted a stage that is none")
-	}
-}
-
 func TestNoSpace(t *testing.T) {
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=8m"); err != nil {

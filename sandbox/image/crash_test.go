@@ -40,6 +40,12 @@ func importMain(args []string) int {
 	return 0
 }
 
+func importProcess(dir, archive string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", importCommand, dir, archive)
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
+	return cmd
+}
+
 // An import is killed at random moments. After each kill the store must open,
 // hold the image completely or not at all, and hold nothing else.
 func TestImportSurvivesKill(t *testing.T) {
@@ -58,7 +64,7 @@ func TestImportSurvivesKill(t *testing.T) {
 	}
 
 	start := time.Now()
-	if out, err := exec.Command("/proc/self/exe", importCommand, filepath.Join(t.TempDir(), "s"), archive).CombinedOutput(); err != nil {
+	if out, err := importProcess(filepath.Join(t.TempDir(), "s"), archive).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	whole := time.Since(start)
@@ -68,7 +74,7 @@ func TestImportSurvivesKill(t *testing.T) {
 	for range kills {
 		dir := filepath.Join(t.TempDir(), "store")
 		openStore(t, dir)
-		cmd := exec.Command("/proc/self/exe", importCommand, dir, archive)
+		cmd := importProcess(dir, archive)
 		var out bytes.Buffer
 		cmd.Stdout = &out
 		if err := cmd.Start(); err != nil {
@@ -155,7 +161,7 @@ func TestConcurrentImports(t *testing.T) {
 		})
 		if n%2 == 0 {
 			wg.Go(func() {
-				if out, err := exec.Command("/proc/self/exe", importCommand, dir, archives[n%3]).CombinedOutput(); err != nil {
+				if out, err := importProcess(dir, archives[n%3]).CombinedOutput(); err != nil {
 					t.Errorf("%v: %s", err, out)
 				}
 			})

@@ -90,9 +90,10 @@ type staging struct {
 	dir    string
 	locked *os.File
 
-	images []plannedImage
-	layers map[string]layerDocument // unpacked here, by hex
-	have   map[string]bool          // needed and in the store, by hex
+	images   []plannedImage
+	finished bool                     // the child said so
+	layers   map[string]layerDocument // unpacked here, by hex
+	have     map[string]bool          // needed and in the store, by hex
 }
 
 // plannedImage is an image of the archive with the complete names that it gets.
@@ -142,46 +143,49 @@ func (st *staging) remove() {
 }
 
 // unpack lets the confined child read the archive. After it, every layer that
-// the images need is in ready or in the store.
+// the images need is in the work directory or in the store.
 func (st *staging) unpack(ctx context.Context, archive *os.File, o ImportOptions) error {
-	finished := false
-	err := st.store.confine(ctx, request{Task: taskUnpack, Root: st.path(workDir), Limits: o.Limits.withDefaults()}, archive, func(m message) (any, error) {
-		switch {
-		case m.Plan != nil && st.images == nil:
-			if err := st.accept(m.Plan, o); err != nil {
-				return nil, err
-			}
-			return st.pin()
-		case m.Progress != nil:
-			if o.Progress != nil {
-				o.Progress(*m.Progress)
-			}
-		case m.Layer != nil:
-			return nil, st.take(*m.Layer)
-		case m.Skipped != nil:
-			st.store.log.Info("Image has device nodes or named pipes that were left out",
-				"count", m.Skipped.Count, "first", printable(m.Skipped.First))
-		case m.Done:
-			finished = true
-		default:
-			return nil, errors.New("the unpacker sent an unexpected message")
+	req := request{Task: taskUnpack, Root: st.path(workDir), Limits: o.Limits.withDefaults()}
+	err := st.store.confine(ctx, req, archive, func(m message) (any, error) {
+		if err := st.hear(m, o); err != nil || m.Plan == nil {
+			return nil, err
 		}
-		return nil, nil
+		return st.pin()
 	})
 	if err != nil {
 		return err
 	}
-	if !finished || st.images == nil {
+	if !st.finished || st.images == nil {
 		return errors.New("the unpacker ended before its work was done")
 	}
-	for i := range st.images {
-		img := &st.images[i]
+	for _, img := range st.images {
 		for _, id := range img.DiffIDs {
-			hex := hexOf(id)
-			if _, ok := st.layers[hex]; !ok && !st.have[hex] {
+			if _, ok := st.layers[hexOf(id)]; !ok && !st.have[hexOf(id)] {
 				return fmt.Errorf("the unpacker left out layer %s", id)
 			}
 		}
+	}
+	return nil
+}
+
+// hear takes in one message of the unpacking child.
+func (st *staging) hear(m message, o ImportOptions) error {
+	switch {
+	case m.Plan != nil && st.images == nil:
+		return st.accept(m.Plan, o)
+	case m.Progress != nil:
+		if o.Progress != nil {
+			o.Progress(*m.Progress)
+		}
+	case m.Layer != nil:
+		return st.take(*m.Layer)
+	case m.Skipped != nil:
+		st.store.log.Info("Image has device nodes or named pipes that were left out",
+			"count", m.Skipped.Count, "first", printable(m.Skipped.First))
+	case m.Done:
+		st.finished = true
+	default:
+		return errors.New("the unpacker sent an unexpected message")
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ package imagetest
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -22,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -228,9 +228,13 @@ func Pack(how string, data []byte) ([]byte, error) {
 	case "":
 		return data, nil
 	case "gzip":
-		w = gzip.NewWriter(&buf)
+		z, err := gzip.NewWriterLevel(&buf, gzip.BestSpeed)
+		if err != nil {
+			return nil, err
+		}
+		w = z
 	case "zstd":
-		z, err := zstd.NewWriter(&buf)
+		z, err := zstd.NewWriter(&buf, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
 		if err != nil {
 			return nil, err
 		}
