@@ -76,7 +76,7 @@ const patience = time.Minute
 
 // world is one daemon with everything of it below dir.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	config string
 	client *client.Client
@@ -88,7 +88,7 @@ type world struct {
 }
 
 // newWorld has a running daemon and the image busybox.
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir()}
 	for dir := w.dir; dir != "/" && dir != os.TempDir(); dir = filepath.Dir(dir) {
