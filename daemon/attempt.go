@@ -121,11 +121,15 @@ func (f *front) runAttempt(ctx context.Context, job *queue.Job, r *running) {
 	switch {
 	case ctx.Err() != nil, errors.Is(err, monitor.ErrGone):
 		return // the next front finds out what became of it
+	case errors.Is(err, monitor.ErrNoSpace):
+		// It has not begun, and the next job would fare no better.
+		f.logger.Error("Cannot start an attempt: the disk is full; starting none for a while", "attempt", r.name, "for", fullDiskPause, "error", err)
+		f.restFor(fullDiskPause)
+		f.interrupt(ctx, r.name, err.Error())
+		return
 	case err != nil:
-		f.logger.Warn("Cannot start an attempt", "job", job.ID, "attempt", job.Attempt, "error", err)
-		f.finish(ctx, r.name, &queue.Result{
-			Outcome: string(attempt.OutcomeError), Code: attempt.CodeError, Error: err.Error(),
-		}, "", time.Now())
+		f.logger.Warn("Cannot start an attempt", "attempt", r.name, "error", err)
+		f.finish(ctx, r.name, failure(err.Error()), "", time.Now())
 		return
 	}
 	f.follow(ctx, r)
@@ -219,9 +223,9 @@ func (f *front) readEvents(ctx context.Context, dir attempt.Dir, r *running) (*a
 			return nil, err
 		}
 		if e.Started != nil {
-			if err := f.store.Started(f.attempts.ctx, r.name.Job, r.name.Attempt, e.Time); err != nil {
-				f.trouble("record the start of", r.name, err)
-			}
+			f.record(f.attempts.ctx, "record the start of", r.name, func(ctx context.Context) error {
+				return f.store.Started(ctx, r.name.Job, r.name.Attempt, e.Time)
+			})
 		}
 		if e.Note != "" {
 			f.logger.Info("Noted by an attempt", "attempt", r.name, "note", e.Note)
@@ -241,16 +245,18 @@ func (f *front) readEvents(ctx context.Context, dir attempt.Dir, r *running) (*a
 	return nil, nil
 }
 
+// maxLosses is how many attempts of a job may be lost before it is the job that
+// is to blame: one that kills its runner each time would never end.
+const maxLosses = 10
+
 // conclude records how an attempt ended that will say no more.
 func (f *front) conclude(ctx context.Context, dir attempt.Dir, r *running, done *attempt.Done) {
 	exit, err := dir.ReadExit()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		f.interrupt(ctx, r.name, "its runner died")
+		f.lost(ctx, r, "its runner died")
 	case err != nil:
-		f.finish(ctx, r.name, &queue.Result{
-			Outcome: string(attempt.OutcomeError), Code: attempt.CodeError, Error: err.Error(),
-		}, "", time.Now())
+		f.finish(ctx, r.name, failure(err.Error()), "", time.Now())
 	default:
 		problem := ""
 		if done != nil {
@@ -258,6 +264,24 @@ func (f *front) conclude(ctx context.Context, dir attempt.Dir, r *running, done 
 		}
 		f.finish(ctx, r.name, resultOf(exit), problem, exit.Finished)
 	}
+}
+
+// lost records the end of an attempt whose runner died without a word.
+func (f *front) lost(ctx context.Context, r *running, reason string) {
+	job, err := f.store.Job(r.name.Job)
+	if err != nil {
+		f.trouble("look at the losses of", r.name, err)
+		return
+	}
+	if losses := job.Attempt - job.Failures; losses >= maxLosses {
+		f.finish(ctx, r.name, failure(fmt.Sprintf("%s, after %d attempts that were lost", reason, losses-1)), "", time.Now())
+		return
+	}
+	f.interrupt(ctx, r.name, reason)
+}
+
+func failure(text string) *queue.Result {
+	return &queue.Result{Outcome: string(attempt.OutcomeError), Code: attempt.CodeError, Error: text}
 }
 
 func resultOf(exit attempt.Exit) *queue.Result {
@@ -268,21 +292,43 @@ func resultOf(exit attempt.Exit) *queue.Result {
 }
 
 func (f *front) finish(ctx context.Context, a monitor.Attempt, result *queue.Result, problem string, at time.Time) {
-	job, err := f.store.Finish(ctx, a.Job, a.Attempt, result, problem, at)
-	if err != nil {
-		f.trouble("record the end of", a, err)
-		return
-	}
-	f.logger.Info("Attempt ended", "attempt", a, "outcome", result.Outcome, "code", result.Code, "job", job.State)
+	f.record(ctx, "record the end of", a, func(ctx context.Context) error {
+		job, err := f.store.Finish(ctx, a.Job, a.Attempt, result, problem, at)
+		if err == nil {
+			f.logger.Info("Attempt ended", "attempt", a, "outcome", result.Outcome, "code", result.Code, "job", job.State)
+		}
+		return err
+	})
 }
 
 func (f *front) interrupt(ctx context.Context, a monitor.Attempt, reason string) {
-	job, err := f.store.Interrupt(ctx, a.Job, a.Attempt, reason)
-	if err != nil {
-		f.trouble("record the loss of", a, err)
-		return
+	f.record(ctx, "record the loss of", a, func(ctx context.Context) error {
+		job, err := f.store.Interrupt(ctx, a.Job, a.Attempt, reason)
+		if err == nil {
+			f.logger.Warn("Attempt lost", "attempt", a, "reason", reason, "job", job.State)
+		}
+		return err
+	})
+}
+
+// record changes the queue, again and again while the disk is full.
+func (f *front) record(ctx context.Context, what string, a monitor.Attempt, change func(context.Context) error) {
+	for {
+		err := change(ctx)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, queue.ErrNoSpace) {
+			f.trouble(what, a, err)
+			return
+		}
+		f.logger.Error("Cannot "+what+" an attempt: the disk is full; trying again", "attempt", a, "after", fullDiskPause, "error", err)
+		select {
+		case <-time.After(fullDiskPause):
+		case <-ctx.Done():
+			return // what happened is in the attempt's directory
+		}
 	}
-	f.logger.Warn("Attempt lost", "attempt", a, "reason", reason, "job", job.State)
 }
 
 // trouble is for a change of state that the queue did not take. One that it

@@ -45,8 +45,6 @@ type Options struct {
 	Args    []string
 	Version string
 	Commit  string
-	// Self is the command that is this program, see [monitor.Options].
-	Self []string
 }
 
 // Run is `girder-worker daemon`: it returns when the daemon has ended. An error
@@ -78,7 +76,6 @@ func Run(o Options) error {
 		Launcher:  string(c.Launcher),
 		Drop:      c.DropPath(),
 		Front:     o.Args,
-		Self:      o.Self,
 		Logger:    logger.With("part", "monitor"),
 	}, signals)
 }

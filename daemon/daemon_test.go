@@ -253,9 +253,10 @@ func TestReboot(t *testing.T) {
 	const bootID = "/proc/sys/kernel/random/boot_id"
 	// Shared among the daemon's processes, so that all see it covered no more.
 	w.start("mount --make-rprivate /", "mount --make-rshared /", "mount --bind "+other+" "+bootID)
-	if job := w.job(id); job.State != "queued" || !strings.Contains(job.Reason, "the machine was restarted") {
-		t.Errorf("job %+v", job)
-	}
+	w.eventually("the job is queued again", func() bool {
+		job := w.job(id)
+		return job.State == "queued" && strings.Contains(job.Reason, "the machine was restarted")
+	})
 	// A user namespace may mount /proc only where nothing of it is covered.
 	out, err := exec.Command("nsenter", "-t", strconv.Itoa(w.cmd.Process.Pid), "-m", "umount", bootID).CombinedOutput()
 	if err != nil {

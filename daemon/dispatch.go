@@ -47,7 +47,8 @@ const fullDiskPause = 5 * time.Second
 // being woken; zero is never.
 func (f *front) claim(ctx context.Context, starts int) (again time.Time, err error) {
 	most := max(0, starts-f.attempts.starting())
-	if paused, _ := f.Paused(); paused {
+	rest := f.rest.Load()
+	if paused, _ := f.Paused(); paused || rest != nil && time.Now().Before(*rest) {
 		most = 0 // what is due is still settled
 	}
 	jobs, err := f.store.Claim(ctx, f.Capacity(), f.bootID, most)
@@ -61,7 +62,17 @@ func (f *front) claim(ctx context.Context, starts int) (again time.Time, err err
 	for i := range jobs {
 		f.attempts.begin(&jobs[i], f.runAttempt)
 	}
-	return f.store.NextDue(), nil
+	again = f.store.NextDue()
+	if rest != nil && time.Now().Before(*rest) && (again.IsZero() || rest.Before(again)) {
+		again = *rest
+	}
+	return again, nil
+}
+
+// restFor has the dispatcher start nothing for a while.
+func (f *front) restFor(d time.Duration) {
+	until := time.Now().Add(d)
+	f.rest.Store(&until)
 }
 
 // lookAgain makes the dispatcher claim soon.

@@ -44,6 +44,7 @@ type front struct {
 	attempts attempts
 	nudge    chan struct{} // capacity 1: the dispatcher should look again
 	proof    chan chan struct{}
+	rest     atomic.Pointer[time.Time] // nothing is started until then
 
 	fail context.CancelCauseFunc // ends the front with an error
 }

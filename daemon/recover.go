@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"girderworker/daemon/attempt"
@@ -31,10 +30,8 @@ func (f *front) recover(ctx context.Context) error {
 		if live[a] {
 			delete(live, a)
 			f.attempts.begin(job, f.resume)
-			continue
-		}
-		if err := f.settle(ctx, job, a); err != nil {
-			return err
+		} else {
+			f.attempts.begin(job, f.settle)
 		}
 	}
 	// What runs without a job in the queue (an old copy was put back) must not.
@@ -67,31 +64,27 @@ func (f *front) resume(ctx context.Context, job *queue.Job, r *running) {
 }
 
 // settle records the end of an attempt that has no runner any more.
-func (f *front) settle(ctx context.Context, job *queue.Job, a monitor.Attempt) error {
-	dir, err := attempt.NewDir(f.config.Load().StateDir, a.Job, a.Attempt)
-	if err != nil {
-		return err
+func (f *front) settle(ctx context.Context, job *queue.Job, r *running) {
+	f.started(r)
+	dir, err := attempt.NewDir(f.config.Load().StateDir, r.name.Job, r.name.Attempt)
+	over := false
+	if err == nil {
+		over, err = dir.Ended()
 	}
-	over, err := dir.Ended()
-	if err != nil {
-		return fmt.Errorf("cannot tell how attempt %s ended: %w", a, err)
-	}
-	if over {
-		r := &running{name: a}
+	switch {
+	case err != nil:
+		f.fail(fmt.Errorf("cannot tell how attempt %s ended: %w", r.name, err))
+	case over:
 		done, err := f.readEvents(contextDone(), dir, r)
-		if err != nil && !errors.Is(err, context.Canceled) {
-			f.logger.Warn("Cannot read the events of an attempt", "attempt", a, "error", err)
+		if err != nil {
+			f.logger.Warn("Cannot read the events of an attempt", "attempt", r.name, "error", err)
 		}
 		f.conclude(ctx, dir, r, done)
-		return context.Cause(ctx)
-	}
-	reason := "the daemon was restarted before it had begun"
-	switch {
 	case job.BootID != "" && job.BootID != f.bootID:
-		reason = "the machine was restarted"
+		f.interrupt(ctx, r.name, "the machine was restarted")
 	case job.State == queue.Running:
-		reason = "its runner died while the daemon was away"
+		f.lost(ctx, r, "its runner died while the daemon was away")
+	default:
+		f.interrupt(ctx, r.name, "the daemon was restarted before it had begun")
 	}
-	f.interrupt(ctx, a, reason)
-	return context.Cause(ctx)
 }

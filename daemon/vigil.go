@@ -39,12 +39,10 @@ func (f *front) vigil(ctx context.Context) {
 		case <-tick.C:
 		}
 		err := f.check(ctx, patience)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
-		case errors.Is(err, queue.ErrNoSpace):
-			// A full disk is told where it hurts, and no restart frees it.
-		case err != nil:
+		}
+		if err != nil {
 			f.fail(fmt.Errorf("the self-check failed: %w", err))
 			return
 		}
@@ -59,7 +57,8 @@ func (f *front) vigil(ctx context.Context) {
 func (f *front) check(ctx context.Context, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if err := f.store.Probe(ctx); err != nil {
+	// A full disk is told where it hurts, and no restart frees it.
+	if err := f.store.Probe(ctx); err != nil && !errors.Is(err, queue.ErrNoSpace) {
 		return err
 	}
 	turned := make(chan struct{})

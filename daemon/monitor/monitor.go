@@ -162,7 +162,7 @@ const stopPatience = 45 * time.Second
 // supervise serves the front until it ends.
 func (m *Monitor) supervise(front *frontProcess, signals <-chan os.Signal) error {
 	served := make(chan error, 1)
-	go func() { served <- m.serve() }()
+	m.wg.Go(func() { served <- m.serve() })
 	ended := make(chan error, 1)
 	go func() { ended <- front.wait() }()
 	defer m.conn.Close()

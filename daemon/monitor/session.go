@@ -27,6 +27,10 @@ type sessions struct {
 	base   string   // cgroup path that all of this daemon's are below
 	logger *slog.Logger
 
+	// begun is part of the names of cgroups: the record of a runner that an
+	// earlier monitor started must never mean one of ours.
+	begun int64
+
 	mu     sync.Mutex
 	next   int         // number of the next runner's cgroup
 	warm   *warmRunner // nil while one is being made, or none could be
@@ -49,7 +53,7 @@ const refill = 10 * time.Millisecond
 const handover = time.Minute
 
 func newSessions(self []string, base string, logger *slog.Logger) *sessions {
-	s := &sessions{self: self, base: base, logger: logger}
+	s := &sessions{self: self, base: base, logger: logger, begun: time.Now().UnixNano()}
 	s.prepare(0)
 	return s
 }
@@ -216,24 +220,19 @@ func (s *sessions) newCgroup() (string, error) {
 	if unix.Statfs(v2Root(), &st) != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
 		return "", nil
 	}
-	for {
-		s.mu.Lock()
-		s.next++
-		group := filepath.Join(s.base, runnersGroup, strconv.Itoa(s.next))
-		s.mu.Unlock()
-		path := filepath.Join(v2Root(), group)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return "", fmt.Errorf("cannot make the runners' cgroup: %w", err)
-		}
-		err := os.Mkdir(path, 0o755)
-		if errors.Is(err, os.ErrExist) {
-			continue // an earlier monitor's runner lives in it
-		}
-		if err != nil {
-			return "", fmt.Errorf("cannot make a runner's cgroup: %w", err)
-		}
-		return group, nil
+	s.mu.Lock()
+	s.next++
+	name := strconv.FormatInt(s.begun, 36) + "-" + strconv.Itoa(s.next)
+	s.mu.Unlock()
+	group := filepath.Join(s.base, runnersGroup, name)
+	path := filepath.Join(v2Root(), group)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", fmt.Errorf("cannot make the runners' cgroup: %w", err)
 	}
+	if err := os.Mkdir(path, 0o755); err != nil {
+		return "", fmt.Errorf("cannot make a runner's cgroup: %w", err)
+	}
+	return group, nil
 }
 
 // runnersGroup cannot be the name of an attempt, which ends in a number.
