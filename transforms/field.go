@@ -41,8 +41,13 @@ func (r *reader) token(limit int) (string, error) {
 
 // ValidIdentifier tells whether s can be a job's id or a stream's name: one
 // path element of at most [MaxIdentifier] letters, digits, '.', '_' and '-',
-// not starting with '.' or '-'.
+// the first a letter or digit.
 func ValidIdentifier(s string) bool {
+	return s != "" && s[0] != '_' && validName(s)
+}
+
+// validName is the same, but may start with '_' as users of the system do.
+func validName(s string) bool {
 	if s == "" || len(s) > MaxIdentifier || s[0] == '.' || s[0] == '-' {
 		return false
 	}
@@ -60,7 +65,7 @@ func ValidIdentifier(s string) bool {
 func (r *reader) identifier() (string, error) {
 	s, err := r.text()
 	if err == nil && !ValidIdentifier(s) {
-		err = problem("%.80q is not a name of 1 to %d letters, digits, '.', '_' and '-' that starts with neither '.' nor '-'", s, MaxIdentifier)
+		err = problem("%.80q is not a name of 1 to %d letters, digits, '.', '_' and '-', the first a letter or digit", s, MaxIdentifier)
 	}
 	return s, err
 }
@@ -170,7 +175,7 @@ func (r *reader) user() (string, error) {
 		return "", err
 	}
 	name, group, both := strings.Cut(s, ":")
-	if !ValidIdentifier(name) || both && !ValidIdentifier(group) {
+	if !validName(name) || both && !validName(group) {
 		return "", problem("%.80q is not NAME, UID, NAME:GROUP or UID:GID", s)
 	}
 	return s, nil

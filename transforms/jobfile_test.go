@@ -231,6 +231,7 @@ func TestParseJobFileRefuses(t *testing.T) {
 		{with(`"stdin":"in"`), "stdin", "absolute"},
 		{with(`"user":"a b"`), "user", "NAME"},
 		{with(`"user":":5"`), "user", "NAME"},
+		{with(`"id":"_x"`), "id", "the first a letter or digit"},
 		{with(`"hostname":"a_b"`), "hostname", "not a host name"},
 		{with(`"hostname":"a..b"`), "hostname", "not a host name"},
 		{with(`"network":"bridge"`), "network", "none of none, private and host"},

@@ -60,7 +60,7 @@ const (
 // Stream connects one end in the container with a file of the submitter.
 type Stream struct {
 	// Name is unique in the plan: one path element, at most 64 bytes of
-	// letters, digits, '.', '_' and '-', not starting with '.' or '-'.
+	// letters, digits, '.', '_' and '-', the first a letter or digit.
 	Name string     `json:"name"`
 	Kind StreamKind `json:"kind"`
 	// File is the submitter's host file; empty for StreamProgress.

@@ -23,8 +23,11 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, c *call) error {
 		if err := s.tellEvents(notices, enc, control, c); err != nil {
 			return nil
 		}
+		if _, err := s.queue.List(queue.Filter{Limit: 1}); err != nil {
+			return nil // closed, or broken: there will be no more
+		}
 		notices = s.queue.Subscribe(ctx, "")
-		if ctx.Err() == nil && enc.Encode(apitype.Event{Lagged: true}) != nil {
+		if ctx.Err() == nil && (enc.Encode(apitype.Event{Lagged: true}) != nil || control.Flush() != nil) {
 			return nil
 		}
 	}

@@ -248,8 +248,8 @@ func (t *tail) catchUp(job *queue.Job) (wrote bool, err error) {
 		t.q.attempt++
 		t.q.offset = 0
 	}
-	if wrote {
-		t.sent = true
+	if wrote || !t.sent {
+		t.sent = true // the header at least, so that the client knows that it is heard
 		err = t.flush()
 	}
 	return wrote, err
