@@ -49,11 +49,16 @@ func view(j *queue.Job) apitype.Job {
 	if j.State.Final() {
 		code := exitCode(j)
 		v.ExitCode = &code
-		if v.Error == "" && code != 0 {
+		if v.Error == "" && code != 0 && !ownExit(j) {
 			v.Error = j.Reason
 		}
 	}
 	return v
+}
+
+// ownExit tells whether the job ended with its own exit code, which says it all.
+func ownExit(j *queue.Job) bool {
+	return j.State == queue.Failed && j.Result != nil && j.Result.Outcome == string(attempt.OutcomeExited) && j.Result.Code != 0
 }
 
 // exitCode is what `wait` and `run` end with. The result is the last attempt's:

@@ -42,21 +42,28 @@ func (a *app) daemonCommand() *cobra.Command {
 	}
 	daemonFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		// The daemon obeys signals in its own way.
-		signal.Reset(syscall.SIGINT, syscall.SIGTERM)
-		options := a.daemonOptions(cmd.Flags())
-		if code := a.tellDaemon(daemon.Run(options)); code != 0 {
-			return exitStatus(code)
-		}
-		return nil
+		return a.runDaemon(a.daemonOptions(cmd.Flags()))
 	}
 	return cmd
 }
 
+func (a *app) runDaemon(o daemon.Options) error {
+	// The daemon obeys signals in its own way.
+	signal.Reset(syscall.SIGINT, syscall.SIGTERM)
+	if code := a.tellDaemon(daemon.Run(o)); code != 0 {
+		return exitStatus(code)
+	}
+	return nil
+}
+
+// levelFlag is the option of the daemon's log.
+const levelFlag = "logging-level"
+
 // daemonFlags adds --config and a flag for every option of the daemon's own
-// section that the command line does not have yet.
+// section that the command line does not have yet, and the level of its log.
 func daemonFlags(flags *pflag.FlagSet) {
 	flags.String("config", "", "configuration `file`")
+	flags.StringP(levelFlag, "l", "", "debug, info, warning or error")
 	defaults := config.Default()
 	for _, k := range defaults.Keys() {
 		if k.Section == "girder_worker" && k.Flag() != "socket" {

@@ -95,7 +95,7 @@ func (a *app) printJobs(jobs []apitype.Job) error {
 	t.alignRight(2, 3)
 	for i := range jobs {
 		j := &jobs[i]
-		t.add(j.ID, j.State, ago(time.Since(j.Created)), ran(j), owner(j), j.Name, j.Image, jobDetail(j))
+		t.add(j.ID, j.State, ago(time.Since(j.Created)), ran(j), shortOwner(j), j.Name, j.Image, jobDetail(j))
 	}
 	return t.write(a.Stdout)
 }
@@ -105,6 +105,12 @@ func owner(j *apitype.Job) string {
 		return j.User
 	}
 	return j.Owner
+}
+
+// shortOwner leaves out what the daemon says of an owner beside the name.
+func shortOwner(j *apitype.Job) string {
+	name, _, _ := strings.Cut(owner(j), " ")
+	return name
 }
 
 // ran is how long the last attempt's container has run, or did.

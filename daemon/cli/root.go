@@ -48,11 +48,18 @@ func (a *app) root() *cobra.Command {
 			switch {
 			case len(args) > 0:
 				return unknownCommand(cmd, args[0])
+			case cmd.Flags().Changed(levelFlag):
+				return a.runDaemon(a.daemonOptions(cmd.Flags()))
 			}
 			return cmd.Help()
 		},
 	}
 	root.PersistentFlags().StringVar(&a.socket, "socket", "", "`path` of the daemon's socket")
+	// The line that starts the Python worker, `girder-worker -l info`, starts this one.
+	root.Flags().StringP(levelFlag, "l", "", "")
+	if err := root.Flags().MarkHidden(levelFlag); err != nil {
+		panic(err) // the flag was made above
+	}
 	root.AddGroup(
 		&cobra.Group{ID: groupJobs, Title: "Jobs:"},
 		&cobra.Group{ID: groupImages, Title: "Images:"},

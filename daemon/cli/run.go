@@ -125,15 +125,8 @@ func (a *app) endAs(job *apitype.Job) error {
 	if code == exitOK {
 		return nil
 	}
-	if job.Outcome != "exited" || job.Error != "" {
-		text := job.Error
-		if text == "" {
-			text = job.Reason
-		}
-		if text == "" {
-			text = job.State
-		}
-		fmt.Fprintf(a.Stderr, "girder-worker: job %s %s: %s\n", job.ID, job.State, printable(text))
+	if job.Error != "" {
+		fmt.Fprintf(a.Stderr, "girder-worker: job %s %s: %s\n", job.ID, job.State, printable(job.Error))
 	}
 	return exitStatus(code)
 }
