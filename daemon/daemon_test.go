@@ -611,3 +611,58 @@ func TestManyShortJobs(t *testing.T) {
 		}
 	}
 }
+
+// A full disk delays what was accepted, and loses or fails none of it.
+func TestFullDisk(t *testing.T) {
+	w := newWorld(t)
+	w.stop()
+	if err := os.RemoveAll(w.state()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(w.state(), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", w.state(), "tmpfs", 0, "size=64m"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		w.stop()
+		if err := unix.Unmount(w.state(), 0); err != nil {
+			t.Error(err)
+		}
+		if err := os.Mkdir(filepath.Join(w.state(), "work"), 0o711); err != nil { // where leftovers are looked for
+			t.Error(err)
+		}
+	}()
+	w.start()
+	if _, err := w.client.ImportImage(t.Context(), bytes.NewReader(archive), "", false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.client.Pause(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	id := w.submit("exit 3", "retries", map[string]any{"max": 0}).ID
+	ballast := filepath.Join(w.state(), "ballast")
+	f, err := os.Create(ballast)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	f.Close()
+	// The pause itself cannot be made to last; that is told, and it ends all the same.
+	if _, err := w.client.Resume(t.Context()); err == nil {
+		t.Error("a file was written to a full disk")
+	}
+	w.eventually("the full disk is noticed", func() bool { return strings.Contains(w.stderr.String(), "disk is full") })
+	if job := w.job(id); job.ExitCode != nil {
+		t.Errorf("job %+v", job)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if job := w.wait(id); *job.ExitCode != 3 {
+		t.Errorf("job %+v", job)
+	}
+}
