@@ -24,7 +24,9 @@ type Capacity struct {
 const patience = 10 * time.Minute
 
 // laneDepth bounds how many jobs of one lane a claim looks at that do not fit.
-const laneDepth = 256
+// Jobs of a lane differ by less than a quarter in size, so those behind that
+// many of them seldom would.
+const laneDepth = 32
 
 // InUse is what jobs in preparing and running take; derived from the jobs, never counted apart.
 func (s *Store) InUse() (c Capacity) {
@@ -321,14 +323,8 @@ func (l *lane) skip(c candidate) {
 
 // least is the smallest need that belongs into the lane.
 func (l *lane) least() amount {
-	power := func(n byte) int64 {
-		if n == 0 {
-			return 0
-		}
-		return 1 << (n - 1)
-	}
 	size := l.prefix[9:]
-	return amount{slots: 1, milli: power(size[0]), memory: power(size[1]), gpus: int64(size[2])}
+	return amount{slots: 1, milli: leastOf(size[0]), memory: leastOf(size[1]), gpus: int64(size[2])}
 }
 
 // read takes the next jobs of l from the index.
@@ -336,9 +332,8 @@ func (p *planner) read(l *lane) bool {
 	if l.drained {
 		return false
 	}
-	n := min(p.max, 64)
 	c := p.tx.Bucket(bucketReady).Cursor()
-	for k, v := c.Seek(append(l.prefix[:], seqKey(l.next)...)); len(l.waiting) < n; k, v = c.Next() {
+	for k, v := c.Seek(append(l.prefix[:], seqKey(l.next)...)); len(l.waiting) < laneDepth; k, v = c.Next() {
 		if !bytes.HasPrefix(k, l.prefix[:]) {
 			l.drained = true
 			break

@@ -125,13 +125,13 @@ func (s *Store) commitLoop() {
 			size += o.size
 		}
 		if !more {
-			idle.Reset(idleTime)
 			select {
 			case <-s.closing:
 				return
 			case o := <-s.ops:
 				take(o)
 			case <-idle.C:
+				// Not set again before there was work.
 				s.compactActive(true)
 				continue
 			}
@@ -154,6 +154,7 @@ func (s *Store) commitLoop() {
 		}
 		more = s.commit(batch)
 		s.compactActive(false)
+		idle.Reset(idleTime)
 	}
 }
 

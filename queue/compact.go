@@ -26,16 +26,27 @@ const (
 // costs about as much as reading and writing what is left, so with work
 // waiting it happens only when that is little of the whole. The committer calls it.
 func (s *Store) compactActive(idle bool) {
-	if s.now().Before(s.compactAgain) || !s.worthCompacting(s.active, activeName, idle) {
+	s.compactIfWorth(s.active, activeName, idle)
+}
+
+// compactHistory does the same after retention has removed much.
+func (s *Store) compactHistory() {
+	s.moveMu.Lock()
+	defer s.moveMu.Unlock()
+	s.compactIfWorth(s.history, historyName, true)
+}
+
+func (s *Store) compactIfWorth(f *file, name string, idle bool) {
+	if s.now().Before(f.compactAgain) || !s.worthCompacting(f, name, idle) {
 		return
 	}
 	before := time.Now()
-	if err := s.compact(s.active, activeName); err != nil {
-		s.compactAgain = s.now().Add(compactPause)
+	if err := s.compact(f, name); err != nil {
+		f.compactAgain = s.now().Add(compactPause)
 		s.log.Warn("Cannot compact the queue; trying again later", "err", err)
 		return
 	}
-	s.log.Info("Compacted the queue", "took", time.Since(before))
+	s.log.Info("Compacted the queue", "file", name, "took", time.Since(before))
 }
 
 // worthCompacting compares the free pages with the file: half of it when idle,

@@ -55,8 +55,8 @@
 // SEQ and EVENT are sequences of 8 bytes, TIME is nanoseconds since 1970 in 8
 // bytes, both big-endian, so that keys sort as numbers do; STATE is one byte
 // (layout.go); OWNER the first 8 bytes of the SHA-256 of its name; SIZE three
-// bytes: the powers of two of the thousandths of a cpu and of the bytes, and the
-// gpus; NEEDS thousandths of a cpu, bytes and gpus in 8 bytes each. Rows are
+// bytes: the thousandths of a cpu and the bytes of memory, each to a quarter of a
+// power of two, and the gpus; NEEDS thousandths of a cpu, bytes and gpus in 8 bytes each. Rows are
 // protobuf messages; a field that is new needs no migration, any other change of
 // what is drawn here needs a numbered one in migrate.go, with a test that builds
 // the old layout by hand.

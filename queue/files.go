@@ -36,8 +36,9 @@ type file struct {
 	mu sync.RWMutex
 	db *bolt.DB
 	// broken is set for good when a commit failed in a way that leaves its
-	// outcome unknown. It belongs to the one writer of the file.
-	broken error
+	// outcome unknown. It and compactAgain belong to the one writer of the file.
+	broken       error
+	compactAgain time.Time // not before then, after one that failed
 }
 
 func (f *file) view(fn func(*bolt.Tx) error) error {

@@ -37,6 +37,7 @@ func (s *Store) moveLoop() {
 			signal(s.finished)
 			pause = troubleTime
 		}
+		s.compactHistory()
 		select {
 		case <-s.closing:
 			return

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -9,20 +10,38 @@ import (
 // idAlphabet is Crockford's base 32 in lower case: no i, l, o, u to mistake.
 const idAlphabet = "0123456789abcdefghjkmnpqrstvwxyz"
 
-// newID is seven digits of the sequence and four random ones: sortable by age
-// until 2^35 jobs, short enough to type, and not to be guessed by whoever wants
-// to take the next id first.
-func newID(seq uint64) string {
-	var id [11]byte
-	for i := 6; i >= 0; i-- {
+// seqDigits and randomDigits make an id that sorts by age until 2^35 jobs, is
+// short enough to type, and is not to be guessed by whoever wants to take the
+// next one first.
+const (
+	seqDigits    = 7
+	randomDigits = 4
+)
+
+func newID(seq uint64, random int) string {
+	id := make([]byte, seqDigits+random)
+	for i := seqDigits - 1; i >= 0; i-- {
 		id[i] = idAlphabet[seq&31]
 		seq >>= 5
 	}
-	rand.Read(id[7:])
-	for i := 7; i < len(id); i++ {
+	rand.Read(id[seqDigits:])
+	for i := seqDigits; i < len(id); i++ {
 		id[i] = idAlphabet[id[i]&31]
 	}
-	return string(id[:])
+	return string(id)
+}
+
+// freshID is an id that no job has. Should somebody have taken many that begin
+// with this sequence, it gets longer.
+func (t *txn) freshID(seq uint64) (string, error) {
+	for random := randomDigits; ; random++ {
+		id := newID(seq, random)
+		if _, err := t.find(id); errors.Is(err, ErrNotFound) {
+			return id, nil
+		} else if err != nil {
+			return "", err
+		}
+	}
 }
 
 const maxIDLen = 64

@@ -125,7 +125,7 @@ func dependentKey(on string, seq uint64) []byte {
 }
 
 // laneKey is the part of a ready key before the sequence: 9-priority, owner,
-// and the powers of two that the job's needs reach.
+// and the classes of the job's needs.
 const laneLen = 1 + 8 + 3
 
 func laneKey(j *Job) []byte {
@@ -137,8 +137,22 @@ func laneKey(j *Job) []byte {
 	return append(k, sizeClass(n.milli), sizeClass(n.memory), byte(min(n.gpus, math.MaxUint8)))
 }
 
-// sizeClass is the power of two that n reaches.
-func sizeClass(n int64) byte { return byte(bits.Len64(uint64(n))) }
+// sizeClass groups numbers within a quarter of a power of two, in order.
+func sizeClass(n int64) byte {
+	if n < 4 {
+		return byte(n)
+	}
+	l := bits.Len64(uint64(n))
+	return byte(l<<2) | byte(n>>(l-3))&3
+}
+
+// leastOf is the smallest number of a class.
+func leastOf(class byte) int64 {
+	if class < 4 {
+		return int64(class)
+	}
+	return int64(4|class&3) << (class>>2 - 3)
+}
 
 // entry is one key of an index.
 type entry struct {

@@ -51,10 +51,9 @@ type Store struct {
 	closed  sync.Once
 	workers sync.WaitGroup
 
-	wake         chan struct{}
-	finished     chan struct{}
-	hub          hub
-	compactAgain time.Time // the committer's own
+	wake     chan struct{}
+	finished chan struct{}
+	hub      hub
 
 	// moveMu is held by whoever takes jobs from one file to the other or out
 	// of the history. It is never taken by the committer.

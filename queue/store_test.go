@@ -202,3 +202,13 @@ func TestLife(t *testing.T) {
 		t.Errorf("pending %v", events)
 	}
 }
+
+// reopen closes s and opens its directory again with the same clock.
+func reopen(t testing.TB, s *Store) *Store {
+	t.Helper()
+	must(t, s.Check())
+	must(t, s.Close())
+	return open(t, func(o *Options) {
+		o.Dir, o.Now, o.Jitter, o.MaxJobs, o.Retention = s.dir, s.now, s.jitter, s.maxJobs, s.retention
+	})
+}

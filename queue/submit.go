@@ -51,7 +51,8 @@ type Submission struct {
 // Accepted is the answer to one Submission.
 type Accepted struct {
 	Job Job
-	// Existing is set when an equal submission was accepted before.
+	// Existing is set when an equal submission was accepted before; Job is then
+	// as it stands now, without its body.
 	Existing bool
 }
 
@@ -251,7 +252,9 @@ func (t *txn) create(sub *Submission) (Job, error) {
 		Created: t.now, BodyHash: sub.BodyHash, Report: sub.Report,
 	}
 	if j.ID == "" {
-		j.ID = newID(seq)
+		if j.ID, err = t.freshID(seq); err != nil {
+			return Job{}, err
+		}
 	}
 	to := Queued
 	fail := sub.Fail

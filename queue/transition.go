@@ -3,6 +3,7 @@ package queue
 import (
 	"bytes"
 	"slices"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -30,7 +31,7 @@ func (t *txn) move(j *Job, to State, edit func(*Job)) error {
 	old := *j
 	j.State = to
 	if to != Queued {
-		j.passed = timeFrom(0)
+		j.passed = time.Time{}
 	}
 	if edit != nil {
 		edit(j)
@@ -64,11 +65,9 @@ func (t *txn) move(j *Job, to State, edit func(*Job)) error {
 			return err
 		}
 	}
-	// A claim may find something new when a job waits now that did not, or
-	// when resources came free.
-	if to == Queued || to == Delayed || old.State == Preparing || old.State == Running {
-		t.wake = t.wake || to != Running
-	}
+	// Whatever else happened, a claim may find something new: a job that waits
+	// now, resources that came free, a job that needs nothing kept for it any more.
+	t.wake = t.wake || to != Preparing && to != Running
 	return nil
 }
 
