@@ -68,6 +68,9 @@ func (s *Store) copyOf(ctx context.Context, f *file) (*os.File, error) {
 		_, err := tx.WriteTo(contextWriter{ctx, c})
 		return err
 	})
+	if ctx.Err() != nil {
+		err = ctx.Err() // bbolt flattens it to text
+	}
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}

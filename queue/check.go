@@ -2,8 +2,10 @@ package queue
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -14,52 +16,72 @@ const maxProblems = 20
 // Check verifies the database's structure and every invariant of the layout:
 // each row has exactly the index keys that it asks for, the counts count, what
 // waits for another job can be told of its end, and no job is in both files but
-// one that is on its way. It reads everything, beside the work that goes on.
-func (s *Store) Check() error {
-	var p problems
-	err := s.active.view(func(tx *bolt.Tx) error {
-		p.bolt(tx, activeName)
-		if len(p.found) > 0 {
-			return nil // what the pages hold cannot be trusted
+// one that is on its way. It reads copies, which need as much room in the state
+// directory as the two files, because bbolt compares its free pages with a
+// database that nobody writes to.
+func (s *Store) Check() (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cannot check the queue: %w", err)
 		}
-		p.rows(tx, activeName, activeIndexes, entries, func(j *Job) {
-			if j.State.Final() {
-				return
+	}()
+	// What is in the history when it is copied has ended by then, and still has
+	// when the queue is copied.
+	history, err := s.openCopy(s.history)
+	if err != nil {
+		return err
+	}
+	defer history.Close()
+	active, err := s.openCopy(s.active)
+	if err != nil {
+		return err
+	}
+	defer active.Close()
+	return checkFiles(active, history)
+}
+
+// openCopy opens a copy of f that is gone when it is closed.
+func (s *Store) openCopy(f *file) (*bolt.DB, error) {
+	c, err := s.copyOf(context.Background(), f)
+	if err != nil {
+		return nil, diskError(err)
+	}
+	return bolt.Open(c.Name(), 0, &bolt.Options{
+		ReadOnly: true, PreLoadFreelist: true, FreelistType: bolt.FreelistMapType,
+		OpenFile: func(string, int, os.FileMode) (*os.File, error) { return c, nil },
+	})
+}
+
+// checkFiles compares two databases that nobody writes to.
+func checkFiles(active, history *bolt.DB) error {
+	var p problems
+	err := active.View(func(tx *bolt.Tx) error {
+		return history.View(func(htx *bolt.Tx) error {
+			p.bolt(tx, activeName)
+			p.bolt(htx, historyName)
+			if len(p.found) > 0 {
+				return nil // what the pages hold cannot be trusted
 			}
-			err := s.history.view(func(htx *bolt.Tx) error {
-				if htx.Bucket(bucketJobs).Get(seqKey(j.Seq)) != nil {
+			p.rows(tx, activeName, activeIndexes, entries, func(j *Job) {
+				if !j.State.Final() && htx.Bucket(bucketJobs).Get(seqKey(j.Seq)) != nil {
 					p.add("job %s is %s and in the history", j.ID, j.State)
 				}
-				return nil
 			})
-			if err != nil {
-				p.add("%v", err)
-			}
-		})
-		p.dependents(tx)
-		p.extras(tx)
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("cannot check the queue: %w", err)
-	}
-	err = s.history.view(func(tx *bolt.Tx) error {
-		p.bolt(tx, historyName)
-		if len(p.found) > 0 {
+			p.dependents(tx)
+			p.extras(tx)
+			p.rows(htx, historyName, historyIndexes, historyEntries, func(j *Job) {
+				if !j.State.Final() {
+					p.add("job %s is %s in the history", j.ID, j.State)
+				}
+			})
 			return nil
-		}
-		p.rows(tx, historyName, historyIndexes, historyEntries, func(j *Job) {
-			if !j.State.Final() {
-				p.add("job %s is %s in the history", j.ID, j.State)
-			}
 		})
-		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("cannot check the queue: %w", err)
+		return err
 	}
 	if len(p.found) > 0 {
-		return fmt.Errorf("the queue is damaged: %w", errors.Join(p.found...))
+		return fmt.Errorf("it is damaged: %w", errors.Join(p.found...))
 	}
 	return nil
 }

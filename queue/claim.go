@@ -56,13 +56,16 @@ func inUse(tx *bolt.Tx) (used amount, err error) {
 
 // Claim moves at most max startable jobs that fit into total less InUse to
 // preparing, with a new attempt number, in the order of fairness. It also
-// settles what has become due: delayed jobs, expiry, old revocations. A daemon
+// settles what has become due: delayed jobs, expiry, dependencies. A daemon
 // that is paused claims with max 0 for their sake. The jobs come with their bodies.
 func (s *Store) Claim(ctx context.Context, total Capacity, bootID string, max int) (claimed []Job, err error) {
 	err = s.do(ctx, func(t *txn) error {
 		claimed = nil
 		more, err := t.settleDue()
 		if err != nil {
+			return err
+		}
+		if err := t.settleEnded(); err != nil {
 			return err
 		}
 		p, err := planClaim(t.tx, capacityOf(total), max, t.now)

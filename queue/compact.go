@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -26,32 +25,32 @@ const (
 // costs about as much as reading and writing what is left, so with work
 // waiting it happens only when that is little of the whole. The committer calls it.
 func (s *Store) compactActive(idle bool) {
-	s.compactIfWorth(s.active, activeName, idle)
+	s.compactIfWorth(s.active, idle)
 }
 
 // compactHistory does the same after retention has removed much.
 func (s *Store) compactHistory() {
 	s.moveMu.Lock()
 	defer s.moveMu.Unlock()
-	s.compactIfWorth(s.history, historyName, true)
+	s.compactIfWorth(s.history, true)
 }
 
-func (s *Store) compactIfWorth(f *file, name string, idle bool) {
-	if s.now().Before(f.compactAgain) || !s.worthCompacting(f, name, idle) {
+func (s *Store) compactIfWorth(f *file, idle bool) {
+	if s.now().Before(f.compactAgain) || !f.worthCompacting(idle) {
 		return
 	}
 	before := time.Now()
-	if err := s.compact(f, name); err != nil {
+	if err := s.compact(f); err != nil {
 		f.compactAgain = s.now().Add(compactPause)
 		s.log.Warn("Cannot compact the queue; trying again later", "err", err)
 		return
 	}
-	s.log.Info("Compacted the queue", "file", name, "took", time.Since(before))
+	s.log.Info("Compacted the queue", "file", f.path, "took", time.Since(before))
 }
 
 // worthCompacting compares the free pages with the file: half of it when idle,
 // three quarters when not.
-func (s *Store) worthCompacting(f *file, name string, idle bool) bool {
+func (f *file) worthCompacting(idle bool) bool {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if f.db == nil || f.broken != nil {
@@ -62,7 +61,7 @@ func (s *Store) worthCompacting(f *file, name string, idle bool) bool {
 	if free < compactAbove/2 {
 		return false // the common case needs no look at the file
 	}
-	fi, err := os.Stat(filepath.Join(s.dir, name))
+	fi, err := os.Stat(f.path)
 	if err != nil {
 		return false
 	}
@@ -75,13 +74,12 @@ func (s *Store) worthCompacting(f *file, name string, idle bool) bool {
 
 // compact copies f beside itself, makes the copy durable and puts it in place.
 // Only the writer of f may call it. A crash leaves the old file or the new one.
-func (s *Store) compact(f *file, name string) (err error) {
-	path := filepath.Join(s.dir, name)
-	temp := path + partial
+func (s *Store) compact(f *file) (err error) {
+	temp := f.path + partial
 	defer func() {
 		if err != nil {
 			_ = os.Remove(temp)
-			err = fmt.Errorf("cannot compact %s: %w", path, diskError(err))
+			err = fmt.Errorf("cannot compact %s: %w", f.path, diskError(err))
 		}
 	}()
 	o := boltOptions()
@@ -101,7 +99,7 @@ func (s *Store) compact(f *file, name string) (err error) {
 	if err := db.Sync(); err != nil {
 		return errors.Join(err, db.Close())
 	}
-	if err := replace(s.dir, temp, path); err != nil {
+	if err := replace(s.dir, temp, f.path); err != nil {
 		return errors.Join(err, db.Close())
 	}
 	// Readers of the old file are waited for here.

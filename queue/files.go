@@ -11,6 +11,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,8 +34,9 @@ const (
 
 // file is one of the two databases. Compaction puts another one under it.
 type file struct {
-	mu sync.RWMutex
-	db *bolt.DB
+	path string
+	mu   sync.RWMutex
+	db   *bolt.DB
 	// broken is set for good when a commit failed in a way that leaves its
 	// outcome unknown. It and compactAgain belong to the one writer of the file.
 	broken       error
@@ -90,11 +92,20 @@ func (f *file) update(fn func(*bolt.Tx) error) error {
 // counted. After any other failed write or sync nobody knows what the disk
 // holds, and the page cache may show what will not be there after a reboot.
 func (f *file) failed(err error) error {
-	if err = diskError(err); err == nil || errors.Is(err, ErrNoSpace) {
-		return err
+	if err = diskError(err); err == nil {
+		return nil
+	}
+	if errors.Is(err, ErrNoSpace) {
+		return errors.Join(err, f.trim())
 	}
 	f.broken = fmt.Errorf("%w: %w", ErrBroken, err)
 	return f.broken
+}
+
+// trim gives the disk back what a commit that did not fit has written behind
+// the last page in use. Nobody reads there.
+func (f *file) trim() error {
+	return f.view(func(tx *bolt.Tx) error { return os.Truncate(f.path, tx.Size()) })
 }
 
 func (f *file) swap(db *bolt.DB) (old *bolt.DB) {
@@ -148,7 +159,7 @@ func (s *Store) openFiles() error {
 	if err != nil {
 		return err
 	}
-	s.history = &file{db: hdb}
+	s.history = &file{path: historyPath, db: hdb}
 	if missing {
 		if n := newest(hdb); n > 0 {
 			return fmt.Errorf("cannot open the queue: %s is missing, though %s holds finished jobs: "+
@@ -162,7 +173,7 @@ func (s *Store) openFiles() error {
 	if err != nil {
 		return err
 	}
-	s.active = &file{db: db}
+	s.active = &file{path: activePath, db: db}
 	return nil
 }
 
@@ -308,12 +319,14 @@ func boltOptions() *bolt.Options {
 	}
 }
 
+var errDamaged = errors.New("the file is damaged: restore it from a backup")
+
 // openDB opens a database that is there and brings its layout up to date.
 func openDB(path string, sc schema) (db *bolt.DB, err error) {
 	defer func() {
 		// bbolt panics on pages that make no sense.
 		if r := recover(); r != nil {
-			err = fmt.Errorf("damaged: %v", r)
+			err = fmt.Errorf("%w (%v)", errDamaged, r)
 		}
 		if err != nil {
 			if db != nil {
@@ -326,14 +339,21 @@ func openDB(path string, sc schema) (db *bolt.DB, err error) {
 			err = fmt.Errorf("cannot open %s: %w", path, err)
 		}
 	}()
-	db, err = bolt.Open(path, 0o600, boltOptions())
-	switch {
-	case errors.Is(err, bolt.ErrTimeout):
-		return nil, ErrLocked
-	case errors.Is(err, bolt.ErrInvalid), errors.Is(err, bolt.ErrChecksum), errors.Is(err, bolt.ErrVersionMismatch):
-		return nil, fmt.Errorf("%w: the file is damaged; restore it from a backup", err)
-	case err != nil:
+	// bbolt would take an empty file for a new one.
+	if fi, err := os.Stat(path); err != nil {
 		return nil, err
+	} else if fi.Size() == 0 {
+		return nil, errDamaged
+	}
+	db, err = bolt.Open(path, 0o600, boltOptions())
+	var errno unix.Errno
+	switch {
+	case errors.Is(err, berrors.ErrTimeout):
+		return nil, ErrLocked
+	case errors.As(err, &errno):
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("%w (%w)", errDamaged, err)
 	}
 	db.AllocSize = growBy
 	return db, sc.migrate(db)
