@@ -58,9 +58,9 @@ test-vm: ## boot Debian 12 with systemd and cgroup v2 under qemu and test there
 	@$(MAKE) --no-print-directory binary
 	@TAGS='$(TAGS)' packaging/vm/test
 
+KILLS ?= 200
 crashtest: deps ## kill the daemon 200 times during a load and look for what is lost (as root)
-	@$(MAKE) --no-print-directory binary
-	CRASH_KILLS=$${KILLS:-200} $(GO) test -count=1 -v -timeout 60m -tags '$(TAGS)' -run TestCrash ./daemon/crashtest
+	CRASH_KILLS=$(KILLS) $(GO) test -count=1 -v -timeout 60m -tags '$(TAGS)' -run TestCrash ./daemon/crashtest
 
 bench: ## measure against fdatasync, runc and cat, and hold the figures against the targets (as root)
 	@packaging/deps build demo bench
