@@ -147,7 +147,7 @@ func isReexecHook(name string) bool {
 // neither a machine's paths nor where packages are downloaded from.
 func TestNoForeignNames(t *testing.T) {
 	names := []string{
-		" /wor" + "k/", "\"/wor" + "k/", "=/wor" + "k/", "/ro" + "ot/go",
+		"/wor" + "k/wt", "/wor" + "k/main", "/wor" + "k/shared", "/ro" + "ot/go",
 		"proxy.golang" + ".org", "sum.golang" + ".org", "deb.debian" + ".org", "archive.ubuntu" + ".com",
 		"registry-1." + "docker.io", "pypi" + ".org", "files.pythonhosted" + ".org", "registry.npmjs" + ".org",
 	}
