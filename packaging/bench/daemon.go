@@ -207,7 +207,7 @@ func (c *conn) runJob(ctx context.Context, document []byte) error {
 		return err
 	}
 	for {
-		_, body, err := c.do(ctx, "GET", "/v1/jobs/"+job.ID+"/wait?timeout=30s", nil)
+		_, body, err := c.do(ctx, "GET", "/v1/jobs/"+job.ID+"/wait?timeout=30", nil)
 		if err != nil {
 			return err
 		}

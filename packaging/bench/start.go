@@ -162,7 +162,7 @@ func runMany(ctx context.Context, d *daemon, n, waiters int) error {
 	}
 	for _, job := range accepted.Jobs {
 		for {
-			_, answer, err := c.do(ctx, "GET", "/v1/jobs/"+job.ID+"/wait?timeout=30s", nil)
+			_, answer, err := c.do(ctx, "GET", "/v1/jobs/"+job.ID+"/wait?timeout=30", nil)
 			if err != nil {
 				return err
 			}
