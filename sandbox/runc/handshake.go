@@ -4,13 +4,11 @@ package runc
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -93,11 +91,6 @@ func (c *control) executed() (string, error) {
 		return "", fmt.Errorf("cannot learn whether the command is executed: %w", err)
 	}
 	return string(bytes.TrimSpace(message)), nil
-}
-
-// endWith makes pending and later reads fail when ctx ends.
-func (c *control) endWith(ctx context.Context) (stop func() bool) {
-	return context.AfterFunc(ctx, func() { _ = c.file.SetDeadline(time.Unix(1, 0)) })
 }
 
 func (c *control) close() {
