@@ -19,8 +19,6 @@ import (
 var (
 	// ErrNoImage: no image of that name for that user.
 	ErrNoImage = errors.New("no such image")
-	// ErrImageInUse: a job needs the image.
-	ErrImageInUse = errors.New("the image is in use")
 	// ErrBadImage: the archive is not one, or breaks a rule or a limit.
 	ErrBadImage = errors.New("bad image")
 )
@@ -98,8 +96,6 @@ func explain(err error) apitype.Error {
 		kind = apitype.KindUnavailable
 	case errors.Is(err, ErrNoImage):
 		kind = apitype.KindNoImage
-	case errors.Is(err, ErrImageInUse):
-		kind = apitype.KindState
 	case errors.Is(err, ErrBadImage):
 		kind = apitype.KindBadRequest
 	case errors.Is(err, fs.ErrNotExist):

@@ -27,12 +27,14 @@ import (
 // The server's limits on requests. Logs, events, waits and image archives are
 // exempt from the time limits: they last as long as somebody reads or writes.
 const (
-	maxBody        = 64 << 20 // a batch
+	maxBody        = 32 << 20 // a batch
+	bigBody        = 1 << 20  // larger ones, or of unknown length, are read maxBig at a time
+	maxBig         = 4
 	maxHeader      = 16 << 10
 	headerTimeout  = 10 * time.Second
 	requestTimeout = time.Minute
 	idleTimeout    = 5 * time.Minute
-	perUser        = 512 // connections at once, of each user but root
+	perUser        = 128 // connections at once, of each user but root
 )
 
 // Config is what a [Server] is made of. Everything but Logger is needed.
@@ -82,9 +84,12 @@ type Server struct {
 
 	// buffers are for the bodies of requests and answers.
 	buffers sync.Pool
-	conns   connections
-	http    http.Server
-	mux     *http.ServeMux
+	// big holds a token for each large body that is being read, so that no user
+	// fills the memory with them.
+	big   chan struct{}
+	conns connections
+	http  http.Server
+	mux   *http.ServeMux
 	// stopping ends first at shutdown, and with it what would last.
 	stopping context.Context
 	stop     context.CancelFunc
@@ -103,6 +108,7 @@ func New(c Config) *Server {
 		logger:   c.Logger,
 		conns:    connections{perUser: perUser, conns: make(map[net.Conn]int), users: make(map[int]int)},
 		mux:      http.NewServeMux(),
+		big:      make(chan struct{}, maxBig),
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	if s.logger == nil {
@@ -238,13 +244,20 @@ func (s *Server) answer(w http.ResponseWriter, code int, v any) {
 // readBody reads a request's body of at most limit bytes into a buffer that the
 // caller puts back.
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request, limit int64) (*bytes.Buffer, error) {
-	b := s.buffer()
 	if r.ContentLength > limit {
-		s.release(b)
 		return nil, &http.MaxBytesError{Limit: limit}
 	}
+	if r.ContentLength < 0 || r.ContentLength > bigBody {
+		select {
+		case s.big <- struct{}{}:
+			defer func() { <-s.big }()
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+	}
+	b := s.buffer()
 	if r.ContentLength > 0 {
-		b.Grow(int(min(r.ContentLength+bytes.MinRead, 1<<20)))
+		b.Grow(int(min(r.ContentLength+bytes.MinRead, bigBody)))
 	}
 	if _, err := b.ReadFrom(http.MaxBytesReader(w, r.Body, limit)); err != nil {
 		s.release(b)
