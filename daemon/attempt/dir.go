@@ -113,8 +113,10 @@ func (d Dir) Number() int { return d.number }
 // of its cgroup and of the work directory.
 func (d Dir) ID() string { return d.job + "-" + strconv.Itoa(d.number) }
 
-// Create makes the directory, root:gid 0750, durably. It fails with
-// [fs.ErrExist] when the attempt was made before.
+// Create makes the directory, root:gid 0750. It fails with [fs.ErrExist] when
+// the attempt was made before. Nothing is synced: an attempt whose directory a
+// loss of power takes was lost with it, and [ExitFile.Commit] syncs what leads
+// to an exit that counts.
 func (d Dir) Create(gid int) error {
 	parent := filepath.Dir(d.path)
 	err := makeOwned(parent, gid)
@@ -147,7 +149,7 @@ func makeOwned(path string, gid int) error {
 	if err != nil {
 		return errors.Join(&fs.PathError{Op: "mkdir", Path: path, Err: err}, os.Remove(temp))
 	}
-	return syncDir(filepath.Dir(path))
+	return nil
 }
 
 func (d Dir) file(name string) string { return filepath.Join(d.path, name) }
@@ -182,7 +184,7 @@ func syncDir(path string) error {
 }
 
 // replaceFile puts data at path in one step: a reader sees the old file, the
-// new one or, before the first, none, and after a crash the same is true.
+// new one or, before the first, none.
 func replaceFile(path string, data []byte, gid int) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
 	if err != nil {
@@ -200,13 +202,7 @@ func replaceFile(path string, data []byte, gid int) (err error) {
 	if _, err := f.Write(data); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return os.Rename(f.Name(), path)
 }
 
 // createOwned makes an empty file that its readers may read from the moment

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -81,8 +82,9 @@ func (e *ExitFile) Commit(exit Exit) error {
 	if err == nil {
 		err = os.Rename(e.dir.file(exitTemp), e.dir.file(exitName))
 	}
-	if err == nil {
-		err = syncDir(e.dir.path)
+	// And the names that lead to it, up to the directory of all jobs.
+	for path, up := e.dir.path, 0; err == nil && up < 3; path, up = filepath.Dir(path), up+1 {
+		err = syncDir(path)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", exitName, err)

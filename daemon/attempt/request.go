@@ -25,7 +25,7 @@ const (
 	maxGroups  = 1024
 )
 
-// WriteRequest validates r and writes request.json durably.
+// WriteRequest validates r and writes request.json in one step, not synced: see [Dir.Create].
 func (d Dir) WriteRequest(r *Request) error {
 	if err := r.validate(d); err != nil {
 		return err
