@@ -149,7 +149,8 @@ func (f *front) request(job *queue.Job) (*attempt.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	res := file.Resources.Or(f.settings(f.config.Load()).Defaults)
+	file.Complete(f.settings(f.config.Load()).Defaults) // was done at submission; a job of an older release may lack something
+	res := file.Resources
 	return &attempt.Request{
 		Version:  attempt.Version,
 		Job:      job.ID,

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"girderworker/daemon/api"
 	"girderworker/daemon/apitype"
@@ -96,16 +97,19 @@ func (f *front) Live(id string) (stage string, progress *apitype.Progress) {
 func (f *front) settings(c *config.Config) api.Settings {
 	return api.Settings{
 		AdminGroups: f.who.adminGIDs,
-		Defaults: transforms.Resources{
-			CPUs: c.Limits.CPUs, Memory: c.Limits.Memory, PIDs: c.Limits.PIDs,
-			Shm: c.Limits.Shm, Scratch: c.Limits.Scratch, Log: c.Limits.Log,
+		Defaults: transforms.Defaults{
+			Resources: transforms.Resources{
+				CPUs: c.Limits.CPUs, Memory: c.Limits.Memory, PIDs: c.Limits.PIDs,
+				Shm: c.Limits.Shm, Scratch: c.Limits.Scratch, Log: c.Limits.Log,
+			},
+			Timeout:    c.Limits.Time,
+			RetryDelay: 10 * time.Second,
 		},
 		Machine: transforms.Resources{
 			CPUs:   min(c.Machine.CPUs, c.Hardware.CPUs),
 			Memory: min(c.Machine.Memory, c.Hardware.Memory),
 			Shm:    min(c.Machine.Memory, c.Hardware.Memory),
 		},
-		Timeout: c.Limits.Time,
 	}
 }
 

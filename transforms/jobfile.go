@@ -127,6 +127,34 @@ func (r Resources) Or(defaults Resources) Resources {
 	return r
 }
 
+// Defaults complete a document that does not name what every job must have.
+type Defaults struct {
+	Resources  Resources
+	Timeout    time.Duration // wall time
+	RetryDelay time.Duration // before the first retry
+}
+
+// Complete fills what f does not name. What is filled in never contradicts what
+// was named: a completed document is as good as it was.
+func (f *JobFile) Complete(d Defaults) {
+	shm := f.Resources.Shm
+	f.Resources = f.Resources.Or(d.Resources)
+	if shm == 0 && f.Resources.Memory > 0 {
+		f.Resources.Shm = min(f.Resources.Shm, f.Resources.Memory)
+	}
+	if f.Resources.Memory < f.Resources.Shm {
+		f.Resources.Memory = f.Resources.Shm // the default is too small for what was named
+	}
+	if f.Timeout == 0 {
+		if f.Timeout = d.Timeout; f.Timeout > 0 && f.Timeout <= f.SoftTimeout {
+			f.Timeout = f.SoftTimeout + max(f.StopGrace, 10*time.Second)
+		}
+	}
+	if f.Retries.Max > 0 && f.Retries.Delay == 0 {
+		f.Retries.Delay = d.RetryDelay
+	}
+}
+
 // Retries say what happens after a failed attempt.
 type Retries struct {
 	Max             int
@@ -302,7 +330,7 @@ func (r *reader) jobField(f *JobFile, key string) (err error) {
 	case "timeout":
 		f.Timeout, err = r.duration(MaxDuration)
 	case "soft_timeout":
-		f.SoftTimeout, err = r.duration(MaxDuration)
+		f.SoftTimeout, err = r.duration(MaxDuration - MaxGrace)
 	case "idle_timeout":
 		f.IdleTimeout, err = r.duration(MaxDuration)
 	case "retries":

@@ -356,9 +356,44 @@ func TestParseDuration(t *testing.T) {
 	}
 }
 
+var someDefaults = Defaults{
+	Resources: Resources{CPUs: 1, Memory: 1 << 30, PIDs: 4096, Shm: 64 << 20, Scratch: 1 << 30, Log: 64 << 20},
+	Timeout:   7 * 24 * time.Hour, RetryDelay: time.Second,
+}
+
+// TestComplete: no default contradicts what the document names, which would
+// have an accepted job fail when it is read again.
+func TestComplete(t *testing.T) {
+	for members, want := range map[string]JobFile{
+		``:                                {Resources: someDefaults.Resources, Timeout: someDefaults.Timeout},
+		`"resources":{"memory":"20m"}`:    {Resources: Resources{CPUs: 1, Memory: 20 << 20, PIDs: 4096, Shm: 20 << 20, Scratch: 1 << 30, Log: 64 << 20}, Timeout: someDefaults.Timeout},
+		`"resources":{"shm":"2g"}`:        {Resources: Resources{CPUs: 1, Memory: 2 << 30, PIDs: 4096, Shm: 2 << 30, Scratch: 1 << 30, Log: 64 << 20}, Timeout: someDefaults.Timeout},
+		`"soft_timeout":"8d"`:             {Resources: someDefaults.Resources, SoftTimeout: 8 * 24 * time.Hour, Timeout: 8*24*time.Hour + 10*time.Second},
+		`"timeout":5,"retries":{"max":1}`: {Resources: someDefaults.Resources, Timeout: 5 * time.Second, Retries: Retries{Max: 1, Delay: time.Second}},
+	} {
+		document := `{"image":"a"`
+		if members != "" {
+			document += "," + members
+		}
+		f, err := ParseJobFile([]byte(document + "}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Complete(someDefaults)
+		want.Image, want.Task = "a", TaskDockerRun
+		if !reflect.DeepEqual(*f, want) {
+			t.Errorf("%s: got %+v, want %+v", members, *f, want)
+		}
+		if _, err := ParseJobFile(f.AppendJSON(nil)); err != nil {
+			t.Errorf("%s: it cannot be read again: %v", members, err)
+		}
+	}
+}
+
 func FuzzParseJobFiles(f *testing.F) {
 	for _, seed := range []string{full, `{"jobs":[` + full + `]}`, `{"image":"a","args":["{{in}}","{in}"],"inputs":[{"name":"in","file":"/x"}]}`,
-		`{"image":"\ud83d\ude00","env":["A=1"]}`, `{"jobs":[{"jobs":[]}]}`, `{"timeout":1e2,"image":"a"}`} {
+		`{"image":"\ud83d\ude00","env":["A=1"]}`, `{"jobs":[{"jobs":[]}]}`, `{"timeout":1e2,"image":"a"}`,
+		`{"image":"a","resources":{"memory":"20m"},"soft_timeout":"8d"}`} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -378,6 +413,11 @@ func FuzzParseJobFiles(f *testing.F) {
 			}
 			if second := again.AppendJSON(nil); !bytes.Equal(canonical, second) {
 				t.Fatalf("two canonical forms:\n%s\n%s", canonical, second)
+			}
+			file.Complete(someDefaults)
+			completed := file.AppendJSON(nil)
+			if _, err := ParseJobFile(completed); err != nil {
+				t.Fatalf("cannot read %s, which was completed: %v", completed, err)
 			}
 			p, err := file.Plan()
 			if (err != nil) != (file.Task != TaskDockerRun) {

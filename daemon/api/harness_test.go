@@ -173,10 +173,8 @@ func newWorker(t testing.TB, change func(*Config, *queue.Options), prepare ...fu
 		Version: apitype.Version{Version: "test", API: 1},
 		Settings: Settings{
 			AdminGroups: []int{adminGroup},
-			Defaults:    transforms.Resources{CPUs: 1, Memory: 1 << 30, PIDs: 100, Shm: 64 << 20, Scratch: 1 << 30, Log: 1 << 20},
+			Defaults:    transforms.Defaults{Resources: transforms.Resources{CPUs: 1, Memory: 1 << 30, PIDs: 100, Shm: 64 << 20, Scratch: 1 << 30, Log: 1 << 20}, Timeout: time.Hour, RetryDelay: time.Second},
 			Machine:     transforms.Resources{CPUs: 4, Memory: 8 << 30, GPUs: 1, Scratch: 100 << 30},
-			Timeout:     time.Hour,
-			RetryDelay:  time.Second,
 		},
 		Logger: logger,
 	}

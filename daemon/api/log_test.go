@@ -68,7 +68,7 @@ func (f *frames) next() apitype.LogFrame {
 func TestFollow(t *testing.T) {
 	w := newWorker(t, nil)
 	s := *w.server.settings.Load()
-	s.RetryDelay = time.Nanosecond
+	s.Defaults.RetryDelay = time.Nanosecond
 	w.server.Apply(s)
 	p := w.person(alice)
 	id := p.submit(`{"image":"busybox","retries":{"max":1}}`).ID

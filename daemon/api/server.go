@@ -57,15 +57,11 @@ type Config struct {
 type Settings struct {
 	// AdminGroups are the gids whose members see and end everyone's jobs.
 	AdminGroups []int
-	// Defaults complete a document that names no resources.
-	Defaults transforms.Resources
+	// Defaults complete a document that names no limits.
+	Defaults transforms.Defaults
 	// Machine is the most that one job can ever get: a document that asks for
 	// more is refused at once. A zero field is no limit, but for GPUs.
 	Machine transforms.Resources
-	// Timeout is the wall time of a job that names none.
-	Timeout time.Duration
-	// RetryDelay is the first delay of a job that asks for retries and names none.
-	RetryDelay time.Duration
 	// HostNetwork lets jobs ask for the host's network.
 	HostNetwork bool
 }

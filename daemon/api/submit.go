@@ -105,13 +105,7 @@ func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Ident
 			return sub, err
 		}
 	}
-	f.Resources = f.Resources.Or(settings.Defaults)
-	if f.Timeout == 0 {
-		f.Timeout = max(settings.Timeout, f.SoftTimeout+f.StopGrace)
-	}
-	if f.Retries.Max > 0 && f.Retries.Delay == 0 {
-		f.Retries.Delay = settings.RetryDelay
-	}
+	f.Complete(settings.Defaults)
 	sub.Needs = queue.Needs{CPUs: f.Resources.CPUs, Memory: f.Resources.Memory, GPUs: f.Resources.GPUs}
 	sub.Limits = queue.Limits{Hard: f.Timeout, Soft: f.SoftTimeout, Idle: f.IdleTimeout}
 	sub.Retry = queue.Retry{Max: f.Retries.Max, Delay: f.Retries.Delay, FailInterrupted: f.Retries.FailInterrupted}

@@ -54,7 +54,7 @@ func TestSubmitIsIdempotent(t *testing.T) {
 	}
 	// It stays the same job when the machine has changed since.
 	s := *w.server.settings.Load()
-	s.Machine.Memory, s.Defaults.CPUs = 1, 3
+	s.Machine.Memory, s.Defaults.Resources.CPUs = 1, 3
 	w.server.Apply(s)
 	if code, body := p.do("POST", "/v1/jobs", `{"id":"one","image":"busybox","args":["a"],"env":{"A":"1","B":"2"}}`); code != http.StatusOK {
 		t.Errorf("after a change of the machine: %d %s", code, body)

@@ -83,9 +83,8 @@ func (w *fakeWorker) serve(ts *testscript.TestScript) {
 		},
 		Version: apitype.Version{Version: "1.2.4", API: 1},
 		Settings: api.Settings{
-			Defaults: transforms.Resources{CPUs: 1, Memory: 1 << 30, PIDs: 100, Shm: 64 << 20, Scratch: 1 << 30, Log: 1 << 20},
+			Defaults: transforms.Defaults{Resources: transforms.Resources{CPUs: 1, Memory: 1 << 30, PIDs: 100, Shm: 64 << 20, Scratch: 1 << 30, Log: 1 << 20}, Timeout: time.Hour, RetryDelay: time.Second},
 			Machine:  transforms.Resources{CPUs: 4, Memory: 8 << 30},
-			Timeout:  time.Hour,
 		},
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 	})

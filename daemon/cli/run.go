@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -126,7 +127,7 @@ func (a *app) endAs(job *apitype.Job) error {
 		return nil
 	}
 	if job.Error != "" {
-		fmt.Fprintf(a.Stderr, "girder-worker: job %s %s: %s\n", job.ID, job.State, printable(job.Error))
+		fmt.Fprintf(a.Stderr, "girder-worker: job %s %s\n", job.ID, ending(job.State, job.Error))
 	}
 	return exitStatus(code)
 }
@@ -147,4 +148,16 @@ func submitSafely(ctx context.Context, c *client.Client, document map[string]any
 			return job, err
 		}
 	}
+}
+
+// ending is a final state with what is known of it, said once.
+func ending(state, text string) string {
+	text = printable(strings.TrimPrefix(text, state+": "))
+	switch {
+	case text == "":
+		return state
+	case strings.HasPrefix(text, state):
+		return text
+	}
+	return state + ": " + text
 }

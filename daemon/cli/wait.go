@@ -57,10 +57,4 @@ func (a *app) waitCommand() *cobra.Command {
 	return a.jsonFlag(cmd)
 }
 
-func waited(j *apitype.Job) string {
-	line := j.ID + " " + j.State
-	if detail := jobDetail(j); detail != "" {
-		line += ": " + detail
-	}
-	return printable(line)
-}
+func waited(j *apitype.Job) string { return j.ID + " " + ending(j.State, jobDetail(j)) }
