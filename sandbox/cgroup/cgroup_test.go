@@ -139,7 +139,7 @@ func TestKill(t *testing.T) {
 // that would help.
 func TestKillForkBomb(t *testing.T) {
 	g := testGroup(t)
-	cmd := shell(t, g, "bomb() { i=0; while [ $i -lt 200 ]; do (bomb2) & i=$((i+1)); done; }; bomb2() { sleep 0.2; while :; do sleep 0.01; done; }; bomb; echo ready; while :; do (sleep 0.01 &) ; done")
+	cmd := shell(t, g, "bomb() { i=0; while [ $i -lt 40 ]; do (bomb2) & i=$((i+1)); done; }; bomb2() { sleep 0.2; while :; do sleep 0.01; done; }; bomb; echo ready; while :; do (sleep 0.01 &) ; done")
 	if err := g.Kill(t.Context()); err != nil {
 		t.Error(err)
 	}

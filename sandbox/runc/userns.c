@@ -2,37 +2,37 @@
 
 #define _GNU_SOURCE
 #include <errno.h>
-#include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "userns.h"
 
-int fork_userns(int *release)
+int fork_userns(void)
 {
-	int p[2];
+	sigset_t all, before;
 	long pid;
-	char c;
 
-	if (pipe2(p, O_CLOEXEC) < 0)
-		return -errno;
-	/* Not clone(CLONE_VM): the child would share the caller's errno. */
+	/* Go's signal handlers are not for the child. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	/* Not with CLONE_VM: the child would share the caller's errno. */
 	pid = syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0);
-	if (pid < 0) {
-		int err = errno;
-		close(p[0]);
-		close(p[1]);
-		return -err;
-	}
 	if (pid == 0) {
-		/* Only system calls from here: the parent has other threads. */
-		syscall(SYS_close, p[1]);
-		syscall(SYS_read, p[0], &c, 1);
-		syscall(SYS_exit_group, 0);
+		/*
+		 * Only system calls from here: the parent has other threads. What
+		 * the child inherited must not stay open longer than the parent
+		 * means it to.
+		 */
+		syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+		syscall(SYS_close_range, 0, ~0U, 0);
+		for (;;)
+			syscall(SYS_rt_sigsuspend, &all, sizeof(unsigned long));
 	}
-	close(p[0]);
-	*release = p[1];
-	return pid;
+	int err = errno;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return pid < 0 ? -err : pid;
 }

@@ -10,6 +10,7 @@ import "C"
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -48,14 +49,16 @@ func newUserNamespace(uids, gids []sandbox.IDMapping) (_ *os.File, err error) {
 			err = fmt.Errorf("cannot make a user namespace: %w", err)
 		}
 	}()
-	// A namespace exists first as long as a process is in it.
-	var release C.int
-	pid := int(C.fork_userns(&release))
+	// The process that holds the namespace until it is open dies with the thread
+	// that made it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	pid := int(C.fork_userns())
 	if pid < 0 {
 		return nil, os.NewSyscallError("clone", syscall.Errno(-pid))
 	}
 	defer func() {
-		_ = unix.Close(int(release))
+		_ = unix.Kill(pid, unix.SIGKILL)
 		for {
 			if _, err := unix.Wait4(pid, nil, 0, nil); err != unix.EINTR {
 				return

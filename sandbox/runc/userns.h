@@ -1,6 +1,6 @@
 /*
- * Forks a process in a new user namespace that does nothing until the write
- * end of the pipe in *release is closed, and then exits. Returns its number,
- * or a negative errno.
+ * Forks a process in a new user namespace that does nothing until it is
+ * killed. Returns its number, or a negative errno. It also dies with the
+ * calling thread.
  */
-int fork_userns(int *release);
+int fork_userns(void);
