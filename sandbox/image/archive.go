@@ -78,13 +78,17 @@ func openArchive(f *os.File, limits Limits, spool func() (*os.File, error)) (*ar
 		return nil, err
 	}
 	defer r.Close()
+	body := bufio.NewReaderSize(r, 1<<20)
+	if err := beginsLikeTar(body); err != nil {
+		return nil, err // before an endless stream fills the disk
+	}
 	out, err := spool()
 	if err != nil {
 		return nil, err
 	}
 	// Layers may be stored plain in the archive, with headers around.
 	most := limits.Bytes + limits.Documents + 4096*limits.Entries
-	n, err := io.CopyBuffer(onlyWriter{out}, io.LimitReader(r, most+1), make([]byte, 1<<20))
+	n, err := io.CopyBuffer(onlyWriter{out}, io.LimitReader(onlyReader{body}, most+1), make([]byte, 1<<20))
 	if err != nil {
 		return nil, damaged(err, "the archive")
 	}
@@ -95,7 +99,25 @@ func openArchive(f *os.File, limits Limits, spool func() (*os.File, error)) (*ar
 	return a, a.indexMembers(n)
 }
 
+func beginsLikeTar(r *bufio.Reader) error {
+	head, err := r.Peek(512)
+	if err != nil && err != io.EOF {
+		return damaged(err, "the archive")
+	}
+	if _, err := tar.NewReader(bytes.NewReader(head)).Next(); errors.Is(err, tar.ErrHeader) || err == io.EOF {
+		return notAnArchive()
+	}
+	return nil
+}
+
+func notAnArchive() error {
+	return blame(ErrUnsupported, "the file is no image archive; %s", formatsHint)
+}
+
+// onlyWriter and onlyReader hide all other methods, so that io.CopyBuffer uses
+// its buffer.
 type onlyWriter struct{ io.Writer }
+type onlyReader struct{ io.Reader }
 
 // indexMembers notes where each file is. The tar reader asks for headers only:
 // it seeks over the contents.
@@ -109,7 +131,7 @@ func (a *archive) indexMembers(size int64) error {
 			break
 		}
 		if errors.Is(err, tar.ErrHeader) && count == 0 {
-			return blame(ErrUnsupported, "the file is no image archive; %s", formatsHint)
+			return notAnArchive()
 		}
 		if err != nil {
 			return damaged(err, "the archive")

@@ -104,7 +104,7 @@ func BenchmarkResolve(b *testing.B) {
 	var img image.Image
 	for b.Loop() {
 		var err error
-		if img, err = s.Resolve("lab/tool25", 1000); err != nil {
+		if img, err = s.Resolve("lab/tool25:1", 1000); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -70,10 +70,10 @@ func (s *Store) confine(ctx context.Context, req request, archive *os.File, on f
 		defer archive.Close()
 	}
 
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	running, kill := context.WithCancel(ctx)
+	defer kill()
 	var complaint limitedBuffer
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", UnpackCommand, stageSetup)
+	cmd := exec.CommandContext(running, "/proc/self/exe", UnpackCommand, stageSetup)
 	cmd.Dir = "/"
 	// The Go runtime must not keep the host's cgroup files open.
 	cmd.Env = []string{"GOTRACEBACK=single", "GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
@@ -113,14 +113,14 @@ func (s *Store) confine(ctx context.Context, req request, archive *os.File, on f
 
 	heard := hear(results, answers, on)
 	if heard != nil {
-		cancel()
+		kill()
 	}
 	waited := <-ended
-	switch {
-	case context.Cause(ctx) != nil && heard == nil:
-		return context.Cause(ctx)
-	case heard != nil && !errors.Is(heard, errSilence):
+	switch silent := heard == nil || errors.Is(heard, errSilence); {
+	case !silent:
 		return heard
+	case context.Cause(ctx) != nil && waited != nil:
+		return context.Cause(ctx)
 	case waited != nil:
 		return fmt.Errorf("the confined unpacker died (%w): %s", waited, firstLine(complaint.String()))
 	}

@@ -1,6 +1,7 @@
 package image_test
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
@@ -61,8 +62,9 @@ func TestWorkerIsConfined(t *testing.T) {
 		ended <- err
 	}()
 	// What is written is taken out of the pipe by the worker only, and it only
-	// reads once it is confined.
-	if _, err := w.Write([]byte(strings.Repeat("x", 512))); err != nil {
+	// reads once it is confined. It waits for the rest of this file.
+	tw := tar.NewWriter(w)
+	if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "manifest.json", Mode: 0o644, Size: 1000}); err != nil {
 		t.Fatal(err)
 	}
 	setup, worker := awaitWorker(t, r)
@@ -115,7 +117,7 @@ func TestWorkerIsConfined(t *testing.T) {
 	}
 	for _, fd := range readDirNames(t, fmt.Sprintf("/proc/%d/fd", worker)) {
 		target, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", worker, fd))
-		if !strings.HasPrefix(target, "pipe:") && !strings.HasPrefix(target, "anon_inode:") && target != "/spool (deleted)" {
+		if !strings.HasPrefix(target, "pipe:") && !strings.HasPrefix(target, "anon_inode:") && target != spoolGone {
 			t.Errorf("it has %s open as %s", target, fd)
 		}
 	}
@@ -143,8 +145,21 @@ func TestWorkerIsConfined(t *testing.T) {
 	checkEmpty(t, s, dir)
 }
 
+// spoolGone is the file to which a worker copies a pipe, as /proc shows it.
+const spoolGone = "/spool (deleted)"
+
+func hasOpen(pid int, target string) bool {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	for _, file := range files {
+		if got, _ := os.Readlink(file); got == target {
+			return true
+		}
+	}
+	return false
+}
+
 // awaitWorker returns the two processes of an import that reads from r, once
-// the worker has emptied the pipe.
+// the worker has emptied the pipe and copies it.
 func awaitWorker(t *testing.T, r *os.File) (setup, worker int) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
@@ -156,7 +171,7 @@ func awaitWorker(t *testing.T, r *os.File) (setup, worker int) {
 			continue
 		}
 		for _, setup := range children(os.Getpid()) {
-			if workers := children(setup); len(workers) == 1 {
+			if workers := children(setup); len(workers) == 1 && hasOpen(workers[0], spoolGone) {
 				return setup, workers[0]
 			}
 		}

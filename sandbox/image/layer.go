@@ -72,7 +72,7 @@ func unpackArchive(f *os.File, dir string, limits Limits, out *json.Encoder, ans
 	for _, b := range p.blobs {
 		u.progress.Layer++
 		if done[b.diffID] {
-			err = u.check(b, func(r io.Reader) error { return nil })
+			err = u.check(b, func(io.Reader) error { return nil })
 		} else {
 			err = u.unpack(b)
 		}
@@ -139,8 +139,6 @@ func (u *unpacker) check(b blob, use func(io.Reader) error) error {
 	}
 	return nil
 }
-
-type onlyReader struct{ io.Reader }
 
 // counter counts the stored bytes of layers. A decompressor may read ahead in a
 // goroutine of its own.
@@ -242,7 +240,7 @@ type extractor struct {
 }
 
 func (x *extractor) extract(r io.Reader) error {
-	tr := tar.NewReader(bufio.NewReaderSize(onlyReader{r}, 256<<10))
+	tr := tar.NewReader(bufio.NewReaderSize(r, 256<<10))
 	for {
 		h, err := tr.Next()
 		if err == io.EOF {

@@ -41,6 +41,8 @@ type Image struct {
 
 	// Arch is this machine's by default.
 	Arch string
+	// DiffIDs, when set, are claimed instead of the layers' true ones.
+	DiffIDs []string
 	// Packing of the layers: "" for plain tar, "gzip" or "zstd". A docker-archive
 	// has plain ones by custom; others are read too.
 	Packing string
@@ -198,6 +200,9 @@ func (i Image) blobs() (config blob, layers []blob, err error) {
 			return blob{}, nil, err
 		}
 		layers = append(layers, newBlob(packed))
+	}
+	if i.DiffIDs != nil {
+		diffIDs = i.DiffIDs
 	}
 	arch := i.Arch
 	if arch == "" {
