@@ -251,8 +251,7 @@ func TestImportOfSkopeosArchives(t *testing.T) {
 	}
 }
 
-// Docker before 1.10 wrote a link where a layer comes twice; podman links old
-// names to new ones.
+// A layer may stand in the archive as a link to where its bytes are.
 func TestImportFollowsLinksInTheArchive(t *testing.T) {
 	var buf bytes.Buffer
 	if err := imagetest.DockerArchive(&buf, tiny("x:1", imagetest.File("x", 0o755, "x"))); err != nil {

@@ -331,9 +331,11 @@ func (st *staging) commit(owner int) ([]Image, error) {
 			return nil, err
 		}
 	}
-	// One sync of the file system is far cheaper than one of every file.
-	if err := unix.Syncfs(int(st.locked.Fd())); err != nil {
-		return nil, fmt.Errorf("cannot sync %s: %w", st.dir, err)
+	if len(st.layers) > 0 {
+		// One sync of the file system is far cheaper than one of every file.
+		if err := unix.Syncfs(int(st.locked.Fd())); err != nil {
+			return nil, fmt.Errorf("cannot sync %s: %w", st.dir, err)
+		}
 	}
 	s := st.store
 	unlock, err := s.lock()
