@@ -111,12 +111,15 @@ func (p *problems) bolt(tx *bolt.Tx, name string) {
 func (p *problems) rows(tx *bolt.Tx, name string, indexes [][]byte, entries func(*Job) []entry, each func(*Job)) {
 	want := make(map[string]int)
 	counts := make(map[State]int64)
-	bodies, last := 0, uint64(0)
-	err := tx.Bucket(bucketJobs).ForEach(func(k, v []byte) error {
-		j, err := decodeJob(seqOf(k), v)
+	bodies, last, claimed := 0, uint64(0), 0
+	err := tx.Bucket(bucketJobs).ForEach(func(k, _ []byte) error {
+		j, err := loadSeq(tx, seqOf(k))
 		if err != nil {
 			p.add("%s: %v", name, err)
 			return nil
+		}
+		if j.Attempt > 0 {
+			claimed++
 		}
 		last = j.Seq
 		counts[j.State]++
@@ -129,7 +132,14 @@ func (p *problems) rows(tx *bolt.Tx, name string, indexes [][]byte, entries func
 		}
 		for _, e := range entries(&j) {
 			want[string(e.bucket)]++
-			got := tx.Bucket(e.bucket).Get(e.key)
+			b := tx.Bucket(e.bucket)
+			if e.lane != nil {
+				b = b.Bucket(e.lane)
+			}
+			var got []byte
+			if b != nil {
+				got = b.Get(e.key)
+			}
 			if got == nil || !bytes.Equal(got, e.value) {
 				p.add("%s: job %s (%s): key %x of %s is missing or wrong", name, j.ID, j.State, e.key, e.bucket)
 			}
@@ -139,6 +149,11 @@ func (p *problems) rows(tx *bolt.Tx, name string, indexes [][]byte, entries func
 	})
 	if err != nil {
 		p.add("%s: %v", name, err)
+	}
+	if live := tx.Bucket(bucketLive); live != nil {
+		if n := countKeys(tx, bucketLive); n != claimed {
+			p.add("%s: %d jobs were claimed and %d are live", name, claimed, n)
+		}
 	}
 	want[string(bucketBodies)] = bodies
 	want[string(bucketDue)] += revocations(tx)
@@ -157,10 +172,23 @@ func (p *problems) rows(tx *bolt.Tx, name string, indexes [][]byte, entries func
 	}
 }
 
+// countKeys counts the keys of a bucket and of the lanes in it, of which none is empty.
 func countKeys(tx *bolt.Tx, bucket []byte) (n int) {
-	c := tx.Bucket(bucket).Cursor()
-	for k, _ := c.First(); k != nil; k, _ = c.Next() {
-		n++
+	b := tx.Bucket(bucket)
+	c := b.Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		if v != nil {
+			n++
+			continue
+		}
+		lane := b.Bucket(k).Cursor()
+		first, _ := lane.First()
+		if first == nil {
+			return -1
+		}
+		for ; first != nil; first, _ = lane.Next() {
+			n++
+		}
 	}
 	return n
 }
@@ -197,8 +225,8 @@ func (p *problems) dependents(tx *bolt.Tx) {
 		}
 	}
 	pending := 0
-	err := tx.Bucket(bucketJobs).ForEach(func(k, v []byte) error {
-		j, err := decodeJob(seqOf(k), v)
+	err := tx.Bucket(bucketJobs).ForEach(func(k, _ []byte) error {
+		j, err := loadSeq(tx, seqOf(k))
 		if err != nil {
 			return nil // told already
 		}

@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -27,6 +26,9 @@ const patience = 10 * time.Minute
 // Jobs of a lane differ by less than a quarter in size, so those behind that
 // many of them seldom would.
 const laneDepth = 32
+
+// readAhead is how many keys of a lane are read at a time.
+const readAhead = 8
 
 // InUse is what jobs in preparing and running take; derived from the jobs, never counted apart.
 func (s *Store) InUse() (c Capacity) {
@@ -147,11 +149,10 @@ type candidate struct {
 // size, first come first. What is in a lane is looked at in order and only as
 // far as needed, so a claim costs steps for lanes and not for jobs.
 type lane struct {
-	prefix  [laneLen]byte
 	owner   ownerKey
+	least   amount // the smallest need that belongs here
+	keys    *bolt.Cursor
 	waiting []candidate // read ahead, not judged yet
-	next    uint64      // where reading goes on
-	drained bool
 	skipped int
 	// first is the oldest job of the lane that does not fit.
 	first *candidate
@@ -197,30 +198,42 @@ func planClaim(tx *bolt.Tx, total amount, max int, now time.Time) (*plan, error)
 
 func (p *planner) open() bool { return p.free.slots > 0 && len(p.claims) < p.max }
 
-// lanes finds the lanes of a priority by jumping from one to the next.
+// lanes finds the lanes of a priority, each with its first job.
 func (p *planner) lanes(level byte) (lanes []*lane) {
-	c := p.tx.Bucket(bucketReady).Cursor()
-	k, v := c.Seek([]byte{level})
-	for k != nil && k[0] == level {
-		l := &lane{prefix: [laneLen]byte(k), owner: ownerKey(k[1:9])}
-		l.waiting = append(l.waiting, readCandidate(k, v))
-		l.next = l.waiting[0].seq + 1
+	ready := p.tx.Bucket(bucketReady)
+	c := ready.Cursor()
+	for name, _ := c.Seek([]byte{level}); name != nil && name[0] == level; name, _ = c.Next() {
+		l := &lane{owner: ownerKey(name[1:9]), keys: ready.Bucket(name).Cursor()}
+		l.least = amount{slots: 1, milli: leastOf(name[9]), memory: leastOf(name[10]), gpus: int64(name[11])}
+		k, v := l.keys.First()
+		l.waiting = append(l.waiting, l.candidate(k, v))
 		if _, ok := p.stamp[l.owner]; !ok {
 			if v := p.tx.Bucket(bucketServed).Get(l.owner[:]); v != nil {
 				p.stamp[l.owner] = binary.BigEndian.Uint64(v)
 			}
 		}
 		lanes = append(lanes, l)
-		k, v = c.Seek(append(bytes.Clone(l.prefix[:]), bytes.Repeat([]byte{0xff}, 9)...))
 	}
 	return lanes
 }
 
-func readCandidate(k, v []byte) candidate {
+func (l *lane) candidate(k, v []byte) candidate {
 	return candidate{
-		seq: seqOf(k), owner: ownerKey(k[1:9]), need: readAmount(v),
+		seq: seqOf(k), owner: l.owner, need: readAmount(v),
 		passed: timeFrom(int64(binary.BigEndian.Uint64(v[amountLen:]))),
 	}
+}
+
+// more reads the next jobs of the lane ahead.
+func (l *lane) more() bool {
+	for len(l.waiting) < readAhead {
+		k, v := l.keys.Next()
+		if k == nil {
+			break
+		}
+		l.waiting = append(l.waiting, l.candidate(k, v))
+	}
+	return len(l.waiting) > 0
 }
 
 // patient serves the jobs whose patience is over, the longest overtaken first,
@@ -301,14 +314,14 @@ func (p *planner) pass(c *candidate) {
 // free only shrinks during a claim, so what did not fit is not looked at again.
 func (p *planner) advance(l *lane) bool {
 	for l.skipped < laneDepth {
-		if len(l.waiting) == 0 && !p.read(l) {
+		if len(l.waiting) == 0 && !l.more() {
 			return false
 		}
 		c := l.waiting[0]
 		if p.free.fits(c.need) {
 			return true
 		}
-		if l.first != nil && !p.free.fits(l.least()) {
+		if l.first != nil && !p.free.fits(l.least) {
 			return false // no job of this lane does
 		}
 		l.waiting = l.waiting[1:]
@@ -322,29 +335,6 @@ func (l *lane) skip(c candidate) {
 	if l.first == nil {
 		l.first = &c
 	}
-}
-
-// least is the smallest need that belongs into the lane.
-func (l *lane) least() amount {
-	size := l.prefix[9:]
-	return amount{slots: 1, milli: leastOf(size[0]), memory: leastOf(size[1]), gpus: int64(size[2])}
-}
-
-// read takes the next jobs of l from the index.
-func (p *planner) read(l *lane) bool {
-	if l.drained {
-		return false
-	}
-	c := p.tx.Bucket(bucketReady).Cursor()
-	for k, v := c.Seek(append(l.prefix[:], seqKey(l.next)...)); len(l.waiting) < laneDepth; k, v = c.Next() {
-		if !bytes.HasPrefix(k, l.prefix[:]) {
-			l.drained = true
-			break
-		}
-		l.waiting = append(l.waiting, readCandidate(k, v))
-		l.next = seqOf(k) + 1
-	}
-	return len(l.waiting) > 0
 }
 
 // NextDue is when Claim has something to do again without any other change;

@@ -19,6 +19,8 @@ const (
 	maxSharedBytes = 16 << 20
 	// settleAtOnce bounds how many dependents and due jobs one transaction settles.
 	settleAtOnce = 512
+	// fillPercent fills pages rather than splitting them in halves: keys mostly grow.
+	fillPercent = 0.9
 )
 
 // op is one change that a caller waits for. Many share a transaction, so apply
@@ -50,8 +52,7 @@ type txn struct {
 
 func (t *txn) bucket(name []byte) *bolt.Bucket {
 	b := t.tx.Bucket(name)
-	// Keys mostly grow, so pages are filled rather than split in halves.
-	b.FillPercent = 0.9
+	b.FillPercent = fillPercent
 	return b
 }
 
@@ -63,6 +64,38 @@ func (t *txn) put(bucket, key, value []byte) error {
 func (t *txn) delete(bucket, key []byte) error {
 	t.writes++
 	return t.bucket(bucket).Delete(key)
+}
+
+func (t *txn) putEntry(e entry) error {
+	if e.lane == nil {
+		return t.put(e.bucket, e.key, e.value)
+	}
+	t.writes++
+	lane, err := t.bucket(e.bucket).CreateBucketIfNotExists(e.lane)
+	if err != nil {
+		return err
+	}
+	lane.FillPercent = fillPercent
+	return lane.Put(e.key, e.value)
+}
+
+// deleteEntry removes a lane with its last key.
+func (t *txn) deleteEntry(e entry) error {
+	if e.lane == nil {
+		return t.delete(e.bucket, e.key)
+	}
+	t.writes++
+	lane := t.bucket(e.bucket).Bucket(e.lane)
+	if lane == nil {
+		return nil
+	}
+	if err := lane.Delete(e.key); err != nil {
+		return err
+	}
+	if k, _ := lane.Cursor().First(); k != nil {
+		return nil
+	}
+	return t.bucket(e.bucket).DeleteBucket(e.lane)
 }
 
 // count changes how many jobs are in s, on disk and, after the commit, in memory.

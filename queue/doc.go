@@ -22,16 +22,19 @@
 //	    probe                       time of the last self-check
 //	jobs                            its sequence is the last job's
 //	    SEQ                      →  the job without its body: a row, see row.go
+//	live
+//	    SEQ                      →  the row since the job's first claim; the one in jobs is what it was
 //	bodies
 //	    SEQ                      →  the job's body, written once
 //	ids
 //	    ID                       →  SEQ
-//	states
+//	states                          all but startable jobs
 //	    STATE SEQ                →  OWNER, then NEEDS for preparing and running
 //	owners
 //	    OWNER SEQ                →  –
-//	ready                           startable jobs, in the order of claim.go's lanes
-//	    9-PRIORITY OWNER SIZE SEQ → NEEDS, time of being first overtaken or 0
+//	ready                           startable jobs, a bucket for each lane that has some
+//	    9-PRIORITY OWNER SIZE
+//	        SEQ                  →  NEEDS, time of being first overtaken or 0
 //	due
 //	    TIME 1 SEQ               →  –   a delayed job becomes startable
 //	    TIME 2 SEQ               →  –   a job that has not started expires
@@ -85,7 +88,14 @@
 // grow, because a new mapping waits for all readers to end and makes writers
 // wait meanwhile. No reader outlives a copy to memory or to a file beside.
 //
-// A claim reads a few keys for each lane (priority, owner, size), however many
-// jobs stand in it; nothing is indexed in memory, so a million waiting jobs cost
-// pages of the file and no more.
+// # Why a million waiting jobs do not matter
+//
+// A claim reads a few keys of each lane (priority, owner, size), however many
+// jobs stand in it. Nothing is indexed in memory, so waiting jobs cost pages of
+// the file and no more. What a commit costs is the number of pages it writes,
+// because they lie apart on the disk, and a key in a large tree costs three or
+// four of them. So the keys that change with every step of a job are in small
+// trees: rows of claimed jobs in live, their states in states, which the
+// startable jobs are not in, and each lane is a tree of its own. jobs, ids,
+// owners and bodies change when a job comes and, many jobs at once, when it goes.
 package queue

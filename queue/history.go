@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -75,12 +74,11 @@ func (s *Store) moveSome(ctx context.Context) (int, error) {
 			if len(jobs) == moveAtOnce || size > moveBytes {
 				return errEnough
 			}
-			row := bytes.Clone(tx.Bucket(bucketJobs).Get(seqKey(seq)))
-			j, err := decodeJob(seq, row)
+			j, err := loadSeq(tx, seq)
 			if err != nil {
 				return err
 			}
-			m := moved{job: j, row: row, body: loadBody(tx, seq)}
+			m := moved{job: j, row: encodeJob(&j), body: loadBody(tx, seq)}
 			size += len(m.row) + len(m.body)
 			jobs = append(jobs, m)
 			return nil
@@ -122,7 +120,7 @@ func (s *Store) moveSome(ctx context.Context) (int, error) {
 func addHistory(tx *bolt.Tx, j *Job, row, body []byte) error {
 	put := func(bucket, key, value []byte) error {
 		b := tx.Bucket(bucket)
-		b.FillPercent = 0.9
+		b.FillPercent = fillPercent
 		return b.Put(key, value)
 	}
 	if err := put(bucketJobs, seqKey(j.Seq), row); err != nil {
@@ -145,8 +143,8 @@ func addHistory(tx *bolt.Tx, j *Job, row, body []byte) error {
 }
 
 func dropHistory(tx *bolt.Tx, j *Job) error {
-	keys := append(historyEntries(j),
-		entry{bucketJobs, seqKey(j.Seq), nil}, entry{bucketBodies, seqKey(j.Seq), nil}, entry{bucketIDs, []byte(j.ID), nil})
+	keys := append(historyEntries(j), entry{bucket: bucketJobs, key: seqKey(j.Seq)},
+		entry{bucket: bucketBodies, key: seqKey(j.Seq)}, entry{bucket: bucketIDs, key: []byte(j.ID)})
 	for _, e := range keys {
 		if err := tx.Bucket(e.bucket).Delete(e.key); err != nil {
 			return err

@@ -13,6 +13,7 @@ import (
 var (
 	bucketMeta       = []byte("meta")
 	bucketJobs       = []byte("jobs")
+	bucketLive       = []byte("live")
 	bucketBodies     = []byte("bodies")
 	bucketIDs        = []byte("ids")
 	bucketStates     = []byte("states")
@@ -29,7 +30,7 @@ var (
 
 var (
 	activeBuckets = [][]byte{
-		bucketMeta, bucketJobs, bucketBodies, bucketIDs, bucketStates, bucketOwners, bucketReady,
+		bucketMeta, bucketJobs, bucketLive, bucketBodies, bucketIDs, bucketStates, bucketOwners, bucketReady,
 		bucketDue, bucketDependents, bucketEnded, bucketServed, bucketOutbox, bucketRevoked,
 	}
 	historyBuckets = [][]byte{
@@ -124,13 +125,13 @@ func dependentKey(on string, seq uint64) []byte {
 	return binary.BigEndian.AppendUint64(append([]byte(on), 0), seq)
 }
 
-// laneKey is the part of a ready key before the sequence: 9-priority, owner,
-// and the classes of the job's needs.
+// laneKey names a lane, a bucket in ready: 9-priority, owner, and the classes of
+// the job's needs.
 const laneLen = 1 + 8 + 3
 
 func laneKey(j *Job) []byte {
 	n := amountOf(j.Needs)
-	k := make([]byte, 0, laneLen+8)
+	k := make([]byte, 0, laneLen)
 	k = append(k, byte(9-j.Priority))
 	o := ownerOf(j.Owner)
 	k = append(k, o[:]...)
@@ -156,7 +157,22 @@ func leastOf(class byte) int64 {
 
 // entry is one key of an index.
 type entry struct {
-	bucket, key, value []byte
+	bucket, lane []byte // lane is a bucket in bucket, or nil
+	key, value   []byte
+}
+
+// same tells whether two entries have one key.
+func (e entry) same(o entry) bool {
+	return bytes.Equal(e.bucket, o.bucket) && bytes.Equal(e.lane, o.lane) && bytes.Equal(e.key, o.key)
+}
+
+// rowBucket is where the row of j is written. Jobs that were claimed are few and
+// change often: apart from those that wait, their rows stay within few pages.
+func rowBucket(j *Job) []byte {
+	if j.Attempt > 0 {
+		return bucketLive
+	}
+	return bucketJobs
 }
 
 // entries are the index keys that the row of an active job asks for, and
@@ -165,19 +181,18 @@ type entry struct {
 // belong to two jobs.
 func entries(j *Job) []entry {
 	owner := ownerOf(j.Owner)
-	es := make([]entry, 0, 5)
-	es = append(es,
-		entry{bucketStates, stateKey(j.State, j.Seq), stateValue(j, owner)},
-		entry{bucketOwners, ownerSeqKey(owner, j.Seq), nil},
-	)
+	es := make([]entry, 0, 4)
+	es = append(es, entry{bucket: bucketOwners, key: ownerSeqKey(owner, j.Seq)})
 	if j.startable() {
-		es = append(es, entry{bucketReady, append(laneKey(j), seqKey(j.Seq)...), readyValue(j)})
+		es = append(es, entry{bucket: bucketReady, lane: laneKey(j), key: seqKey(j.Seq), value: readyValue(j)})
+	} else {
+		es = append(es, entry{bucket: bucketStates, key: stateKey(j.State, j.Seq), value: stateValue(j, owner)})
 	}
 	if j.State == Delayed {
-		es = append(es, entry{bucketDue, dueKey(j.NotBefore, dueStart, j.Seq), nil})
+		es = append(es, entry{bucket: bucketDue, key: dueKey(j.NotBefore, dueStart, j.Seq)})
 	}
 	if j.expires() {
-		es = append(es, entry{bucketDue, dueKey(j.Expires, dueExpiry, j.Seq), nil})
+		es = append(es, entry{bucket: bucketDue, key: dueKey(j.Expires, dueExpiry, j.Seq)})
 	}
 	return es
 }
@@ -186,9 +201,9 @@ func entries(j *Job) []entry {
 func historyEntries(j *Job) []entry {
 	owner := ownerOf(j.Owner)
 	return []entry{
-		{bucketStates, stateKey(j.State, j.Seq), owner[:]},
-		{bucketOwners, ownerSeqKey(owner, j.Seq), nil},
-		{bucketFinished, append(timeKey(j.Finished), seqKey(j.Seq)...), nil},
+		{bucket: bucketStates, key: stateKey(j.State, j.Seq), value: owner[:]},
+		{bucket: bucketOwners, key: ownerSeqKey(owner, j.Seq)},
+		{bucket: bucketFinished, key: append(timeKey(j.Finished), seqKey(j.Seq)...)},
 	}
 }
 
@@ -291,8 +306,3 @@ func timeFrom(n int64) time.Time {
 
 // clean is t as it comes back from a row.
 func clean(t time.Time) time.Time { return timeFrom(nanos(t)) }
-
-// same tells whether two keys of an index are one.
-func (e entry) same(o entry) bool {
-	return bytes.Equal(e.bucket, o.bucket) && bytes.Equal(e.key, o.key)
-}

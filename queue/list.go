@@ -74,24 +74,30 @@ func (s *Store) List(f Filter) ([]Job, error) {
 	return jobs[:min(len(jobs), f.Limit)], nil
 }
 
+// fewEnough is how many jobs a listing sorts by itself, or looks at for the
+// sake of one owner.
+const fewEnough = 10 * defaultLimit
+
 // list walks the index that leads to the jobs of f with the fewest steps.
 func (s *Store) list(tx *bolt.Tx, f *Filter) (jobs []Job, err error) {
 	owner := ownerOf(f.Owner)
-	var walks []*walk
-	few := true // states with few jobs are walked for an owner's sake, too
-	if f.Owner != "" {
-		n := 0
-		s.countMu.Lock()
-		for _, st := range f.States {
-			n += s.counts[st.code()]
+	queued, all := 0, 0
+	s.countMu.Lock()
+	for _, st := range f.States {
+		all += s.counts[st.code()]
+		if st == Queued {
+			queued += s.counts[st.code()]
 		}
-		s.countMu.Unlock()
-		few = n <= 10*defaultLimit
 	}
+	s.countMu.Unlock()
+	var walks []walker
 	switch {
-	case len(f.States) > 0 && few:
+	case len(f.States) > 0 && queued <= fewEnough && (f.Owner == "" || all <= fewEnough):
 		for _, st := range f.States {
 			walks = append(walks, newWalk(tx, bucketStates, []byte{st.code()}, f.Before))
+			if st == Queued {
+				walks = append(walks, newReadyWalk(tx, f.Before))
+			}
 		}
 	case f.Owner != "":
 		walks = append(walks, newWalk(tx, bucketOwners, owner[:], f.Before))
@@ -103,12 +109,8 @@ func (s *Store) list(tx *bolt.Tx, f *Filter) (jobs []Job, err error) {
 		if w == nil {
 			break
 		}
-		seq := w.seq()
-		skip := f.Owner != "" && bytes.Equal(w.bucket, bucketStates) && !bytes.HasPrefix(w.value, owner[:])
+		seq, _ := w.seq()
 		w.back()
-		if skip {
-			continue
-		}
 		j, err := loadSeq(tx, seq)
 		if err != nil {
 			return nil, err
@@ -121,38 +123,83 @@ func (s *Store) list(tx *bolt.Tx, f *Filter) (jobs []Job, err error) {
 	return jobs, nil
 }
 
+// walker goes from the newest job to the oldest.
+type walker interface {
+	seq() (uint64, bool) // false at the end
+	back()
+}
+
 // walk goes down the keys of one prefix, whose ends are sequences.
 type walk struct {
-	bucket, prefix []byte
-	c              *bolt.Cursor
-	key, value     []byte // nil at the end
+	prefix []byte
+	c      *bolt.Cursor
+	key    []byte // nil at the end
 }
 
 func newWalk(tx *bolt.Tx, bucket, prefix []byte, before uint64) *walk {
-	w := &walk{bucket: bucket, prefix: prefix, c: tx.Bucket(bucket).Cursor()}
+	w := &walk{prefix: prefix, c: tx.Bucket(bucket).Cursor()}
 	if k, _ := w.c.Seek(append(bytes.Clone(prefix), seqKey(before)...)); k == nil {
-		w.set(w.c.Last())
+		k, _ := w.c.Last()
+		w.set(k)
 	} else {
 		w.back()
 	}
 	return w
 }
 
-func (w *walk) back() { w.set(w.c.Prev()) }
+func (w *walk) back() {
+	k, _ := w.c.Prev()
+	w.set(k)
+}
 
-func (w *walk) set(k, v []byte) {
+func (w *walk) set(k []byte) {
 	if !bytes.HasPrefix(k, w.prefix) {
 		k = nil
 	}
-	w.key, w.value = k, v
+	w.key = k
 }
 
-func (w *walk) seq() uint64 { return seqOf(w.key) }
+func (w *walk) seq() (uint64, bool) {
+	if w.key == nil {
+		return 0, false
+	}
+	return seqOf(w.key), true
+}
 
-func latest(walks []*walk) (top *walk) {
+// readyWalk is the startable jobs, which no index has in one row: few of them.
+type readyWalk []uint64
+
+func newReadyWalk(tx *bolt.Tx, before uint64) *readyWalk {
+	var w readyWalk
+	ready := tx.Bucket(bucketReady)
+	if ready == nil { // in the history
+		return &w
+	}
+	lanes := ready.Cursor()
+	for name, _ := lanes.First(); name != nil; name, _ = lanes.Next() {
+		c := ready.Bucket(name).Cursor()
+		for k, _ := c.First(); k != nil && seqOf(k) < before; k, _ = c.Next() {
+			w = append(w, seqOf(k))
+		}
+	}
+	slices.Sort(w)
+	return &w
+}
+
+func (w *readyWalk) back() { *w = (*w)[:len(*w)-1] }
+
+func (w *readyWalk) seq() (uint64, bool) {
+	if len(*w) == 0 {
+		return 0, false
+	}
+	return (*w)[len(*w)-1], true
+}
+
+func latest(walks []walker) (top walker) {
+	var newest uint64
 	for _, w := range walks {
-		if w.key != nil && (top == nil || w.seq() > top.seq()) {
-			top = w
+		if seq, ok := w.seq(); ok && seq >= newest {
+			top, newest = w, seq
 		}
 	}
 	return top

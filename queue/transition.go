@@ -89,7 +89,7 @@ func (t *txn) save(old, j *Job) error {
 	after := entries(j)
 	for _, e := range before {
 		if !slices.ContainsFunc(after, e.same) {
-			if err := t.delete(e.bucket, e.key); err != nil {
+			if err := t.deleteEntry(e); err != nil {
 				return err
 			}
 		}
@@ -99,11 +99,11 @@ func (t *txn) save(old, j *Job) error {
 		if i >= 0 && bytes.Equal(before[i].value, e.value) {
 			continue
 		}
-		if err := t.put(e.bucket, e.key, e.value); err != nil {
+		if err := t.putEntry(e); err != nil {
 			return err
 		}
 	}
-	if err := t.put(bucketJobs, seqKey(j.Seq), encodeJob(j)); err != nil {
+	if err := t.put(rowBucket(j), seqKey(j.Seq), encodeJob(j)); err != nil {
 		return err
 	}
 	t.notices = append(t.notices, Notice{
@@ -128,16 +128,17 @@ func (t *txn) appendEvent(j *Job) error {
 // drop removes a final job with everything that is its own.
 func (t *txn) drop(j *Job) error {
 	for _, e := range entries(j) {
-		if err := t.delete(e.bucket, e.key); err != nil {
+		if err := t.deleteEntry(e); err != nil {
 			return err
 		}
 	}
-	for _, k := range []entry{
-		{bucketJobs, seqKey(j.Seq), nil}, {bucketBodies, seqKey(j.Seq), nil}, {bucketIDs, []byte(j.ID), nil},
-	} {
-		if err := t.delete(k.bucket, k.key); err != nil {
+	for _, bucket := range [][]byte{bucketJobs, bucketLive, bucketBodies} {
+		if err := t.delete(bucket, seqKey(j.Seq)); err != nil {
 			return err
 		}
+	}
+	if err := t.delete(bucketIDs, []byte(j.ID)); err != nil {
+		return err
 	}
 	return addCount(t.tx, j.State, -1)
 }
@@ -156,7 +157,13 @@ func loadJob(tx *bolt.Tx, id string) (Job, error) {
 }
 
 func loadSeq(tx *bolt.Tx, seq uint64) (Job, error) {
-	row := tx.Bucket(bucketJobs).Get(seqKey(seq))
+	var row []byte
+	if live := tx.Bucket(bucketLive); live != nil { // not in the history
+		row = live.Get(seqKey(seq))
+	}
+	if row == nil {
+		row = tx.Bucket(bucketJobs).Get(seqKey(seq))
+	}
 	if row == nil {
 		return Job{}, ErrNotFound
 	}

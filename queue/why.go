@@ -144,21 +144,24 @@ func showBytes(n int64) string {
 // would take too long.
 func countAhead(tx *bolt.Tx, j *Job) int {
 	level, owner := byte(9-j.Priority), ownerOf(j.Owner)
-	ahead, seen := 0, 0
+	ahead, seen, own := 0, 0, 0
 	others := make(map[ownerKey]int)
-	own := 0
-	c := tx.Bucket(bucketReady).Cursor()
-	for k, _ := c.First(); k != nil && k[0] <= level; k, _ = c.Next() {
-		if seen++; seen > maxAhead {
-			return -1
-		}
-		switch {
-		case k[0] < level:
-			ahead++
-		case !bytes.Equal(k[1:9], owner[:]):
-			others[ownerKey(k[1:9])]++
-		case seqOf(k) < j.Seq:
-			own++
+	ready := tx.Bucket(bucketReady)
+	lanes := ready.Cursor()
+	for name, _ := lanes.First(); name != nil && name[0] <= level; name, _ = lanes.Next() {
+		keys := ready.Bucket(name).Cursor()
+		for k, _ := keys.First(); k != nil; k, _ = keys.Next() {
+			if seen++; seen > maxAhead {
+				return -1
+			}
+			switch {
+			case name[0] < level:
+				ahead++
+			case !bytes.Equal(name[1:9], owner[:]):
+				others[ownerKey(name[1:9])]++
+			case seqOf(k) < j.Seq:
+				own++
+			}
 		}
 	}
 	served := func(o ownerKey) []byte { return tx.Bucket(bucketServed).Get(o[:]) }
