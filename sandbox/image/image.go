@@ -21,9 +21,10 @@
 //
 // An archive is foreign: nothing of it is parsed by the process that calls
 // [Store.Import], which is root. The binary starts itself again as a confined
-// child (confine.go: own namespaces and root, three capabilities, no network),
-// which reads archive.go's formats and unpacks layer.go's tars into the staging
-// directory. What it reports is bounded and checked again before it is believed.
+// child (confine.go, worker.go: own namespaces and root, three capabilities, no
+// network), which reads the archive (archive.go, compress.go, plan.go) and unpacks
+// its layers (layer.go, extract.go, tree.go) into the staging directory. What it
+// reports is bounded and checked again before it is believed.
 //
 // Layers are kept with the image's own numeric owners, 0 to 65535, whiteouts as
 // character devices 0:0 and opaque directories by the attribute
