@@ -18,10 +18,7 @@ import (
 // This file reads foreign bytes and runs in the confined child only.
 
 const (
-	whiteoutPrefix = ".wh."
-	opaqueMarker   = ".wh..wh..opq"
-	opaqueXattr    = "user.overlay.opaque"
-	paxXattr       = "SCHILY.xattr."
+	paxXattr = "SCHILY.xattr."
 
 	maxXattrs     = 64      // of an entry
 	maxXattrBytes = 3 << 10 // of an entry: what fits into every file system
@@ -294,10 +291,6 @@ func isLink(dir int, base string) bool {
 	return unix.Fstatat(dir, base, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK
 }
 
-func isWhiteout(st *unix.Stat_t) bool {
-	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
-}
-
 // clear removes what stands in the way of a new entry and tells whether that
 // was a whiteout.
 func (x *extractor) clear(dir int, base string) (wasWhiteout bool, err error) {
@@ -413,55 +406,6 @@ func withoutXattr(list []xattr, name string) []xattr {
 		}
 	}
 	return out
-}
-
-// makeOpaque hides what lower layers have in a directory.
-func (x *extractor) makeOpaque(fd int) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	return x.setXattrs(fd, st.Ino, []xattr{{opaqueXattr, []byte("y")}})
-}
-
-// whiteout hides a name, or all names, of lower layers. What this layer itself
-// has there stays, whichever came first.
-func (x *extractor) whiteout(full string, parent int, dir, base string) error {
-	if base == opaqueMarker {
-		if dir == "" {
-			return blame(ErrUnsupported, "it hides everything below its root directory; squash it")
-		}
-		fd, err := unix.Openat(parent, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		return x.makeOpaque(fd)
-	}
-	if strings.HasPrefix(base, whiteoutPrefix+whiteoutPrefix) {
-		return nil // aufs' own bookkeeping
-	}
-	name := strings.TrimPrefix(base, whiteoutPrefix)
-	if name == "" || name == "." || name == ".." {
-		return blame(ErrHostile, "%.300q hides no file that could be", full)
-	}
-	err := unix.Mknodat(parent, name, unix.S_IFCHR, 0)
-	if !errors.Is(err, unix.EEXIST) {
-		return err
-	}
-	var st unix.Stat_t
-	if err := unix.Fstatat(parent, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return nil
-	}
-	fd, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	return x.makeOpaque(fd)
 }
 
 func (x *extractor) file(parent int, base string, h *tar.Header, attr attributes, xattrs []xattr, content io.Reader) error {
