@@ -46,7 +46,7 @@ func (s *Store) InUse() (c Capacity) {
 func inUse(tx *bolt.Tx) (used amount, err error) {
 	for _, st := range []State{Preparing, Running} {
 		err = eachIn(tx, st, func(_ uint64, v []byte) error {
-			used = used.plus(readAmount(v[8:]))
+			used = used.plus(readAmount(v))
 			return nil
 		})
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -188,4 +189,33 @@ func TestProbe(t *testing.T) {
 	must(t, s.Probe(ctx))
 	c.add(time.Second)
 	must(t, s.Probe(ctx))
+}
+
+// TestBroken fails a commit in a way that leaves its outcome open.
+func TestBroken(t *testing.T) {
+	eio := fmt.Errorf("fdatasync: %w", syscall.EIO)
+	for _, active := range []bool{true, false} {
+		s := open(t)
+		id := submit(t, s, sub())[0].ID
+		var err error
+		if active { // each file is failed by its writer
+			must(t, s.do(ctx, func(*txn) error { err = s.active.failed(eio); return nil }))
+		} else {
+			s.moveMu.Lock()
+			err = s.history.failed(eio)
+			s.moveMu.Unlock()
+		}
+		if !errors.Is(err, ErrBroken) || !errors.Is(err, syscall.EIO) {
+			t.Errorf("told as %v", err)
+		}
+		if err := s.Probe(ctx); !errors.Is(err, ErrBroken) {
+			t.Errorf("probe: %v", err)
+		}
+		wantState(t, s, id, Queued) // what is there can still be read
+		if _, err := s.Submit(ctx, sub()); errors.Is(err, ErrBroken) != active {
+			t.Errorf("submit: %v", err)
+		}
+		s = reopen(t, s)
+		must(t, s.Probe(ctx))
+	}
 }

@@ -14,16 +14,20 @@ const (
 	idleTime = time.Second
 	// compactAbove is the size below which a file is left as it is.
 	compactAbove = 64 << 20
+	// compactIdle and compactBusy bound what a compaction has to copy, because
+	// nothing is committed meanwhile: when there is nothing to do, and when there is.
+	compactIdle = 128 << 20
+	compactBusy = 16 << 20
 	// compactTx bounds the transactions of a compaction.
-	compactTx = 8 << 20
+	compactTx = 4 << 20
 	// compactPause follows a compaction that failed.
 	compactPause = 10 * time.Minute
 )
 
 // compactActive writes the active database anew when most of it is free: every
 // commit writes the list of free pages, and bbolt never gives a page back. It
-// costs about as much as reading and writing what is left, so with work
-// waiting it happens only when that is little of the whole. The committer calls it.
+// waits until little is left to copy, which takes as long as that is large. The
+// committer calls it.
 func (s *Store) compactActive(idle bool) {
 	s.compactIfWorth(s.active, idle)
 }
@@ -48,8 +52,8 @@ func (s *Store) compactIfWorth(f *file, idle bool) {
 	s.log.Info("Compacted the queue", "file", f.path, "took", time.Since(before))
 }
 
-// worthCompacting compares the free pages with the file: half of it when idle,
-// three quarters when not.
+// worthCompacting tells whether more than half of the file is free and the rest
+// is soon copied.
 func (f *file) worthCompacting(idle bool) bool {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
@@ -65,11 +69,12 @@ func (f *file) worthCompacting(idle bool) bool {
 	if err != nil {
 		return false
 	}
-	size := fi.Size()
+	most := int64(compactBusy)
 	if idle {
-		return size > compactAbove && free > size/2
+		most = compactIdle
 	}
-	return size > compactAbove && free > size/4*3
+	size := fi.Size()
+	return size > compactAbove && free > size/2 && size-free <= most
 }
 
 // compact copies f beside itself, makes the copy durable and puts it in place.
@@ -83,7 +88,7 @@ func (s *Store) compact(f *file) (err error) {
 		}
 	}()
 	o := boltOptions()
-	o.NoSync = true // synced once, below
+	o.NoSync, o.NoGrowSync = true, true // synced once, below
 	db, err := bolt.Open(temp, 0o600, o)
 	if err != nil {
 		return err
@@ -95,7 +100,7 @@ func (s *Store) compact(f *file) (err error) {
 	if err != nil {
 		return errors.Join(err, db.Close())
 	}
-	db.NoSync = false
+	db.NoSync, db.NoGrowSync = false, false
 	if err := db.Sync(); err != nil {
 		return errors.Join(err, db.Close())
 	}

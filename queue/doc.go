@@ -29,7 +29,7 @@
 //	ids
 //	    ID                       →  SEQ
 //	states                          all but startable jobs
-//	    STATE SEQ                →  OWNER, then NEEDS for preparing and running
+//	    STATE SEQ                →  NEEDS for preparing and running, else nothing
 //	owners
 //	    OWNER SEQ                →  –
 //	ready                           startable jobs, a bucket for each lane that has some
@@ -59,10 +59,10 @@
 // bytes, both big-endian, so that keys sort as numbers do; STATE is one byte
 // (layout.go); OWNER the first 8 bytes of the SHA-256 of its name; SIZE three
 // bytes: the thousandths of a cpu and the bytes of memory, each to a quarter of a
-// power of two, and the gpus; NEEDS thousandths of a cpu, bytes and gpus in 8 bytes each. Rows are
-// protobuf messages; a field that is new needs no migration, any other change of
-// what is drawn here needs a numbered one in migrate.go, with a test that builds
-// the old layout by hand.
+// power of two, and the gpus; NEEDS thousandths of a cpu, bytes and gpus in 8
+// bytes each. Rows are protobuf messages; a field that is new needs no migration,
+// any other change of what is drawn here needs a numbered one in migrate.go, with
+// a test that builds the old layout by hand.
 //
 // What a value is in states, owners, ready and due is decided by the row alone
 // (entries in layout.go), and Check compares the two. bbolt's memory is lent: what
@@ -83,10 +83,11 @@
 // The list of free pages is kept on disk and in a hash map. Without the list
 // an open reads every page: 24 s for a million jobs with cold caches, against
 // milliseconds. Its price is that each commit writes the list, which hurts only
-// when much of the file is free: so the file is compacted then, by the
-// committer, best when there is nothing else to do. Files are mapped with room to
-// grow, because a new mapping waits for all readers to end and makes writers
-// wait meanwhile. No reader outlives a copy to memory or to a file beside.
+// when much is free: with 118,000 free pages a claim took 1.3 ms instead of 0.3.
+// So a file that is mostly free is compacted, as soon as what is left is copied
+// quickly, because nothing is committed meanwhile. Files are mapped with room to
+// grow: a new mapping waits for all readers to end and makes writers wait
+// meanwhile. No reader outlives a copy to memory or to a file beside.
 //
 // # Why a million waiting jobs do not matter
 //

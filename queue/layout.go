@@ -180,13 +180,12 @@ func rowBucket(j *Job) []byte {
 // asks for and to add what the new one does. Keys of dependents are apart: they
 // belong to two jobs.
 func entries(j *Job) []entry {
-	owner := ownerOf(j.Owner)
 	es := make([]entry, 0, 4)
-	es = append(es, entry{bucket: bucketOwners, key: ownerSeqKey(owner, j.Seq)})
+	es = append(es, entry{bucket: bucketOwners, key: ownerSeqKey(ownerOf(j.Owner), j.Seq)})
 	if j.startable() {
 		es = append(es, entry{bucket: bucketReady, lane: laneKey(j), key: seqKey(j.Seq), value: readyValue(j)})
 	} else {
-		es = append(es, entry{bucket: bucketStates, key: stateKey(j.State, j.Seq), value: stateValue(j, owner)})
+		es = append(es, entry{bucket: bucketStates, key: stateKey(j.State, j.Seq), value: stateValue(j)})
 	}
 	if j.State == Delayed {
 		es = append(es, entry{bucket: bucketDue, key: dueKey(j.NotBefore, dueStart, j.Seq)})
@@ -199,10 +198,9 @@ func entries(j *Job) []entry {
 
 // historyEntries are the index keys of a row of the history.
 func historyEntries(j *Job) []entry {
-	owner := ownerOf(j.Owner)
 	return []entry{
-		{bucket: bucketStates, key: stateKey(j.State, j.Seq), value: owner[:]},
-		{bucket: bucketOwners, key: ownerSeqKey(owner, j.Seq)},
+		{bucket: bucketStates, key: stateKey(j.State, j.Seq)},
+		{bucket: bucketOwners, key: ownerSeqKey(ownerOf(j.Owner), j.Seq)},
 		{bucket: bucketFinished, key: append(timeKey(j.Finished), seqKey(j.Seq)...)},
 	}
 }
@@ -215,13 +213,12 @@ func (j *Job) expires() bool {
 	return !j.Expires.IsZero() && j.Attempt == 0 && (j.State == Queued || j.State == Delayed || j.State == Held)
 }
 
-// stateValue is the owner, followed by the needs of a job that holds resources.
-func stateValue(j *Job, owner ownerKey) []byte {
-	v := append(make([]byte, 0, 32), owner[:]...)
-	if j.State == Preparing || j.State == Running {
-		v = amountOf(j.Needs).append(v)
+// stateValue is the needs of a job that holds resources.
+func stateValue(j *Job) []byte {
+	if j.State != Preparing && j.State != Running {
+		return nil
 	}
-	return v
+	return amountOf(j.Needs).append(nil)
 }
 
 // readyValue is the job's needs and when it was first overtaken, 0 for never.

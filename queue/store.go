@@ -1,7 +1,9 @@
 package queue
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -164,7 +166,7 @@ func (s *Store) loadCounts() error {
 // Wake is signalled (never blocking, capacity 1) when Claim may find something new.
 func (s *Store) Wake() <-chan struct{} { return s.wake }
 
-// Probe commits and reads an empty change: the self-check behind the watchdog.
+// Probe commits a change and reads it back: the self-check behind the watchdog.
 func (s *Store) Probe(ctx context.Context) error {
 	var stamp []byte
 	err := s.do(ctx, func(t *txn) error {
@@ -174,9 +176,18 @@ func (s *Store) Probe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Somebody who moves jobs right now finds out by himself.
+	if s.moveMu.TryLock() {
+		err = s.history.broken
+		s.moveMu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
 	return s.active.view(func(tx *bolt.Tx) error {
-		if tx.Bucket(bucketMeta).Get(keyProbe) == nil {
-			return ErrBroken
+		// Another probe may have come later.
+		if got := tx.Bucket(bucketMeta).Get(keyProbe); bytes.Compare(got, stamp) < 0 {
+			return fmt.Errorf("%w: it does not give back what was written", ErrBroken)
 		}
 		return nil
 	})
