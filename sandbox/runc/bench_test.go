@@ -4,12 +4,16 @@ package runc
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -208,6 +212,43 @@ func deviceNumber(n int64) *int64 {
 		return nil
 	}
 	return &n
+}
+
+// BenchmarkParallel runs /bin/true in containers, four at a time.
+func BenchmarkParallel(b *testing.B) {
+	r := testRunner(b)
+	base := testSpec(b, "/bin/true")
+	parent := b.TempDir()
+	var n atomic.Int64
+	b.SetParallelism(max(1, 4/runtime.GOMAXPROCS(0)))
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			spec := *base
+			spec.ID = "parallel-" + strconv.FormatInt(n.Add(1), 10)
+			spec.Rootfs.Scratch = filepath.Join(parent, spec.ID)
+			err := os.Mkdir(spec.Rootfs.Scratch, 0o711)
+			if err == nil {
+				err = runToEnd(b, r, &spec)
+			}
+			if err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "containers/s")
+}
+
+func runToEnd(b *testing.B, r *Runner, spec *sandbox.Spec) error {
+	c, err := r.Start(b.Context(), spec)
+	if err != nil {
+		return err
+	}
+	exit, err := c.Wait(b.Context())
+	if err == nil && exit.Code != 0 {
+		err = fmt.Errorf("it ended with %+v", exit)
+	}
+	return errors.Join(err, c.Destroy())
 }
 
 // BenchmarkPhases measures the parts of the life of a warm container that runs

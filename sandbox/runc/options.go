@@ -30,8 +30,9 @@ package runc
 
 import "log/slog"
 
-// DefaultMountDir is used when [Options] names none.
-const DefaultMountDir = "/run/girder-worker/mounts"
+// DefaultMountDir is used when [Options] names none. It is not in the daemon's
+// runtime directory, which not everyone need be able to search.
+const DefaultMountDir = "/run/girder-worker-mounts"
 
 // Options say where a [Runner] works.
 type Options struct {
@@ -42,11 +43,11 @@ type Options struct {
 	// which a container's own is made, named by its id. On cgroup v2 no process
 	// may be in it: a runner that lives in the same unit has to be in a sibling.
 	Cgroup string
-	// MountDir is an existing or new directory on which the runner mounts its
-	// workspace. Only this process sees what is mounted there, so that all
-	// processes can share it, but in one process each Runner needs its own.
-	// Everyone must be able to search the directories above it. Empty is
-	// [DefaultMountDir].
+	// MountDir is a directory, made in an existing one if need be, on which the
+	// runner mounts its workspace. Only this process sees what is mounted there,
+	// so that all processes can share it, but in one process each Runner needs
+	// its own. Everyone must be able to search the directories above it. Empty
+	// is [DefaultMountDir].
 	MountDir string
 	// Logger gets what fails no container; nil discards it.
 	Logger *slog.Logger

@@ -48,6 +48,9 @@ func New(o Options) (*Runner, error) {
 	if o.MountDir == "" {
 		o.MountDir = DefaultMountDir
 	}
+	if !filepath.IsAbs(o.MountDir) || !filepath.IsAbs(o.CacheDir) {
+		return nil, fmt.Errorf("cannot run containers: the directories %q and %q must be absolute", o.MountDir, o.CacheDir)
+	}
 	filters, err := newFilterCache(o.CacheDir)
 	if err != nil {
 		return nil, err
@@ -73,24 +76,26 @@ func ownMounts(dir string) error {
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("cannot cut the mount namespace off: %w", os.NewSyscallError("mount", err))
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := mkdir(dir, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("cannot make the mount directory: %w", err)
 	}
-	for parent := dir; ; parent = filepath.Dir(parent) {
-		fi, err := os.Lstat(parent)
+	fi, err := os.Lstat(dir)
+	if err == nil && !fi.IsDir() {
+		err = &os.PathError{Op: "lstat", Path: dir, Err: unix.ENOTDIR}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot use the mount directory: %w", err)
+	}
+	// The container's root must get there, who is nobody on the host.
+	for parent := dir; parent != "/"; {
+		parent = filepath.Dir(parent)
+		fi, err := os.Stat(parent)
 		if err != nil {
 			return fmt.Errorf("cannot look at the mount directory: %w", err)
 		}
-		if !fi.IsDir() || fi.Mode().Perm()&0o001 == 0 {
-			return fmt.Errorf("cannot use the mount directory %s: %s must be a directory that everyone can search", dir, parent)
+		if fi.Mode().Perm()&0o001 == 0 {
+			return fmt.Errorf("cannot use the mount directory %s: not everyone can search %s", dir, parent)
 		}
-		if parent == "/" {
-			break
-		}
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return fmt.Errorf("cannot look at the mount directory: %w", &os.PathError{Op: "statfs", Path: dir, Err: err})
 	}
 	if err := unix.Mount("girder-worker", dir, "tmpfs", noExecNoSuidNoDev, "mode=0711,size=64m"); err != nil {
 		return fmt.Errorf("cannot mount the workspaces: %w", &os.PathError{Op: "mount", Path: dir, Err: err})
