@@ -6,7 +6,9 @@ import (
 	"os"
 
 	"girderworker/daemon/cli"
-	"girderworker/sandbox/runc"
+	// A container starts by running this program again, and becomes the
+	// container while this package is initialised.
+	_ "girderworker/sandbox/runc"
 )
 
 // Stamped by the linker, see the Makefile.
@@ -14,10 +16,6 @@ var (
 	version = "0.1.0-dev"
 	commit  string
 )
-
-// A container starts by running this program again, and becomes the container
-// here, before anything else.
-func init() { runc.Reexec() }
 
 func main() {
 	os.Exit(cli.Main(cli.Process{

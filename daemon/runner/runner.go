@@ -43,12 +43,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/attempt"
+	"girderworker/sandbox/runc"
 )
 
 // Command and TransferCommand are the hidden sub-commands under which the
 // binary must call [Main] and [TransferMain].
 const (
-	Command         = "runner"
+	Command         = runc.RunnerCommand
 	TransferCommand = "transfer"
 )
 
@@ -85,7 +86,7 @@ func run(args []string, logger *slog.Logger) error {
 	// Named pipes and log are made with exact modes; files of the container's
 	// root are the sandbox's.
 	unix.Umask(0o022)
-	if err := ownMounts(); err != nil {
+	if err := runc.OwnMounts(); err != nil {
 		return err
 	}
 	// A container's start is over in milliseconds on one processor. More would

@@ -25,11 +25,8 @@ import (
 	"girderworker/sandbox/cgroup"
 	"girderworker/sandbox/image"
 	"girderworker/sandbox/image/imagetest"
-	"girderworker/sandbox/runc"
 	"girderworker/transforms"
 )
-
-func init() { runc.Reexec() }
 
 // TestMain makes the test binary play every process that the tests start.
 func TestMain(m *testing.M) {

@@ -204,14 +204,14 @@ func (st *staging) accept(plan []foundImage, o ImportOptions) error {
 		img := plannedImage{Image: found.Image}
 		img.Added = now
 		img.Size = 0
-		if !digestForm.MatchString(img.ID) || img.Digest != "" && !digestForm.MatchString(img.Digest) {
+		if !digestForm().MatchString(img.ID) || img.Digest != "" && !digestForm().MatchString(img.Digest) {
 			return errors.New("the unpacker sent a malformed image id")
 		}
 		if len(img.DiffIDs) == 0 || len(img.DiffIDs) > limits.Layers {
 			return errors.New("the unpacker sent an image with too few or too many layers")
 		}
 		for _, id := range img.DiffIDs {
-			if !digestForm.MatchString(id) {
+			if !digestForm().MatchString(id) {
 				return errors.New("the unpacker sent a malformed layer id")
 			}
 		}
@@ -278,7 +278,7 @@ func (st *staging) pin() (answer, error) {
 // child is dead.
 func (st *staging) take(l unpackedLayer) error {
 	wanted := slices.ContainsFunc(st.images, func(img plannedImage) bool { return slices.Contains(img.DiffIDs, l.DiffID) })
-	if !wanted || !digestForm.MatchString(l.Tree) || l.Size < 0 || l.Entries < 0 {
+	if !wanted || !digestForm().MatchString(l.Tree) || l.Size < 0 || l.Entries < 0 {
 		return errors.New("the unpacker reported a layer that nobody asked for")
 	}
 	st.layers[hexOf(l.DiffID)] = layerDocument{Size: l.Size, Entries: l.Entries, Tree: l.Tree}

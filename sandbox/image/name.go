@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 const (
@@ -14,12 +15,18 @@ const (
 	maxRef        = 255
 )
 
+// whenUsed compiles an expression when it is first used. Every start of a
+// container starts this program twice, and most starts never see an image.
+func whenUsed(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
+}
+
 var (
-	domainForm = regexp.MustCompile(`^(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?$`)
-	pathForm   = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagForm    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
-	digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
-	prefixForm = regexp.MustCompile(`^(?:sha256:)?[0-9a-f]{12,64}$`)
+	domainForm = whenUsed(`^(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?$`)
+	pathForm   = whenUsed(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
+	tagForm    = whenUsed(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+	digestForm = whenUsed(`^sha256:[0-9a-f]{64}$`)
+	prefixForm = whenUsed(`^(?:sha256:)?[0-9a-f]{12,64}$`)
 )
 
 // reference is a parsed image name.
@@ -41,14 +48,14 @@ func parseRef(ref string) (reference, error) {
 		return bad("it is too long")
 	}
 	rest, digest, hasDigest := strings.Cut(ref, "@")
-	if hasDigest && !digestForm.MatchString(digest) {
+	if hasDigest && !digestForm().MatchString(digest) {
 		return bad("what follows @ is not sha256:HEX")
 	}
 	tag := defaultTag
 	if i := strings.LastIndexByte(rest, ':'); i > strings.LastIndexByte(rest, '/') {
 		rest, tag = rest[:i], rest[i+1:]
 	}
-	if !tagForm.MatchString(tag) {
+	if !tagForm().MatchString(tag) {
 		return bad("its tag has a character that tags cannot have")
 	}
 	domain, path, found := strings.Cut(rest, "/")
@@ -58,13 +65,13 @@ func parseRef(ref string) (reference, error) {
 	if domain == "index.docker.io" {
 		domain = defaultDomain
 	}
-	if !domainForm.MatchString(domain) {
+	if !domainForm().MatchString(domain) {
 		return bad("its registry is not a host name")
 	}
 	if domain == defaultDomain && !strings.Contains(path, "/") {
 		path = defaultRepo + path
 	}
-	if !pathForm.MatchString(path) {
+	if !pathForm().MatchString(path) {
 		return bad("only lower-case letters, digits and single . _ - / between them are allowed")
 	}
 	return reference{name: domain + "/" + path + ":" + tag, digest: digest}, nil

@@ -3,7 +3,6 @@ package image
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"regexp"
 	"runtime"
 	"strings"
 	"time"
@@ -71,7 +70,7 @@ func (a *archive) dockerEntries() ([]dockerEntry, error) {
 	return entries, decodeDocument("manifest.json", data, &entries)
 }
 
-var hexInName = regexp.MustCompile(`(?:^|[/:])([0-9a-f]{64})(?:\.json)?$`)
+var hexInName = whenUsed(`(?:^|[/:])([0-9a-f]{64})(?:\.json)?$`)
 
 // planDocker reads a docker-archive.
 func (a *archive) planDocker(p *plan, limits Limits) error {
@@ -84,7 +83,7 @@ func (a *archive) planDocker(p *plan, limits Limits) error {
 		if err != nil {
 			return err
 		}
-		if m := hexInName.FindStringSubmatch(e.Config); m != nil && m[1] != sum(data) {
+		if m := hexInName().FindStringSubmatch(e.Config); m != nil && m[1] != sum(data) {
 			return mismatch("the config "+e.Config, m[1], sum(data))
 		}
 		var stored []blob
@@ -142,7 +141,7 @@ func (a *archive) planLayout(p *plan, limits Limits) error {
 			return err
 		}
 		for _, e := range entries {
-			if m := hexInName.FindStringSubmatch(e.Config); m != nil {
+			if m := hexInName().FindStringSubmatch(e.Config); m != nil {
 				tags["sha256:"+m[1]] = append(tags["sha256:"+m[1]], e.RepoTags...)
 			}
 		}
@@ -245,7 +244,7 @@ func (a *archive) planManifest(p *plan, d descriptor, m manifest, refs []string,
 
 // blobMember finds a blob and checks its size.
 func (a *archive) blobMember(d descriptor) (member, error) {
-	if !digestForm.MatchString(d.Digest) {
+	if !digestForm().MatchString(d.Digest) {
 		return member{}, blame(ErrUnsupported, "the archive uses the digest %.100q; only sha256 is known", d.Digest)
 	}
 	m, ok := a.find("blobs/sha256/" + hexOf(d.Digest))
@@ -330,7 +329,7 @@ func (p *plan) add(config []byte, digest string, refs []string, stored []blob, l
 		return blame(ErrUnsupported, "it has no layers, so there is nothing to run in it")
 	}
 	for i, diffID := range c.RootFS.DiffIDs {
-		if !digestForm.MatchString(diffID) {
+		if !digestForm().MatchString(diffID) {
 			return blame(ErrUnsupported, "the config has the layer id %.100q; only sha256 is known", diffID)
 		}
 		stored[i].diffID = diffID

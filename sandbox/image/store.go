@@ -241,7 +241,7 @@ func (s *Store) load() (*index, error) {
 	}
 	for _, e := range entries {
 		hex, ok := strings.CutSuffix(e.Name(), ".json")
-		if !ok || !digestForm.MatchString("sha256:"+hex) {
+		if !ok || !digestForm().MatchString("sha256:"+hex) {
 			continue
 		}
 		var img Image
@@ -426,7 +426,7 @@ func (ix *index) resolve(ref string, uid int) (Image, error) {
 	switch {
 	case nameErr == nil && parsed.digest != "":
 		found = ix.visible(uid, func(img Image) bool { return img.Digest == parsed.digest })
-	case prefixForm.MatchString(ref):
+	case prefixForm().MatchString(ref):
 		prefix := "sha256:" + hexOf(ref)
 		found = ix.visible(uid, func(img Image) bool {
 			return strings.HasPrefix(img.ID, prefix) || img.Digest == prefix

@@ -21,16 +21,17 @@ import (
 // job's, finds its control socket: libcontainer passes extra files from 3 on.
 const controlFD = 3
 
-// Reexec runs the process as the inside of a container if it was started for
-// that, and then does not return. Whoever links this package calls it from an
-// init function of package main, before anything else, because libcontainer
-// starts containers by running the same program again as "<program> init".
+// init runs the process as the inside of a container if it was started for
+// that, and then does not return: libcontainer starts containers by running the
+// same program again as "<program> init". It is here and not in package main
+// because packages are initialised in the order of their paths: what follows
+// (net/http, the metrics) would cost every start of a container milliseconds.
 //
 // It also binds the main goroutine to the main thread. libcontainer enters a
 // container's mount namespace in a thread that is thrown away afterwards; if
 // it came to be the main thread, which cannot be thrown away, the process would
 // hold the container's mounts for ever and /proc/self would show them.
-func Reexec() {
+func init() {
 	runtime.LockOSThread()
 	if len(os.Args) != 2 || os.Args[1] != "init" || os.Getenv("_LIBCONTAINER_INITPIPE") == "" {
 		return

@@ -21,8 +21,6 @@ import (
 	"girderworker/sandbox/cgroup"
 )
 
-func init() { Reexec() }
-
 // TestMain runs the tests in a mount namespace of their own, as a runner is.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(holderEnv); dir != "" {

@@ -4,10 +4,9 @@
 //
 // It is for a process of its own, called the runner: one for each attempt of a
 // job, root, and in a mount namespace of its own, in which all mounts for the
-// container are made, so that they go with the process. Whoever starts the
-// runner gives it that namespace (SysProcAttr.Unshareflags with CLONE_NEWNS,
-// or PrivateMounts=yes in its unit); [New] refuses the machine's. Main must
-// call [Reexec] first of all.
+// container are made, so that they go with the process. A program that links
+// this package and is executed as [RunnerCommand] has that namespace before Go
+// starts, see [OwnMounts]; [New] refuses the machine's.
 //
 // # How a container starts
 //
@@ -29,6 +28,10 @@
 package runc
 
 import "log/slog"
+
+// RunnerCommand is the sub-command of a program that is to run containers; it
+// stands in mountns.h, too.
+const RunnerCommand = "runner"
 
 // DefaultMountDir is used when [Options] names none. It is not in the daemon's
 // runtime directory, which not everyone need be able to search.

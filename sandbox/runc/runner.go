@@ -70,7 +70,7 @@ func ownMounts(dir string) error {
 		return fmt.Errorf("cannot look at the mount namespace: %w", err)
 	}
 	if machine, err := os.Readlink("/proc/1/ns/mnt"); err == nil && machine == own {
-		return errors.New("cannot run containers in the machine's own mount namespace: start the process with one of its own (CLONE_NEWNS, or PrivateMounts=yes in its unit)")
+		return errors.New("cannot run containers in the machine's own mount namespace: execute the program as " + RunnerCommand)
 	}
 	// What the machine mounts and unmounts is seen here, and not the reverse.
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {

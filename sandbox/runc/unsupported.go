@@ -16,8 +16,8 @@ var _ sandbox.Runner = (*Runner)(nil)
 
 var errUnsupported = errors.New("cannot run containers: this program was built without cgo or without the tag seccomp")
 
-// Reexec does nothing in this build.
-func Reexec() {}
+// OwnMounts fails in this build.
+func OwnMounts() error { return errUnsupported }
 
 // New fails in this build.
 func New(Options) (*Runner, error) { return nil, errUnsupported }
