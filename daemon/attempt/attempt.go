@@ -12,7 +12,7 @@
 //	    log             append-only records of output, see [LogRecord]
 //	    cancel          made by the monitor to end the attempt early: [Cancel]
 //	    exit.json       how it ended: [Exit], written, synced, renamed, directory synced
-//	<state>/work/<job>-<attempt>/      root 0711: overlay scratch, pipes, volumes; removed at the end
+//	<state>/work/<job>-<attempt>/      root 0700: overlay scratch, pipes, volumes; removed at the end
 //
 // A runner that holds the lock is alive, whatever its process number. An
 // attempt without exit.json whose lock is free was lost: its runner died.

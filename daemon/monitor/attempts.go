@@ -135,7 +135,7 @@ func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request) error
 	}
 	err = d.WriteRequest(r)
 	if err == nil {
-		err = os.Mkdir(work, 0o711)
+		err = os.Mkdir(work, 0o700)
 	}
 	if err != nil {
 		lock.Close()

@@ -15,12 +15,12 @@ import (
 
 // The state directory:
 //
-//	<state>/          root 0711: containers reach their work directories through it
+//	<state>/          root 0711: the front reaches what is below through it
 //	    lock          flock(2)ed by both halves of a daemon while either lives
 //	    queue/        the front's, 0700
 //	    spool/        the front's, 0700
 //	    jobs/         root 0700, and by an ACL the front may read
-//	    work/         root 0711
+//	    work/         root 0700: containers give the files in it any owner and mode
 //	    images/       root 0750, and by an ACL the front may read
 //	    images/drop/  root 0755
 //	    cache/        root 0700
@@ -46,7 +46,7 @@ func (l layout) prepare(uid, gid int) error {
 		{"queue", 0o700, uid, gid, false},
 		{"spool", 0o700, uid, gid, false},
 		{"jobs", 0o700, 0, 0, true},
-		{"work", 0o711, 0, 0, false},
+		{"work", 0o700, 0, 0, false},
 		{"images", 0o750, 0, gid, true},
 		{"cache", 0o700, 0, 0, false},
 	} {

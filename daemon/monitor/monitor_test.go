@@ -528,11 +528,19 @@ func TestStateDirectoryReadOnlyAndFull(t *testing.T) {
 }
 
 // People who may use the socket must not read each other's jobs through the
-// group that the front's files have.
+// group that the front's files have. Where containers have their files, nobody
+// may be.
 func TestOnlyTheFrontReadsJobs(t *testing.T) {
 	o := testOptions(t)
 	d := startDaemon(t, o)
 	defer d.end(t)
+	work, err := os.Stat(filepath.Join(o.State, "work"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if work.Mode().Perm() != 0o700 {
+		t.Errorf("the work directory has mode %v", work.Mode())
+	}
 	list := func(uid, gid uint32) error {
 		cmd := exec.Command("ls", filepath.Join(o.State, "jobs"))
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}

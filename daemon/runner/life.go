@@ -120,7 +120,9 @@ func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error
 		return nil, err
 	}
 	scratch := filepath.Join(r.Grant.WorkDir, "scratch")
-	if err := os.Mkdir(scratch, 0o711); err != nil {
+	// Closed, because the files in it have whatever modes the container gives
+	// them. The overlay is mounted by this process and needs no more.
+	if err := os.Mkdir(scratch, 0o700); err != nil {
 		return spec, fmt.Errorf("cannot make the job's scratch directory: %w", err)
 	}
 	spec.Rootfs = sandbox.Rootfs{Layers: layers, Scratch: scratch}

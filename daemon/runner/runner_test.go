@@ -246,6 +246,32 @@ func TestRunnerKilled(t *testing.T) {
 	}
 }
 
+// TestScratchIsClosed: a container's files have whatever modes it gives them,
+// and on the host nobody may come near them, the submitter included: there a
+// setuid file is one.
+func TestScratchIsClosed(t *testing.T) {
+	w := newWorld(t, sh("echo secret > /file && chmod 666 /file && echo up && sleep 1000")...)
+	p := w.start()
+	w.waitLog("up")
+	work := w.request.Grant.WorkDir
+	if err := os.Chmod(work, 0o711); err != nil { // scratch must not rely on it
+		t.Fatal(err)
+	}
+	file := filepath.Join(work, "scratch", "upper", "file")
+	if _, err := os.Stat(file); err != nil {
+		t.Fatal(err)
+	}
+	for _, uid := range []uint32{submitter, submitter + 1} {
+		cmd := exec.Command("/bin/cat", file)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		if out, err := cmd.CombinedOutput(); err == nil {
+			t.Errorf("user %d reads it: %q", uid, out)
+		}
+	}
+	w.cancel(attempt.Cancel{Outcome: attempt.OutcomeCanceled})
+	w.end(p)
+}
+
 func TestLockedAttempt(t *testing.T) {
 	w := newWorld(t, "true")
 	lock, err := w.dir.Lock()
