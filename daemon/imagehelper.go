@@ -19,9 +19,15 @@ import (
 // errBrokenPipe is what a writer sees whose reader has gone.
 const errBrokenPipe = unix.EPIPE
 
-// HelperImages is the helper's answer to an import: the ids that came in.
+// HelperImages is the helper's answer to an import.
 type HelperImages struct {
-	Images []string `json:"images"`
+	Images []HelperImage `json:"images"`
+}
+
+// HelperImage is an image that came in, with the names that it came in under.
+type HelperImage struct {
+	ID    string   `json:"id"`
+	Names []string `json:"names"`
 }
 
 // helperArchive is the descriptor of an archive.
@@ -83,9 +89,12 @@ func operate(ctx context.Context, r *monitor.HelperRequest) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		result := HelperImages{Images: make([]string, len(found))}
+		result := HelperImages{Images: make([]HelperImage, len(found))}
 		for i, img := range found {
-			result.Images[i] = img.ID
+			result.Images[i].ID = img.ID
+			for _, n := range img.Names {
+				result.Images[i].Names = append(result.Images[i].Names, n.Ref)
+			}
 		}
 		return result, nil
 	case monitor.ImageRemove:

@@ -83,17 +83,18 @@ func (i *images) Import(ctx context.Context, archive io.Reader, name string, own
 		return nil, tell(err)
 	}
 	out := make([]apitype.Image, 0, len(result.Images))
-	for _, id := range result.Images {
-		img, err := i.store.Resolve(id, owner)
+	for _, in := range result.Images {
+		img, err := i.store.Resolve(in.ID, owner)
 		if err != nil {
 			return nil, tell(err)
 		}
-		out = append(out, imageView(img))
+		out = append(out, imageView(img, owner, in.Names))
 	}
 	return out, nil
 }
 
-// List returns the images that a user may use; everyone is all of them.
+// List returns the images that a user may use, one for each owner of names;
+// everyone is all of them.
 func (i *images) List(uid int) ([]apitype.Image, error) {
 	all, err := i.store.List()
 	if err != nil {
@@ -105,7 +106,7 @@ func (i *images) List(uid int) ([]apitype.Image, error) {
 			return uid != everyone && n.Owner != uid && n.Owner != image.Everyone
 		})
 		if len(img.Names) > 0 || uid == everyone {
-			out = append(out, imageView(img))
+			out = append(out, imageViews(img)...)
 		}
 	}
 	return out, nil
@@ -117,7 +118,7 @@ func (i *images) Resolve(ref string, uid int) (apitype.Image, error) {
 	if err != nil {
 		return apitype.Image{}, tell(err)
 	}
-	return imageView(img), nil
+	return imageViews(img)[0], nil
 }
 
 // Remove takes names from an image.
@@ -186,18 +187,30 @@ func (i *images) Verify(ctx context.Context, ref string, uid int) error {
 	return tell(err)
 }
 
-func imageView(img image.Image) apitype.Image {
-	v := apitype.Image{
-		ID: img.ID, Owner: everyone, Digest: img.Digest, Size: img.Size,
-		Created: img.Created, Added: img.Added, Arch: img.Arch, Names: []string{},
+// imageViews shows an image once for each owner of names that it has, or once
+// without a name.
+func imageViews(img image.Image) []apitype.Image {
+	if len(img.Names) == 0 {
+		return []apitype.Image{imageView(img, everyone, []string{})}
 	}
-	for k, n := range img.Names {
-		if k == 0 || n.Owner == image.Everyone {
-			v.Owner = n.Owner
+	var owners []int
+	names := map[int][]string{}
+	for _, n := range img.Names {
+		if !slices.Contains(owners, n.Owner) {
+			owners = append(owners, n.Owner)
 		}
-		if !slices.Contains(v.Names, n.Ref) {
-			v.Names = append(v.Names, n.Ref)
-		}
+		names[n.Owner] = append(names[n.Owner], n.Ref)
 	}
-	return v
+	views := make([]apitype.Image, len(owners))
+	for k, owner := range owners {
+		views[k] = imageView(img, owner, names[owner])
+	}
+	return views
+}
+
+func imageView(img image.Image, owner int, names []string) apitype.Image {
+	return apitype.Image{
+		ID: img.ID, Owner: owner, Digest: img.Digest, Size: img.Size,
+		Created: img.Created, Added: img.Added, Arch: img.Arch, Names: names,
+	}
 }

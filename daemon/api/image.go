@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"time"
@@ -72,11 +73,8 @@ func (s *Server) removeImage(w http.ResponseWriter, r *http.Request, c *call) er
 	if err != nil {
 		return err
 	}
-	owner := c.peer.UID
-	if c.admin {
-		owner = everyone
-	}
-	if err := s.images.Remove(r.Context(), ref, owner); err != nil {
+	err = asOwner(c, func(owner int) error { return s.images.Remove(r.Context(), ref, owner) })
+	if err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -102,11 +100,24 @@ func (s *Server) verifyImage(w http.ResponseWriter, r *http.Request, c *call) er
 	}
 	ctx, end := s.lasting(w, r)
 	defer end()
-	if err := s.images.Verify(ctx, ref, c.peer.UID); err != nil {
+	if err := asOwner(c, func(uid int) error { return s.images.Verify(ctx, ref, uid) }); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+// asOwner does something to the image that the caller means: to an admin what
+// is everyone's, by id also other users', and else the admin's own.
+func asOwner(c *call, do func(owner int) error) error {
+	if !c.admin {
+		return do(c.peer.UID)
+	}
+	err := do(everyone)
+	if errors.Is(err, ErrNoImage) {
+		return do(c.peer.UID)
+	}
+	return err
 }
 
 func imageRef(r *http.Request) (string, error) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,6 +34,38 @@ func TestImportOwner(t *testing.T) {
 		images := decodeAs[apitype.Images](t, body).Images
 		if len(images) != 1 || images[0].Owner != test.want || images[0].Names[0] != "x:1" || images[0].Size != 7 {
 			t.Errorf("uid %d%s: got %+v, want owner %d", test.as.uid, test.query, images, test.want)
+		}
+	}
+}
+
+// TestImageOfAnAdmin: an admin removes and verifies what is everyone's, and else
+// the admin's own.
+func TestImageOfAnAdmin(t *testing.T) {
+	w := newWorker(t, nil)
+	var asked []int
+	w.own = func(ref string, owner int) error {
+		asked = append(asked, owner)
+		if ref == "mine:1" && owner == everyone {
+			return ErrNoImage
+		}
+		return nil
+	}
+	for _, test := range []struct {
+		as   *person
+		ref  string
+		want []int
+	}{
+		{w.person(alice), "mine:1", []int{alice}},
+		{w.person(operator, adminGroup), "theirs:1", []int{everyone}},
+		{w.person(operator, adminGroup), "mine:1", []int{everyone, operator}},
+	} {
+		for _, request := range []string{"DELETE /v1/images", "POST /v1/images/verify"} {
+			asked = nil
+			method, path, _ := strings.Cut(request, " ")
+			status, body := test.as.do(method, path+"?ref="+test.ref, "")
+			if status != http.StatusNoContent || !slices.Equal(asked, test.want) {
+				t.Errorf("uid %d, %s %s: %d %s, asked as %v", test.as.uid, request, test.ref, status, body, asked)
+			}
 		}
 	}
 }

@@ -45,7 +45,8 @@ type Progress struct {
 	Message string  `json:"message,omitempty"`
 }
 
-// Image is an image in the store.
+// Image is an image in the store under one owner's names for it. One that has
+// names of several owners is listed once for each.
 type Image struct {
 	ID      string    `json:"id"` // sha256:... of the config
 	Names   []string  `json:"names"`

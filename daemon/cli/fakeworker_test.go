@@ -278,7 +278,7 @@ func (w *fakeWorker) List(int) ([]apitype.Image, error) {
 }
 
 func (w *fakeWorker) Resolve(ref string, _ int) (apitype.Image, error) {
-	if strings.TrimSuffix(ref, ":latest") != "busybox" {
+	if ref != busyboxID && strings.TrimSuffix(ref, ":latest") != "busybox" {
 		return apitype.Image{}, fmt.Errorf("%w: %q", api.ErrNoImage, ref)
 	}
 	return apitype.Image{ID: busyboxID}, nil

@@ -147,18 +147,28 @@ them against their digests. An image that differs has to be imported again.`,
 		RunE: func(cmd *cobra.Command, refs []string) error {
 			c := a.client()
 			defer c.Close()
+			called := map[string]string{} // names for people, by what is asked for
 			if len(refs) == 0 {
 				images, err := c.Images(cmd.Context())
 				if err != nil {
 					return cannot("list images", err)
 				}
 				for i := range images {
-					refs = append(refs, append(images[i].Names, images[i].ID)[0])
+					img := &images[i]
+					if _, again := called[img.ID]; again {
+						continue
+					}
+					// By id, because an admin's list has names that are others'.
+					called[img.ID] = append(img.Names, shortID(img.ID))[0]
+					refs = append(refs, img.ID)
 				}
 			}
 			bad := 0
 			for _, ref := range refs {
 				err := c.VerifyImage(cmd.Context(), ref)
+				if name, ok := called[ref]; ok {
+					ref = name
+				}
 				if cmd.Context().Err() != nil {
 					return cmd.Context().Err()
 				}

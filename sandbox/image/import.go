@@ -51,10 +51,7 @@ type layerDocument struct {
 // is its time limit.
 func (s *Store) Import(ctx context.Context, archive *os.File, o ImportOptions) ([]Image, error) {
 	images, err := s.importArchive(ctx, archive, o)
-	if err != nil {
-		return nil, fmt.Errorf("cannot import image: %w", noSpace(err))
-	}
-	return images, nil
+	return images, noSpace(err)
 }
 
 func (s *Store) importArchive(ctx context.Context, archive *os.File, o ImportOptions) ([]Image, error) {
@@ -387,7 +384,11 @@ func (st *staging) commit(owner int) ([]Image, error) {
 	ix.names = doc
 	var out []Image
 	for _, img := range st.images {
-		out = append(out, ix.view(img.Image, owner))
+		named := img.Image
+		for _, ref := range img.refs {
+			named.Names = append(named.Names, Name{Ref: short(ref), Owner: owner})
+		}
+		out = append(out, named)
 	}
 	return out, nil
 }

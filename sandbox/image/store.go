@@ -446,6 +446,11 @@ func (ix *index) resolve(ref string, uid int) (Image, error) {
 			names = append(names, short(n.Name))
 		}
 	}
+	for _, n := range ix.names.Names {
+		if nameErr == nil && n.Name == parsed.name && sees(uid, n.Owner) {
+			return Image{}, blame(ErrNotFound, "%s is a name that user %d alone uses; write %.12s, the image's id", ref, n.Owner, hexOf(n.ID))
+		}
+	}
 	switch close := near(ref, names); {
 	case len(close) > 0:
 		return Image{}, blame(ErrNotFound, "%s; is %s meant?", ref, strings.Join(close, " or "))
