@@ -59,6 +59,10 @@ func (f *front) Status(context.Context) (apitype.Status, error) {
 		InUse:    amounts(used),
 		Attempts: f.attempts.count(),
 	}
+	st.Warnings = append(st.Warnings, *f.notes.Load()...)
+	if f.resting() {
+		st.Warnings = append(st.Warnings, "the file system of the state directory is full: no job starts until there is room")
+	}
 	for state, n := range f.store.Counts() {
 		st.Jobs[string(state)] = n
 	}

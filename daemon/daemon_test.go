@@ -327,6 +327,10 @@ func TestReload(t *testing.T) {
 		}
 		return st.Capacity["slots"]
 	}
+	warned := func(text string) bool {
+		st, err := w.client.Status(t.Context())
+		return err == nil && strings.Contains(strings.Join(st.Warnings, "\n"), text)
+	}
 	hangUp := func() {
 		if err := w.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 			t.Fatal(err)
@@ -343,10 +347,12 @@ func TestReload(t *testing.T) {
 	if slots() != 2 {
 		t.Errorf("slots %v", slots())
 	}
+	w.eventually("status tells of the bad one", func() bool { return warned("bad and not in use") })
 	// Without a signal, and with an option that cannot be changed now.
 	w.configure("slots = 3", "id_size = 6553600")
 	w.eventually("the change of the file counts", func() bool { return slots() == 3 })
 	w.eventually("the restart is asked for", func() bool { return strings.Contains(w.stderr.String(), "need a restart") })
+	w.eventually("status asks for it, and for nothing else", func() bool { return warned("wait for a restart") && !warned("bad") })
 }
 
 func TestTwoDaemons(t *testing.T) {
@@ -655,7 +661,10 @@ func TestFullDisk(t *testing.T) {
 	if _, err := w.client.Resume(t.Context()); err == nil {
 		t.Error("a file was written to a full disk")
 	}
-	w.eventually("the full disk is noticed", func() bool { return strings.Contains(w.stderr.String(), "disk is full") })
+	w.eventually("the full disk is told", func() bool {
+		status, err := w.client.Status(t.Context())
+		return err == nil && strings.Contains(strings.Join(status.Warnings, "\n"), "is full")
+	})
 	if job := w.job(id); job.ExitCode != nil {
 		t.Errorf("job %+v", job)
 	}

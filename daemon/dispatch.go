@@ -47,8 +47,7 @@ const fullDiskPause = 5 * time.Second
 // being woken; zero is never.
 func (f *front) claim(ctx context.Context, starts int) (again time.Time, err error) {
 	most := max(0, starts-f.attempts.starting())
-	rest := f.rest.Load()
-	if paused, _ := f.Paused(); paused || rest != nil && time.Now().Before(*rest) {
+	if paused, _ := f.Paused(); paused || f.resting() {
 		most = 0 // what is due is still settled
 	}
 	jobs, err := f.store.Claim(ctx, f.Capacity(), f.bootID, most)
@@ -63,7 +62,7 @@ func (f *front) claim(ctx context.Context, starts int) (again time.Time, err err
 		f.attempts.begin(&jobs[i], f.runAttempt)
 	}
 	again = f.store.NextDue()
-	if rest != nil && time.Now().Before(*rest) && (again.IsZero() || rest.Before(again)) {
+	if rest := f.rest.Load(); f.resting() && (again.IsZero() || rest.Before(again)) {
 		again = *rest
 	}
 	return again, nil
@@ -73,6 +72,12 @@ func (f *front) claim(ctx context.Context, starts int) (again time.Time, err err
 func (f *front) restFor(d time.Duration) {
 	until := time.Now().Add(d)
 	f.rest.Store(&until)
+}
+
+// resting tells whether the last start failed for want of disk space.
+func (f *front) resting() bool {
+	rest := f.rest.Load()
+	return rest != nil && time.Now().Before(*rest)
 }
 
 // lookAgain makes the dispatcher claim soon.

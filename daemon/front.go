@@ -45,6 +45,7 @@ type front struct {
 	nudge    chan struct{} // capacity 1: the dispatcher should look again
 	proof    chan chan struct{}
 	rest     atomic.Pointer[time.Time] // nothing is started until then
+	notes    atomic.Pointer[[]string]  // what status tells of the configuration
 
 	fail context.CancelCauseFunc // ends the front with an error
 }
@@ -54,7 +55,7 @@ const shutdownPatience = 15 * time.Second
 
 // Front is the hidden sub-command of that name, which only the monitor starts.
 func Front(o Options) error {
-	c, _, err := config.Load(o.Sources)
+	c, warnings, err := config.Load(o.Sources)
 	if err != nil {
 		return err
 	}
@@ -70,6 +71,7 @@ func Front(o Options) error {
 		return err
 	}
 	f.config.Store(&c)
+	f.notes.Store(&warnings)
 
 	ctx, fail := context.WithCancelCause(context.Background())
 	defer fail(nil)

@@ -26,6 +26,7 @@ func (f *front) reload() {
 	}
 	if err != nil {
 		f.logger.Error("Keeping the old configuration: the new one is bad", "error", oneLine(err))
+		f.notes.Store(&[]string{"the configuration on disk is bad and not in use: " + oneLine(err)})
 		return
 	}
 	for _, w := range warnings {
@@ -33,6 +34,10 @@ func (f *front) reload() {
 	}
 	current := *f.config.Load()
 	live, restart := config.Changed(current, next)
+	if len(restart) > 0 {
+		warnings = append(warnings, "changes of the configuration wait for a restart of the daemon: "+strings.Join(restart, " "))
+	}
+	f.notes.Store(&warnings)
 	if len(live)+len(restart) == 0 {
 		return
 	}
@@ -69,7 +74,9 @@ func (f *front) watchConfig(ctx context.Context) {
 	w, err := fsnotify.NewWatcher()
 	if err == nil {
 		defer w.Close()
-		err = w.Add(filepath.Dir(files[0]))
+		if err = w.Add(filepath.Dir(files[0])); err != nil {
+			err = fmt.Errorf("cannot watch %s: %w", filepath.Dir(files[0]), err)
+		}
 	}
 	if err != nil {
 		f.logger.Info("Not watching the configuration; SIGHUP reloads it", "error", err)
