@@ -59,6 +59,9 @@ func Run(o Options) error {
 	for _, w := range warnings {
 		logger.Warn(w)
 	}
+	if os.Geteuid() != 0 {
+		return errors.New("cannot start the daemon: it must be started as root, and gives that up itself")
+	}
 	who, err := lookUp(&c)
 	if err != nil {
 		return err

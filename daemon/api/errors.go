@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"girderworker/daemon/apitype"
 	"girderworker/queue"
 	"girderworker/transforms"
@@ -75,7 +77,7 @@ func explain(err error) apitype.Error {
 		return apitype.Error{Kind: kind, Message: document.Error(), Field: document.Field}
 	case errors.As(err, &transition):
 		return apitype.Error{Kind: apitype.KindState,
-			Message: fmt.Sprintf("job %s is %s and cannot become %s", transition.ID, transition.From, transition.To)}
+			Message: refusedChange(transition)}
 	case errors.As(err, &tooLarge):
 		return apitype.Error{Kind: apitype.KindTooLarge, Message: fmt.Sprintf("the request is larger than %s", transforms.FormatBytes(tooLarge.Limit))}
 	case errors.Is(err, queue.ErrNotFound):
@@ -88,7 +90,7 @@ func explain(err error) apitype.Error {
 		kind = apitype.KindState
 	case errors.Is(err, queue.ErrFull):
 		kind = apitype.KindFull
-	case errors.Is(err, queue.ErrNoSpace):
+	case errors.Is(err, queue.ErrNoSpace), errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		kind = apitype.KindNoSpace
 	case errors.Is(err, queue.ErrClosed):
 		return apitype.Error{Kind: apitype.KindUnavailable, Message: "the daemon is stopping; try again in a moment"}
@@ -108,6 +110,17 @@ func explain(err error) apitype.Error {
 		return apitype.Error{Kind: apitype.KindInternal, Message: "internal error: " + err.Error()}
 	}
 	return apitype.Error{Kind: kind, Message: err.Error()}
+}
+
+// refusedChange says why a person cannot have this change of a job.
+func refusedChange(t *queue.TransitionError) string {
+	switch t.To {
+	case queue.Held:
+		return fmt.Sprintf("job %s is %s, and only a job that waits can be held", t.ID, t.From)
+	case queue.Queued:
+		return fmt.Sprintf("job %s is %s, and only a held job can be released", t.ID, t.From)
+	}
+	return fmt.Sprintf("job %s is %s and cannot become %s", t.ID, t.From, t.To)
 }
 
 // fail answers with the error, and logs what is the daemon's own fault.

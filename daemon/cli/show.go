@@ -91,7 +91,11 @@ func (a *app) printDocument(document json.RawMessage) error {
 	var pairs []string
 	for _, key := range []string{"entrypoint", "args", "env", "workdir", "user", "hostname", "network", "read_only", "binds", "inputs",
 		"outputs", "stdin", "resources", "timeout", "soft_timeout", "idle_timeout", "retries", "stop_signal", "stop_grace"} {
-		if value, ok := members[key]; ok {
+		value, ok := members[key]
+		switch {
+		case ok && key == "resources":
+			pairs = append(pairs, key, resources(value))
+		case ok:
 			pairs = append(pairs, strings.ReplaceAll(key, "_", " "), strings.Trim(string(value), `"`))
 		}
 	}
@@ -102,6 +106,24 @@ func (a *app) printDocument(document json.RawMessage) error {
 		return err
 	}
 	return fields(a.Stdout, pairs...)
+}
+
+// resources are a document's, in a person's units.
+func resources(value json.RawMessage) string {
+	var r struct {
+		CPUs                      float64
+		GPUs, PIDs                int64
+		Memory, Shm, Scratch, Log int64
+	}
+	if err := json.Unmarshal(value, &r); err != nil {
+		return string(value)
+	}
+	parts := []string{fmt.Sprintf("%g cpus", r.CPUs), size(r.Memory) + " memory"}
+	if r.GPUs > 0 {
+		parts = append(parts, fmt.Sprintf("%d gpus", r.GPUs))
+	}
+	return strings.Join(append(parts, fmt.Sprintf("%d processes", r.PIDs), size(r.Shm)+" shm",
+		size(r.Scratch)+" scratch (not held to it yet)", size(r.Log)+" log"), ", ")
 }
 
 // exitDetail is what is shown of an attempt's own record.

@@ -45,6 +45,9 @@ func (a *app) printWhy(w *apitype.Why) error {
 		return err
 	}
 	for _, wait := range w.Waits {
+		if wait.Text == w.State+": "+w.Reason {
+			continue // said above
+		}
 		if _, err := fmt.Fprintln(a.Stdout, "  "+printable(wait.Text)); err != nil {
 			return err
 		}

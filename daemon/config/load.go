@@ -93,7 +93,7 @@ func Load(s Sources) (c Config, warnings []string, err error) {
 		case i < 0 && isPython(e.key):
 			warnings = append(warnings, fmt.Sprintf("%s: %s is an option of the Python worker and has no effect", e.origin, e.key))
 		case i < 0:
-			problems = append(problems, Problem{e.origin, e.key, errors.New("is not an option; `girder-worker config list` shows all")})
+			problems = append(problems, Problem{e.origin, e.key, errors.New("is not an option; `girder-worker daemon --help` lists them")})
 		default:
 			if err := keys[i].value.Set(e.value); err != nil {
 				problems = append(problems, Problem{e.origin, e.key, fmt.Errorf("%w, not %q", err, clip(e.value))})

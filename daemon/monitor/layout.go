@@ -136,7 +136,7 @@ func (l layout) explain(err error) error {
 	advice := ""
 	switch {
 	case errors.Is(err, unix.EROFS):
-		advice = "; its file system is read-only"
+		advice = "; remount it for writing, or choose another with --state-dir"
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		advice = "; make room on its file system"
 	case errors.Is(err, unix.ENOENT):

@@ -94,9 +94,6 @@ func Run(o Options, signals <-chan os.Signal) (err error) {
 // open locks and prepares the state directory, and finds the attempts that
 // outlived an earlier monitor.
 func open(o Options) (_ *Monitor, err error) {
-	if os.Geteuid() != 0 {
-		return nil, errors.New("cannot start the daemon: it must be started as root, and gives that up itself")
-	}
 	if len(o.Self) == 0 {
 		o.Self = []string{"/proc/self/exe"}
 	}
