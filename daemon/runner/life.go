@@ -202,6 +202,13 @@ func (a *attemptRun) start(ctx context.Context, spec *sandbox.Spec) error {
 		a.transfer.onBroken = func(stream, text string) {
 			a.stop.stop(&stopReason{attempt.OutcomeError, fmt.Sprintf("input %s broke off: %s", stream, text), -1})
 		}
+		a.transfer.onLost = func() {
+			if len(a.request.Plan.Streams) == 0 {
+				return // it has done all that it was there for
+			}
+			// The container would wait for ever at pipes that nobody serves.
+			a.stop.stop(&stopReason{attempt.OutcomeError, "the process for the job's files died", -1})
+		}
 		a.transfer.listen(a.crashed)
 	}
 	if a.container, err = runner.Start(ctx, spec); err != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -459,6 +460,55 @@ func TestBrokenInput(t *testing.T) {
 	if strings.Contains(w.log(), "complete") {
 		t.Error("the container took a broken input for a whole one")
 	}
+}
+
+// TestTransferKilled: whoever kills the process that moves the data, the
+// kernel's OOM killer first of all, must not leave a job that waits for ever, or
+// one that counts as well without its data.
+func TestTransferKilled(t *testing.T) {
+	for _, kind := range []transforms.StreamKind{transforms.StreamInput, transforms.StreamOutput} {
+		t.Run(string(kind), func(t *testing.T) {
+			pipe := transforms.PipeDirectory + "/pipe"
+			w := newWorld(t, sh("echo up; while :; do usleep 10000; cat "+pipe+" || exit 0; done")...)
+			if kind == transforms.StreamOutput {
+				w.request.Plan.Args = sh("echo up; while :; do usleep 10000; echo more > " + pipe + "; done")
+			}
+			w.stream(kind, "pipe", w.file("file", random(10)))
+			w.request.Limits.Hard = time.Minute // lest the test wait for ever
+			p := w.start()
+			w.waitLog("up")
+			if err := unix.Kill(transferOf(t, p.Process.Pid), unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			exit := w.end(p)
+			w.want(exit, attempt.OutcomeError, attempt.CodeError, "the process for the job's files died")
+			if s := streamNamed(t, exit, "pipe"); !s.Partial || s.Error == "" {
+				t.Errorf("stream %+v", s)
+			}
+		})
+	}
+}
+
+// transferOf finds the transfer process of a runner.
+func transferOf(t *testing.T, runner int) int {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		line, _ := os.ReadFile(file)
+		status, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "status"))
+		if bytes.HasSuffix(line, []byte("\x00"+TransferCommand+"\x00")) && bytes.Contains(status, fmt.Appendf(nil, "\nPPid:\t%d\n", runner)) {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pid
+		}
+	}
+	t.Fatal("the runner has no transfer process")
+	return 0
 }
 
 func TestPartialInput(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unicode/utf8"
@@ -40,6 +41,8 @@ type transfer struct {
 	onProgress func(attempt.Progress)
 	onActivity func()
 	onBroken   func(stream, text string)
+	onLost     func()        // it died before its work was done
+	ending     atomic.Bool   // its end is expected
 	heard      chan struct{} // closed when listen has ended
 	// Valid when heard is closed.
 	results  map[string]attempt.StreamResult
@@ -183,6 +186,9 @@ func (t *transfer) listen(crashed func()) {
 				f.Close()
 			}
 			if err != nil {
+				if !t.ending.Load() {
+					t.onLost()
+				}
 				return
 			}
 			t.hear(m)
@@ -220,6 +226,7 @@ func (t *transfer) hear(m message) {
 // finish says that no process of the container is left, and returns what went
 // through each stream when all of it is on the disk. ctx ends the wait.
 func (t *transfer) finish(ctx context.Context) []attempt.StreamResult {
+	t.ending.Store(true)
 	// If it fails, the process is gone, and heard tells.
 	_ = t.wire.send(message{Op: opEnded}, nil)
 	patience := time.NewTimer(finishPatience)
@@ -249,6 +256,7 @@ func (t *transfer) finish(ctx context.Context) []attempt.StreamResult {
 // since one that hangs in a file system's call cannot be killed. It holds
 // nothing of the container's.
 func (t *transfer) end() {
+	t.ending.Store(true)
 	t.wire.interrupt()
 	_ = t.process.Kill()
 	select {
