@@ -172,3 +172,32 @@ func TestDocumentedTargets(t *testing.T) {
 		}
 	}
 }
+
+// TestDocumentedNames: the tests and files that the documentation names exist.
+func TestDocumentedNames(t *testing.T) {
+	var tests strings.Builder
+	exists := map[string]bool{}
+	for _, name := range files(t) {
+		for dir := name; dir != "."; dir = filepath.Dir(dir) {
+			exists[dir] = true
+		}
+		if strings.HasSuffix(name, "_test.go") {
+			tests.WriteString(read(t, name))
+		}
+	}
+	testName := regexp.MustCompile("`(?:Test|Fuzz)[A-Za-z]+`")
+	fileName := regexp.MustCompile("`((?:daemon|queue|sandbox|transforms|packaging|contrib|man)/[a-z0-9/_.-]+)`")
+	for _, doc := range []string{"README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"} {
+		text := read(t, doc)
+		for _, name := range testName.FindAllString(text, -1) {
+			if !strings.Contains(tests.String(), "func "+strings.Trim(name, "`")+"(") {
+				t.Errorf("%s names %s, which is no test", doc, name)
+			}
+		}
+		for _, m := range fileName.FindAllStringSubmatch(text, -1) {
+			if !exists[strings.TrimSuffix(m[1], "/")] {
+				t.Errorf("%s names %s, which does not exist", doc, m[1])
+			}
+		}
+	}
+}
