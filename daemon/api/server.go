@@ -28,7 +28,7 @@ import (
 // exempt from the time limits: they last as long as somebody reads or writes.
 const (
 	maxBody        = 32 << 20 // a batch
-	bigBody        = 1 << 20  // larger ones, or of unknown length, are read maxBig at a time
+	bigBody        = 1 << 20  // larger ones, or of unknown length, are read maxBig at a time, one of each user but root
 	maxBig         = 4
 	maxHeader      = 16 << 10
 	headerTimeout  = 10 * time.Second
@@ -82,10 +82,13 @@ type Server struct {
 	buffers sync.Pool
 	// big holds a token for each large body that is being read, so that no user
 	// fills the memory with them.
-	big   chan struct{}
-	conns connections
-	http  http.Server
-	mux   *http.ServeMux
+	big chan struct{}
+	// bigOfUser has one token for each user (uid → chan struct{}), so that none
+	// keeps all of the above by sending slowly.
+	bigOfUser sync.Map
+	conns     connections
+	http      http.Server
+	mux       *http.ServeMux
 	// stopping ends first at shutdown, and with it what would last.
 	stopping context.Context
 	stop     context.CancelFunc
@@ -244,12 +247,11 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, limit int64) (
 		return nil, &http.MaxBytesError{Limit: limit}
 	}
 	if r.ContentLength < 0 || r.ContentLength > bigBody {
-		select {
-		case s.big <- struct{}{}:
-			defer func() { <-s.big }()
-		case <-r.Context().Done():
-			return nil, r.Context().Err()
+		done, err := s.takeBig(r.Context())
+		if err != nil {
+			return nil, err
 		}
+		defer done()
 	}
 	b := s.buffer()
 	if r.ContentLength > 0 {
@@ -260,6 +262,32 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, limit int64) (
 		return nil, fmt.Errorf("cannot read the request: %w", err)
 	}
 	return b, nil
+}
+
+// takeBig waits for the caller's turn to read a large body, until ctx ends. The
+// function that it returns ends the turn.
+func (s *Server) takeBig(ctx context.Context) (done func(), err error) {
+	peer, err := peerOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	own := make(chan struct{}, 1)
+	if peer.UID != 0 {
+		known, _ := s.bigOfUser.LoadOrStore(peer.UID, own)
+		own = known.(chan struct{})
+	}
+	select {
+	case own <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case s.big <- struct{}{}:
+	case <-ctx.Done():
+		<-own
+		return nil, ctx.Err()
+	}
+	return func() { <-s.big; <-own }, nil
 }
 
 // decode reads an optional small JSON body into v, strictly.

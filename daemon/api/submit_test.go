@@ -1,11 +1,13 @@
 package api
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"girderworker/daemon/apitype"
 	"girderworker/queue"
@@ -180,5 +182,41 @@ func TestSecretsAreMasked(t *testing.T) {
 	kept, err := w.queue.Job(id)
 	if err != nil || !strings.Contains(string(kept.Body), "tell-nobody") {
 		t.Errorf("kept %s, %v", kept.Body, err)
+	}
+}
+
+// TestSlowBodies: a user who sends large requests slowly holds up nobody else's.
+func TestSlowBodies(t *testing.T) {
+	w := newWorker(t, nil)
+	const slow = 10 * maxBig // so many that some have all turns before the next comes
+	begun := make(chan error, slow)
+	for range slow {
+		conn, err := dialAs(w.socket, bob, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprint(conn, "POST /v1/jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n")
+		go func() {
+			_, err := conn.Read(make([]byte, 1)) // the server asks for the body
+			begun <- err
+		}()
+	}
+	if err := <-begun; err != nil {
+		t.Fatal(err)
+	}
+	w.person(alice).do("GET", "/v1/status", "")
+	conn, err := dialAs(w.socket, alice, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(15 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(conn, "POST /v1/jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n")
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil || !strings.Contains(line, "400") {
+		t.Errorf("another user's request: %q, %v", line, err)
 	}
 }
