@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"girderworker/daemon/attempt"
+	"girderworker/sandbox/cgroup"
 )
 
 // live is an attempt from before its runner exists until nothing of it is left
@@ -37,6 +38,9 @@ func (m *Monitor) start(ctx context.Context, a Attempt, r *attempt.Request) erro
 	if err := m.policy.check(r); err != nil {
 		return err
 	}
+	// The runner will move its container into a group some milliseconds from
+	// now: the wait that this costs begins here. Only time is lost if it fails.
+	m.wg.Go(func() { _ = cgroup.Warm() })
 	l, err := m.admit(ctx, dir)
 	if err != nil {
 		return err
