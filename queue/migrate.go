@@ -68,7 +68,7 @@ func (sc schema) migrate(db *bolt.DB) error {
 	case found < 1:
 		return errForeign
 	case found == sc.version:
-		return nil
+		return db.View(sc.complete)
 	}
 	return db.Update(func(tx *bolt.Tx) error {
 		for v := found; v < sc.version; v++ {
@@ -77,6 +77,20 @@ func (sc schema) migrate(db *bolt.DB) error {
 				return fmt.Errorf("cannot migrate to version %d (%s): %w", v+1, m.name, err)
 			}
 		}
+		if err := sc.complete(tx); err != nil {
+			return err
+		}
 		return sc.stamp(tx, sc.version)
 	})
+}
+
+// complete refuses a file that lacks a part of its layout, before a job is
+// accepted that could not be moved on.
+func (sc schema) complete(tx *bolt.Tx) error {
+	for _, name := range sc.buckets {
+		if tx.Bucket(name) == nil {
+			return fmt.Errorf("%w: it has no bucket %q", errForeign, name)
+		}
+	}
+	return nil
 }

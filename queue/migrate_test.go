@@ -96,6 +96,7 @@ func TestForeign(t *testing.T) {
 		"no meta":   func(tx *bolt.Tx) error { return tx.DeleteBucket(bucketMeta) },
 		"no schema": func(tx *bolt.Tx) error { return tx.Bucket(bucketMeta).Delete(keySchema) },
 		"version 0": func(tx *bolt.Tx) error { return activeSchema.stamp(tx, 0) },
+		"no live":   func(tx *bolt.Tx) error { return tx.DeleteBucket(bucketLive) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := open(t)
