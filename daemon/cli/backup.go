@@ -18,7 +18,7 @@ Logs and images are files of their own in the state directory and not part of it
 For root and the admin group.`
 
 func (a *app) backupCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:     "backup FILE|-",
 		Short:   "Write a copy of the queue to a file",
 		Long:    backupLong,
@@ -28,6 +28,9 @@ func (a *app) backupCommand() *cobra.Command {
 			c := a.client()
 			defer c.Close()
 			if args[0] == "-" {
+				if a.json {
+					return usageError(cmd, "--json and the copy cannot both go to stdout")
+				}
 				if isTerminal(a.Stdout) {
 					return errors.New("cannot back up to a terminal; send stdout to a file or name one")
 				}
@@ -38,10 +41,20 @@ func (a *app) backupCommand() *cobra.Command {
 			if err != nil {
 				return cannot("back up to "+args[0], err)
 			}
+			if a.json {
+				return a.printJSON(backedUp{File: args[0], Bytes: n})
+			}
 			_, err = fmt.Fprintf(a.Stderr, "%s: %s\n", args[0], size(n))
 			return err
 		},
 	}
+	return a.jsonFlag(cmd)
+}
+
+// backedUp is what `backup --json` writes.
+type backedUp struct {
+	File  string `json:"file"`
+	Bytes int64  `json:"bytes"`
 }
 
 // backupFile replaces the file in one step, so that a copy that broke off never

@@ -78,7 +78,7 @@ func shortID(id string) string {
 }
 
 func (a *app) imagesRmCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:               "rm IMAGE...",
 		Short:             "Remove names of images",
 		Long:              `Remove names of images. An image goes with its last name, its layers with the next "prune".`,
@@ -93,17 +93,36 @@ func (a *app) imagesRmCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, refs []string) error {
 			c := a.client()
 			defer c.Close()
+			done := removedImages{Removed: []string{}}
+			var failed error
 			for _, ref := range refs {
 				if err := c.RemoveImage(cmd.Context(), ref); err != nil {
-					return cannot("remove image "+ref, err)
+					failed = cannot("remove image "+ref, err)
+					break
+				}
+				done.Removed = append(done.Removed, ref)
+				if a.json {
+					continue
 				}
 				if _, err := fmt.Fprintln(a.Stdout, ref, "removed"); err != nil {
 					return err
 				}
 			}
-			return nil
+			if a.json && (failed == nil || len(done.Removed) > 0) {
+				if err := a.printJSON(done); err != nil {
+					return err
+				}
+			}
+			return failed
 		},
 	}
+	return a.jsonFlag(cmd)
+}
+
+// removedImages is what `images rm --json` writes: the names that are gone, as
+// they were given.
+type removedImages struct {
+	Removed []string `json:"removed"`
 }
 
 func (a *app) imagesPruneCommand() *cobra.Command {
@@ -137,7 +156,7 @@ func (a *app) imagesPruneCommand() *cobra.Command {
 }
 
 func (a *app) imagesVerifyCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "verify [IMAGE...]",
 		Short: "Read images again and hold them against their digests",
 		Long: `Read every byte of images, of all that one may use where none is named, and hold
@@ -163,6 +182,7 @@ them against their digests. An image that differs has to be imported again.`,
 					refs = append(refs, img.ID)
 				}
 			}
+			checks := []imageCheck{}
 			bad := 0
 			for _, ref := range refs {
 				err := c.VerifyImage(cmd.Context(), ref)
@@ -175,9 +195,19 @@ them against their digests. An image that differs has to be imported again.`,
 				if err != nil {
 					a.exitCode(cannot("verify image "+ref, err)) // says it
 					bad++
+					checks = append(checks, imageCheck{Image: ref, Error: err.Error()})
+					continue
+				}
+				checks = append(checks, imageCheck{Image: ref, OK: true})
+				if a.json {
 					continue
 				}
 				if _, err := fmt.Fprintln(a.Stdout, ref, "ok"); err != nil {
+					return err
+				}
+			}
+			if a.json {
+				if err := a.printJSON(checks); err != nil {
 					return err
 				}
 			}
@@ -187,4 +217,12 @@ them against their digests. An image that differs has to be imported again.`,
 			return nil
 		},
 	}
+	return a.jsonFlag(cmd)
+}
+
+// An imageCheck is an element of what `images verify --json` writes.
+type imageCheck struct {
+	Image string `json:"image"`
+	OK    bool   `json:"ok"`
+	Error string `json:"error,omitempty"`
 }

@@ -28,7 +28,10 @@ on: girder-worker waits for the daemon to come back and goes on where it was.
 A pipe that --input or --output names, or --progress, is a named pipe in the
 container; {NAME} in an argument, in --entrypoint or in the value of --env
 becomes its path there, {{NAME}} the text {NAME}. Files are opened when the job
-starts, with the rights of whoever submitted it.`
+starts, with the rights of whoever submitted it.
+
+With --json, stdout has a line of JSON for each piece of output and each change of
+state, and one with the whole job at its end.`
 
 const runExample = `  girder-worker run busybox echo hello
   girder-worker run -v ./slides:/slides:ro --cpus 4 --memory 8g segment:1.0 /slides/1.tif
@@ -59,7 +62,7 @@ func (a *app) runCommand() *cobra.Command {
 		},
 	}
 	flags.add(cmd)
-	return cmd
+	return a.jsonFlag(cmd)
 }
 
 func (a *app) runJob(ctx context.Context, image string, document map[string]any) error {
@@ -91,10 +94,15 @@ func (a *app) watch(ctx context.Context, c *client.Client, id string) (job apity
 
 	job.ID = id
 	ended := false
+	enc := json.NewEncoder(a.Stdout)
 	err = c.Log(stay, id, client.LogOptions{Follow: true, Status: true, Patience: a.patience(line)}, func(f *apitype.LogFrame) error {
-		switch {
-		case f.Job != nil:
+		if f.Job != nil {
 			job, ended = *f.Job, true
+		}
+		switch {
+		case a.json:
+			return enc.Encode(f)
+		case f.Job != nil:
 		case f.Status != nil:
 			line.show(f.Status)
 		case f.Stream == apitype.StreamStdout:
