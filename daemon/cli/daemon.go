@@ -28,7 +28,7 @@ order, a second one at once.`
 const daemonEpilog = `Exit codes:
   0  ended as it was asked to
   1  could not start or go on; stderr says why
-  2  the configuration is bad; stderr names every option`
+  2  the configuration or the command line is bad; stderr names every option`
 
 func (a *app) daemonCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -37,14 +37,25 @@ func (a *app) daemonCommand() *cobra.Command {
 		Long:              daemonLong,
 		Example:           "  girder-worker daemon\n  girder-worker daemon --state-dir /scratch/girder-worker --slots 4",
 		Annotations:       map[string]string{epilog: daemonEpilog},
-		Args:              exactly(),
+		Args:              func(cmd *cobra.Command, args []string) error { return a.badDaemonLine(exactly()(cmd, args)) },
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	daemonFlags(cmd.Flags())
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return a.badDaemonLine(usageError(cmd, "%v", err)) })
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.runDaemon(a.daemonOptions(cmd.Flags()))
 	}
 	return cmd
+}
+
+// badDaemonLine ends the daemon as a bad configuration does: an option can stand
+// in either.
+func (a *app) badDaemonLine(err error) error {
+	if err == nil {
+		return nil
+	}
+	fmt.Fprintln(a.Stderr, "girder-worker:", err)
+	return exitStatus(2)
 }
 
 func (a *app) runDaemon(o daemon.Options) error {
@@ -63,14 +74,21 @@ const levelFlag = "logging-level"
 // section that the command line does not have yet, and the level of its log.
 func daemonFlags(flags *pflag.FlagSet) {
 	flags.String("config", "", "configuration `file`")
-	flags.StringP(levelFlag, "l", "", "debug, info, warning or error")
+	flags.VarP(&optionValue{kind: "level"}, levelFlag, "l", "debug, info, warning or error")
 	defaults := config.Default()
 	for _, k := range defaults.Keys() {
 		if k.Section == "girder_worker" && k.Flag() != "socket" {
-			flags.String(k.Flag(), "", k.Help)
+			flags.Var(&optionValue{kind: k.Kind()}, k.Flag(), k.Help)
 		}
 	}
 }
+
+// An optionValue is the text of an option, which the configuration reads.
+type optionValue struct{ text, kind string }
+
+func (v *optionValue) String() string     { return v.text }
+func (v *optionValue) Set(s string) error { v.text = s; return nil }
+func (v *optionValue) Type() string       { return v.kind }
 
 // daemonOptions collects what was given, in a form that also makes the front's
 // command line.

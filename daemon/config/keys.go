@@ -41,6 +41,25 @@ func (k Key) Flag() string {
 // Value is the key's value as the file would spell it.
 func (k Key) Value() string { return k.value.String() }
 
+// Kind is a word for the values that the key takes, as help shows it.
+func (k Key) Kind() string {
+	switch k.value.(type) {
+	case *pathValue:
+		return "path"
+	case *addressValue:
+		return "address"
+	case *nameValue:
+		return "name"
+	case *countValue, *count64Value, *cpusValue:
+		return "N"
+	case *sizeValue:
+		return "size"
+	case *durationValue:
+		return "time"
+	}
+	return "word"
+}
+
 const (
 	envPrefix      = "GIRDER_WORKER_"
 	sectionWorker  = "girder_worker"

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,6 +42,15 @@ func (e Invalid) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+// missingFile is the file that was named and is not there.
+type missingFile string
+
+func (f missingFile) Error() string {
+	return fmt.Sprintf("cannot read the configuration: %s does not exist; make it, or name none for %s", string(f), DefaultFile)
+}
+
+func (f missingFile) Unwrap() error { return fs.ErrNotExist }
+
 // Sources are where a configuration comes from.
 type Sources struct {
 	// File is the main file; empty is [DefaultFile], which may be missing.
@@ -64,7 +74,11 @@ func (s Sources) Files() []string {
 // error is [Invalid] when the configuration is to blame.
 func Load(s Sources) (c Config, warnings []string, err error) {
 	if s.File != "" {
-		if _, err := os.Stat(s.File); err != nil {
+		_, err := os.Stat(s.File)
+		if errors.Is(err, fs.ErrNotExist) {
+			return Config{}, nil, missingFile(s.File)
+		}
+		if err != nil {
 			return Config{}, nil, fmt.Errorf("cannot read the configuration: %w", err)
 		}
 	}
