@@ -77,6 +77,10 @@ func Handler(s Source) http.Handler {
 	registry.MustRegister(&collector{s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		fmt.Fprint(w, landing)
+	})
 	// Healthy: need not be restarted. Ready: takes and starts jobs.
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { probe(w, s.Healthy(r.Context())) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
@@ -90,6 +94,19 @@ func Handler(s Source) http.Handler {
 	})
 	return mux
 }
+
+// landing tells a person who came with a browser where to go.
+const landing = `<!DOCTYPE html>
+<html lang="en">
+<title>girder-worker</title>
+<h1>girder-worker</h1>
+<ul>
+<li><a href="/metrics">/metrics</a>: numbers, for Prometheus
+<li><a href="/healthz">/healthz</a>: whether the daemon can do its work
+<li><a href="/readyz">/readyz</a>: whether it takes and starts jobs
+</ul>
+</html>
+`
 
 func probe(w http.ResponseWriter, err error) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
