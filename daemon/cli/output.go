@@ -82,7 +82,8 @@ func printable(s string) string {
 	}, s)
 }
 
-// fields writes pairs of a name and a value, one a line, leaving out empty values.
+// fields writes pairs of a name and a value, one a line, leaving out empty
+// values. A pair without a name is an empty line.
 func fields(w io.Writer, pairs ...string) error {
 	width := 0
 	for i := 0; i < len(pairs); i += 2 {
@@ -92,7 +93,10 @@ func fields(w io.Writer, pairs ...string) error {
 	}
 	var b strings.Builder
 	for i := 0; i < len(pairs); i += 2 {
-		if pairs[i+1] != "" {
+		switch {
+		case pairs[i] == "":
+			b.WriteByte('\n')
+		case pairs[i+1] != "":
 			fmt.Fprintf(&b, "%-*s  %s\n", width+1, pairs[i]+":", printable(pairs[i+1]))
 		}
 	}
@@ -128,6 +132,30 @@ func span(d time.Duration) string {
 		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
 	}
 	return fmt.Sprintf("%dd%02dh", int(d.Hours())/24, int(d.Hours())%24)
+}
+
+// lasting is a duration as a person would write it, as in "7d" or "1h30m".
+func lasting(d time.Duration) string {
+	if d <= 0 {
+		return d.String()
+	}
+	var b strings.Builder
+	if days := d / (24 * time.Hour); days > 0 {
+		fmt.Fprintf(&b, "%dd", days)
+		d %= 24 * time.Hour
+	}
+	if hours := d / time.Hour; hours > 0 {
+		fmt.Fprintf(&b, "%dh", hours)
+		d %= time.Hour
+	}
+	if minutes := d / time.Minute; minutes > 0 {
+		fmt.Fprintf(&b, "%dm", minutes)
+		d %= time.Minute
+	}
+	if d > 0 {
+		b.WriteString(d.String())
+	}
+	return b.String()
 }
 
 // clock is a time as a person here reads it, with how long ago that was.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -65,47 +66,60 @@ func (a *app) printJob(j *apitype.Job) error {
 	if reason == j.Error {
 		reason = ""
 	}
-	err := fields(a.Stdout,
+	pairs := []string{
 		"id", j.ID, "name", j.Name, "owner", owner(j), "task", j.Task, "image", j.Image,
 		"state", state, "reason", reason, "position", position, "progress", progress,
 		"exit code", exit, "outcome", j.Outcome, "error", j.Error,
 		"priority", strconv.Itoa(j.Priority), "attempt", attempt,
 		"after", strings.Join(j.After, " "), "after any", strings.Join(j.AfterAny, " "),
 		"not before", clock(j.NotBefore), "expires", clock(j.Expires),
-		"created", clock(j.Created), "started", clock(j.Started), "finished", clock(j.Finished), "ran", ran(j))
-	if err != nil {
+		"created", clock(j.Created), "started", clock(j.Started), "finished", clock(j.Finished), "ran", ran(j),
+	}
+	pairs = append(pairs, documentFields(j.Document)...)
+	var detail exitDetail
+	if len(j.Detail) > 0 && json.Unmarshal(j.Detail, &detail) == nil {
+		pairs = append(pairs, detail.fields()...)
+	}
+	if err := fields(a.Stdout, pairs...); err != nil || len(detail.Streams) == 0 {
 		return err
 	}
-	if err := a.printDocument(j.Document); err != nil {
-		return err
-	}
-	return a.printDetail(j.Detail)
+	return a.printStreams(&detail)
 }
 
-// printDocument shows the members that the lines above do not.
-func (a *app) printDocument(document json.RawMessage) error {
+// documentFields are the members of a document that the lines above do not
+// show, after an empty line.
+func documentFields(document json.RawMessage) []string {
 	var members map[string]json.RawMessage
 	if len(document) == 0 || json.Unmarshal(document, &members) != nil {
 		return nil
 	}
-	var pairs []string
+	pairs := []string{"", ""}
 	for _, key := range []string{"entrypoint", "args", "env", "workdir", "user", "hostname", "network", "read_only", "binds", "inputs",
 		"outputs", "stdin", "resources", "timeout", "soft_timeout", "idle_timeout", "retries", "stop_signal", "stop_grace"} {
 		value, ok := members[key]
 		switch {
 		case ok && key == "resources":
 			pairs = append(pairs, key, resources(value))
+		case ok && (key == "stop_grace" || strings.HasSuffix(key, "timeout")):
+			pairs = append(pairs, strings.ReplaceAll(key, "_", " "), duration(value))
 		case ok:
 			pairs = append(pairs, strings.ReplaceAll(key, "_", " "), strings.Trim(string(value), `"`))
 		}
 	}
-	if len(pairs) == 0 {
+	if len(pairs) == 2 {
 		return nil
 	}
-	if _, err := fmt.Fprintln(a.Stdout); err != nil {
-		return err
+	return pairs
+}
+
+// duration is a document's, in a person's units. The daemon wrote it.
+func duration(value json.RawMessage) string {
+	text := strings.Trim(string(value), `"`)
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return text
 	}
-	return fields(a.Stdout, pairs...)
+	return lasting(d)
 }
 
 // resources are a document's, in a person's units.
@@ -148,14 +162,11 @@ type exitDetail struct {
 	LogDropped int64 `json:"log_dropped"`
 }
 
-func (a *app) printDetail(detail json.RawMessage) error {
-	var d exitDetail
-	if len(detail) == 0 || json.Unmarshal(detail, &d) != nil {
-		return nil
-	}
-	pairs := []string{"log", size(d.LogBytes)}
+// fields tells what the attempt came to, after an empty line.
+func (d *exitDetail) fields() []string {
+	pairs := []string{"", "", "log", size(d.LogBytes)}
 	if d.LogDropped > 0 {
-		pairs[1] += fmt.Sprintf(", and %s beyond the limit dropped", size(d.LogDropped))
+		pairs[3] += fmt.Sprintf(", and %s beyond the limit dropped", size(d.LogDropped))
 	}
 	if d.Container != nil {
 		u := d.Container.Usage
@@ -164,12 +175,10 @@ func (a *app) printDetail(detail json.RawMessage) error {
 			pairs = append(pairs, "disk", fmt.Sprintf("%s read, %s written", size(u.ReadBytes), size(u.WriteBytes)))
 		}
 	}
-	if _, err := fmt.Fprintln(a.Stdout); err != nil {
-		return err
-	}
-	if err := fields(a.Stdout, pairs...); err != nil || len(d.Streams) == 0 {
-		return err
-	}
+	return pairs
+}
+
+func (a *app) printStreams(d *exitDetail) error {
 	t := newTable("PIPE", "KIND", "BYTES", "SHA-256", "NOTE")
 	t.alignRight(2)
 	for _, s := range d.Streams {
