@@ -28,7 +28,8 @@ on: girder-worker waits for the daemon to come back and goes on where it was.
 A pipe that --input or --output names, or --progress, is a named pipe in the
 container; {NAME} in an argument, in --entrypoint or in the value of --env
 becomes its path there, {{NAME}} the text {NAME}. Files are opened when the job
-starts, with the rights of whoever submitted it.
+starts, with the rights of whoever submitted it. The disk space that a job writes
+in its container is not bounded yet.
 
 With --json, stdout has a line of JSON for each piece of output and each change of
 state, and one with the whole job at its end.`
