@@ -16,7 +16,7 @@
 //	compiled filter over the control socket   a thread keeps it
 //	                                          user, capabilities, no_new_privs; waits on its FIFO
 //	"install"                          ───►   the thread installs it for all threads
-//	libcontainer.Exec                  ───►   execve of the job
+//	the FIFO gets a reader             ───►   execve of the job
 //	control socket closed: it runs            (or libcontainer's message: it cannot)
 //
 // # Goroutines

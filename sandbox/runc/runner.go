@@ -259,10 +259,7 @@ func (c *container) startProcess(p *libcontainer.Process, ctl *control) error {
 	if err := ctl.install(); err != nil {
 		return fmt.Errorf("cannot start container %s: %w", c.id, err)
 	}
-	if err := c.lc.Exec(); err != nil {
-		return fmt.Errorf("cannot start container %s: %w", c.id, err)
-	}
-	reason, err := ctl.executed()
+	reason, err := c.exec(ctl)
 	if err != nil {
 		return fmt.Errorf("cannot start container %s: %w", c.id, err)
 	}
@@ -273,6 +270,20 @@ func (c *container) startProcess(p *libcontainer.Process, ctl *control) error {
 	}
 	c.started = time.Now()
 	return nil
+}
+
+// exec lets libcontainer's init go on to execute the job, for which it waits
+// until its FIFO has a reader, and returns when it did, or with the reason why
+// it cannot. libcontainer's own Exec would look after the process every 100 ms
+// and can forget a goroutine and a descriptor over it; the control socket says
+// the same at once.
+func (c *container) exec(ctl *control) (string, error) {
+	fifo, err := os.OpenFile(filepath.Join(c.work.state(), c.id, "exec.fifo"), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return "", err
+	}
+	defer fifo.Close()
+	return ctl.executed()
 }
 
 // startError tells the errors that are the command's fault from all others.
