@@ -112,6 +112,52 @@ func (d *daemon) kill(ctx context.Context) error {
 	return nil
 }
 
+// killWarmRunner ends the runner that waits for its attempt, once there is one
+// and the runner of the attempt before has gone.
+func (d *daemon) killWarmRunner(ctx context.Context) error {
+	for ctx.Err() == nil {
+		commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		if err != nil {
+			return err
+		}
+		var runners []int
+		for _, path := range commands {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			command, err := os.ReadFile(path)
+			if err == nil && strings.Contains(string(command), "runner\x00--warm-fd") && parent(pid) == d.cmd.Process.Pid {
+				runners = append(runners, pid)
+			}
+		}
+		if len(runners) == 1 && waits(runners[0]) {
+			return syscall.Kill(runners[0], syscall.SIGKILL)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return ctx.Err()
+}
+
+// parent is the parent's number: the second field after the name in stat.
+func parent(pid int) int {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 2 {
+		return 0
+	}
+	ppid, _ := strconv.Atoi(fields[1])
+	return ppid
+}
+
+// waits tells whether a runner has come to its socket, which it polls.
+func waits(pid int) bool {
+	links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	for _, link := range links {
+		if to, _ := os.Readlink(link); to == "anon_inode:[eventpoll]" {
+			return true
+		}
+	}
+	return false
+}
+
 func (d *daemon) frontPID(ctx context.Context) (int, error) {
 	c, err := d.dial()
 	if err != nil {
