@@ -34,7 +34,7 @@ func (t *table) atMost(target float64, what, ours, against string, ratio float64
 
 // size adds a figure that should not be above a limit in the same unit.
 func (t *table) size(limit float64, unit, what string, figure float64) {
-	t.add(row{what: what, ours: fmt.Sprintf("%.1f %s", figure, unit),
+	t.add(row{what: what, ours: fmt.Sprintf("%.3g %s", figure, unit),
 		target: fmt.Sprintf("<= %g %s", limit, unit), met: figure <= limit, judged: true})
 }
 
