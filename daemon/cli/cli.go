@@ -15,7 +15,9 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -59,14 +61,14 @@ func Main(p Process) int {
 	root.SetIn(p.Stdin)
 	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)
-	ctx, stop := interruptible()
+	ctx, stop := interruptible(a.leave)
 	defer stop()
 	return a.exitCode(root.ExecuteContext(ctx))
 }
 
 // interruptible is a context that the first SIGINT or SIGTERM ends. The second
-// ends the program, whatever it is at.
-func interruptible() (context.Context, context.CancelFunc) {
+// ends the program, whatever it is at, after last has said what there is to say.
+func interruptible(last func()) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
@@ -78,6 +80,16 @@ func interruptible() (context.Context, context.CancelFunc) {
 		}
 		cancel()
 		<-signals
+		said := make(chan struct{})
+		go func() {
+			defer close(said)
+			last()
+		}()
+		select {
+		case <-said:
+		case <-signals:
+		case <-time.After(time.Second): // a terminal that is stopped
+		}
 		os.Exit(exitCanceled)
 	}()
 	return ctx, func() { signal.Stop(signals); cancel() }
@@ -104,6 +116,14 @@ type app struct {
 	Process
 	socket string
 	json   bool
+	// leaving, when set, is said by a program that a second signal ends.
+	leaving atomic.Pointer[func() string]
+}
+
+func (a *app) leave() {
+	if say := a.leaving.Load(); say != nil {
+		fmt.Fprintln(a.Stderr, (*say)())
+	}
 }
 
 func (a *app) client() *client.Client {

@@ -30,6 +30,7 @@ import (
 //	progress:TEXT        tell a progress
 //	exit:CODE            end
 //	hang                 wait until canceled
+//	stay                 wait until the worker ends, canceled or not
 //
 // Its only image is busybox.
 type fakeWorker struct {
@@ -107,7 +108,7 @@ func (w *fakeWorker) restart(ts *testscript.TestScript) {
 	w.serve(ts)
 }
 
-// until waits for a state of a job; one that it can no longer reach fails.
+// until waits for a state of a job, or for "canceling"; one that it can no longer reach fails.
 func (w *fakeWorker) until(ts *testscript.TestScript, state, id string) {
 	ctx, cancel := context.WithTimeout(w.ctx, 20*time.Second)
 	defer cancel()
@@ -116,7 +117,7 @@ func (w *fakeWorker) until(ts *testscript.TestScript, state, id string) {
 		notices := w.queue.Subscribe(changes, id)
 		for open := true; open; _, open = <-notices {
 			j, err := w.queue.Job(id)
-			if err == nil && string(j.State) == state {
+			if err == nil && (string(j.State) == state || state == "canceling" && j.CancelRequested) {
 				stop()
 				return
 			}
@@ -205,6 +206,9 @@ func (w *fakeWorker) act(ctx context.Context, j queue.Job, result *queue.Result)
 		case "exit":
 			result.Code, err = strconv.Atoi(text)
 			return err
+		case "stay":
+			<-w.ctx.Done()
+			return nil
 		case "hang":
 			<-ctx.Done()
 			result.Outcome, result.Code = string(attempt.OutcomeCanceled), attempt.CodeCanceled

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -86,10 +87,27 @@ func (a *app) watch(ctx context.Context, c *client.Client, id string) (job apity
 	line := &statusLine{w: a.Stderr, on: isTerminal(a.Stderr)}
 	defer line.clear()
 	stay := context.WithoutCancel(ctx)
+	var canceled atomic.Bool
+	leaving := func() string {
+		// Without the line's lock, which output that nobody reads may hold.
+		start := "girder-worker: job " + id
+		if line.on {
+			start = "\r\x1b[K" + start
+		}
+		if canceled.Load() {
+			return fmt.Sprintf("%s is being canceled and ends on its own; `girder-worker wait %s` tells when", start, id)
+		}
+		return fmt.Sprintf("%s goes on, the daemon has not confirmed the cancel; `girder-worker logs -f %s` follows it, `girder-worker cancel %s` asks again",
+			start, id, id)
+	}
+	a.leaving.Store(&leaving)
+	defer a.leaving.Store(nil)
 	stop := context.AfterFunc(ctx, func() {
 		if _, err := c.Cancel(stay, id, ""); err != nil {
 			line.say("girder-worker: cannot cancel job " + id + ": " + err.Error())
+			return
 		}
+		canceled.Store(true)
 	})
 	defer stop()
 
@@ -122,6 +140,8 @@ func (a *app) watch(ctx context.Context, c *client.Client, id string) (job apity
 func (a *app) patience(line *statusLine) client.Patience {
 	return client.Patience{For: patience, Lost: func(error) {
 		line.say("girder-worker: the daemon is away; the job runs on, waiting for the daemon to come back")
+	}, Back: func() {
+		line.say("girder-worker: the daemon is back")
 	}}
 }
 

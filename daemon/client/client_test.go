@@ -106,14 +106,14 @@ func TestLogGoesOn(t *testing.T) {
 		}
 	})
 	var got []string
-	lost := 0
-	o := LogOptions{Follow: true, Patience: Patience{For: time.Minute, Lost: func(error) { lost++ }}}
+	lost, back := 0, 0
+	o := LogOptions{Follow: true, Patience: Patience{For: time.Minute, Lost: func(error) { lost++ }, Back: func() { back++ }}}
 	err := c.Log(t.Context(), "a", o, func(f *apitype.LogFrame) error {
 		got = append(got, fmt.Sprintf("%s:%d", f.Stream, len(f.Output())))
 		return nil
 	})
-	if err != nil || fmt.Sprint(got) != "[stdout:3 stdout:1 stderr:300000]" || fmt.Sprint(asked) != "[/ 2/20 2/20]" || lost != 1 {
-		t.Errorf("got %v, asked %v, lost %d times, %v", got, asked, lost, err)
+	if err != nil || fmt.Sprint(got) != "[stdout:3 stdout:1 stderr:300000]" || fmt.Sprint(asked) != "[/ 2/20 2/20]" || lost != 1 || back != 1 {
+		t.Errorf("got %v, asked %v, lost %d times, back %d times, %v", got, asked, lost, back, err)
 	}
 	asked = nil
 	if err := c.Log(t.Context(), "a", LogOptions{}, func(*apitype.LogFrame) error { return nil }); Kind(err) != KindLost {

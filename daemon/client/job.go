@@ -126,17 +126,44 @@ type Patience struct {
 	For time.Duration
 	// Lost, when not nil, is called once each time it goes away.
 	Lost func(error)
+	// Back, when not nil, is called when it answers again.
+	Back func()
 
-	since time.Time
+	since    time.Time // when it went away; zero while it is there
+	answered time.Time // its last answer since then that has not proved to be sound
+	told     bool      // Back was called
 }
 
-func (p *Patience) reset() { p.since = time.Time{} }
+// steady is how long an answer has to go on to show, without any of it, that
+// the daemon was there.
+const steady = 10 * time.Second
+
+// heard is told of the beginning of an answer, reset of a part of it.
+func (p *Patience) heard() {
+	if p.since.IsZero() {
+		return
+	}
+	p.answered = time.Now()
+	if !p.told && p.Back != nil {
+		p.Back()
+	}
+	p.told = true
+}
+
+func (p *Patience) reset() {
+	p.heard()
+	p.since, p.answered, p.told = time.Time{}, time.Time{}, false
+}
 
 // retry waits a moment and tells whether to ask again after err.
 func (p *Patience) retry(ctx context.Context, err error) bool {
 	if !IsLost(err) || p.For == 0 {
 		return false
 	}
+	if !p.answered.IsZero() && time.Since(p.answered) > steady {
+		p.reset()
+	}
+	p.answered = time.Time{}
 	if p.since.IsZero() {
 		p.since = time.Now()
 		if p.Lost != nil {

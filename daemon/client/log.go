@@ -46,7 +46,7 @@ func (c *Client) Log(ctx context.Context, id string, o LogOptions, frame func(*a
 	}
 	p := o.Patience
 	for {
-		err := c.logOnce(ctx, id, query, func(f *apitype.LogFrame) error {
+		err := c.logOnce(ctx, id, query, p.heard, func(f *apitype.LogFrame) error {
 			p.reset()
 			if f.Attempt > 0 && f.Stream != "" {
 				query.Set("attempt", strconv.Itoa(f.Attempt))
@@ -60,7 +60,7 @@ func (c *Client) Log(ctx context.Context, id string, o LogOptions, frame func(*a
 	}
 }
 
-func (c *Client) logOnce(ctx context.Context, id string, query url.Values, frame func(*apitype.LogFrame) error) error {
+func (c *Client) logOnce(ctx context.Context, id string, query url.Values, heard func(), frame func(*apitype.LogFrame) error) error {
 	answer, err := c.send(ctx, request{
 		method: http.MethodGet, path: jobPath(id, "log"), query: query, accept: "application/x-ndjson",
 	})
@@ -68,6 +68,7 @@ func (c *Client) logOnce(ctx context.Context, id string, query url.Values, frame
 		return err
 	}
 	defer answer.Body.Close()
+	heard()
 	return c.lines(ctx, answer.Body, func(line []byte) error {
 		var f apitype.LogFrame
 		if err := json.Unmarshal(line, &f); err != nil {
