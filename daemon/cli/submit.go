@@ -18,9 +18,13 @@ come to an end, whatever happens to the daemon or the machine.
 
 The job is what the flags and arguments say, as with "run", or with --file a job
 document: a JSON object, or {"jobs": [...]} with up to 1,000 of them, which are
-accepted all or none. --file - reads it from stdin. A document's paths on the
-host are absolute; girder-worker-job(5) describes its fields. The disk space that
-a job writes in its container is not bounded yet, whatever resources.scratch says.`
+accepted all or none. --file - reads it from stdin. Its fields are image, args,
+entrypoint, env, workdir, user, hostname, network, read_only, binds, inputs,
+outputs, stdin, progress, resources, priority, after, after_any, not_before,
+expires, timeout, soft_timeout, idle_timeout, retries, hold, stop_signal,
+stop_grace, id, name and task; any other is refused by name. Its paths on the
+host are absolute. The disk space that a job writes in its container is not
+bounded yet, whatever resources.scratch says.`
 
 const submitExample = `  girder-worker submit --name nightly segment:1.0 --in /slides/1.tif
   girder-worker submit --after 0000012h4kd report:2.1
