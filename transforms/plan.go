@@ -28,7 +28,16 @@ type Plan struct {
 	ReadOnlyRootfs bool                `json:"read_only_rootfs,omitempty"`
 
 	Binds   []Bind   `json:"binds,omitempty"`
+	Volumes []Volume `json:"volumes,omitempty"`
 	Streams []Stream `json:"streams,omitempty"`
+
+	// Girders are the servers that Fetches, Streams and Hooks name.
+	Girders []Girder    `json:"girders,omitempty"`
+	Fetches []Fetch     `json:"fetches,omitempty"`
+	Inserts []Insertion `json:"inserts,omitempty"`
+	Hooks   []Hook      `json:"hooks,omitempty"`
+	// SlicerProgress reads slicer_cli_web's progress XML on the standard output.
+	SlicerProgress bool `json:"slicer_progress,omitempty"`
 
 	StopSignal int           `json:"stop_signal,omitempty"` // 0: the image's, else SIGTERM
 	StopGrace  time.Duration `json:"stop_grace,omitempty"`  // 0: 10 s
@@ -37,6 +46,8 @@ type Plan struct {
 // Bind makes a file or directory of the submitter visible in the container.
 // Source is opened by a process with the submitter's identity.
 type Bind struct {
+	// Name is only needed where a [Fetch] or [Hook] refers to the bind.
+	Name     string `json:"name,omitempty"`
 	Source   string `json:"source"`
 	Target   string `json:"target"`
 	ReadOnly bool   `json:"read_only,omitempty"`
@@ -55,17 +66,30 @@ const (
 	StreamStdin StreamKind = "stdin"
 	// StreamProgress is a named pipe for lines of progress, see [ProgressLine].
 	StreamProgress StreamKind = "progress"
+	// StreamStdout and StreamStderr are the container's standard output and
+	// error, taken away from the job's log (ContainerStdOut, ContainerStdErr).
+	StreamStdout StreamKind = "stdout"
+	StreamStderr StreamKind = "stderr"
 )
 
-// Stream connects one end in the container with a file of the submitter.
+// Stream connects one end in the container with one on the host: at most one of
+// File, Girder, HTTP and Log is set, and none for StreamProgress.
 type Stream struct {
 	// Name is unique in the plan: one path element, at most 64 bytes of
 	// letters, digits, '.', '_' and '-', the first a letter or digit.
 	Name string     `json:"name"`
 	Kind StreamKind `json:"kind"`
-	// File is the submitter's host file; empty for StreamProgress.
+	// File is the submitter's host file.
 	File string `json:"file,omitempty"`
-	// Path is where the container finds the pipe; empty for StreamStdin.
+	// Girder is a file that is read (StreamInput and StreamStdin).
+	Girder *GirderFile `json:"girder,omitempty"`
+	// HTTP takes an output.
+	HTTP *HTTPTarget `json:"http,omitempty"`
+	// Log sends an output into the job's log, as "stdout" or "stderr" (HostStdOut,
+	// HostStdErr).
+	Log string `json:"log,omitempty"`
+	// Path is where the container finds the pipe, in [PipeDirectory] or, where the
+	// job names a place of its own, anywhere else; empty for the standard streams.
 	Path string `json:"path,omitempty"`
 }
 
