@@ -13,6 +13,7 @@ import (
 
 	"girderworker/daemon/config"
 	"girderworker/daemon/systemd"
+	"girderworker/queue"
 )
 
 // reload reads the configuration again and applies what can be changed while
@@ -47,6 +48,8 @@ func (f *front) reload() {
 	}
 	f.config.Store(&current)
 	f.level.Set(current.Log.Level)
+	f.store.SetMaxJobs(current.MaxQueue)
+	f.store.SetRetention(queue.Retention{Age: current.Retention.Age, Count: current.Retention.Count})
 	f.server.Apply(f.settings(&current))
 	f.lookAgain()
 	f.logger.Info("Configuration reloaded", "changed", strings.Join(live, " "))

@@ -9,11 +9,13 @@ import (
 	"os"
 
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 // Backup writes a consistent copy without holding a read transaction while w is
 // slow: a tar of queue.db and history.db, to be unpacked into an empty state
-// directory. The active file is copied first; a job that moves meanwhile is then
+// directory. It holds no secrets: a job of which somebody has to be told stays
+// untold when it comes from a backup. The active file is copied first; a job that moves meanwhile is then
 // in both, which opening settles. The copies need as much room in the state
 // directory as the two files.
 func (s *Store) Backup(ctx context.Context, w io.Writer) (err error) {
@@ -34,6 +36,11 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) (err error) {
 			return err
 		}
 		copies = append(copies, c)
+		if f == s.active {
+			if copies[0], err = s.withoutSecrets(ctx, c); err != nil {
+				return err
+			}
+		}
 	}
 	tw := tar.NewWriter(w)
 	for i, name := range []string{activeName, historyName} {
@@ -53,6 +60,63 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) (err error) {
 		}
 	}
 	return tw.Close()
+}
+
+// withoutSecrets writes the database in c anew, without secrets, and closes c.
+// They are also in pages that are free, so it is not enough to remove them.
+func (s *Store) withoutSecrets(ctx context.Context, c *os.File) (_ *os.File, err error) {
+	clean, err := os.CreateTemp(s.dir, "backup-*"+partial)
+	if err != nil {
+		return c, err
+	}
+	defer func() {
+		if err != nil {
+			clean.Close()
+		}
+	}()
+	if err := os.Remove(clean.Name()); err != nil {
+		return c, err
+	}
+	// bbolt closes the files that it is given.
+	open := func(f *os.File) (*bolt.DB, error) {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return nil, err
+		}
+		o := boltOptions()
+		o.NoSync, o.NoGrowSync = true, true
+		o.OpenFile = func(string, int, os.FileMode) (*os.File, error) { return os.NewFile(uintptr(fd), f.Name()), nil }
+		return bolt.Open(f.Name(), 0, o)
+	}
+	from, err := open(c)
+	if err != nil {
+		return c, err
+	}
+	defer func() { err = errors.Join(err, from.Close()) }()
+	err = from.Update(func(tx *bolt.Tx) error {
+		if err := tx.DeleteBucket(bucketSecrets); err != nil {
+			return err
+		}
+		return addBuckets(tx, bucketSecrets)
+	})
+	if err != nil {
+		return c, err
+	}
+	to, err := open(clean)
+	if err != nil {
+		return c, err
+	}
+	defer func() { err = errors.Join(err, to.Close()) }()
+	if err := ctx.Err(); err != nil {
+		return c, err
+	}
+	if err := bolt.Compact(to, from, compactTx); err != nil {
+		return c, err
+	}
+	if err := to.View(func(tx *bolt.Tx) error { return clean.Truncate(tx.Size()) }); err != nil {
+		return c, err
+	}
+	return clean, c.Close()
 }
 
 // copyOf is a copy of f as it is now, in a file that has no name any more.

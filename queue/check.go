@@ -111,7 +111,7 @@ func (p *problems) bolt(tx *bolt.Tx, name string) {
 func (p *problems) rows(tx *bolt.Tx, name string, indexes [][]byte, entries func(*Job) []entry, each func(*Job)) {
 	want := make(map[string]int)
 	counts := make(map[State]int64)
-	bodies, last, claimed := 0, uint64(0), 0
+	bodies, origins, last, claimed := 0, 0, uint64(0), 0
 	err := tx.Bucket(bucketJobs).ForEach(func(k, _ []byte) error {
 		j, err := loadSeq(tx, seqOf(k))
 		if err != nil {
@@ -129,6 +129,9 @@ func (p *problems) rows(tx *bolt.Tx, name string, indexes [][]byte, entries func
 		}
 		if tx.Bucket(bucketBodies).Get(k) != nil {
 			bodies++
+		}
+		if tx.Bucket(bucketOrigins).Get(k) != nil {
+			origins++
 		}
 		for _, e := range entries(&j) {
 			want[string(e.bucket)]++
@@ -155,9 +158,9 @@ func (p *problems) rows(tx *bolt.Tx, name string, indexes [][]byte, entries func
 			p.add("%s: %d jobs were claimed and %d are live", name, claimed, n)
 		}
 	}
-	want[string(bucketBodies)] = bodies
+	want[string(bucketBodies)], want[string(bucketOrigins)] = bodies, origins
 	want[string(bucketDue)] += revocations(tx)
-	for _, bucket := range append([][]byte{bucketIDs, bucketBodies}, indexes...) {
+	for _, bucket := range append([][]byte{bucketIDs, bucketBodies, bucketOrigins}, indexes...) {
 		if got := countKeys(tx, bucket); got != want[string(bucket)] {
 			p.add("%s: %s has %d keys instead of %d", name, bucket, got, want[string(bucket)])
 		}
@@ -262,11 +265,26 @@ func (p *problems) extras(tx *bolt.Tx) {
 		p.add("%d revocations are counted and %d are there", revoked.Sequence(), n)
 	}
 	err = tx.Bucket(bucketOutbox).ForEach(func(k, v []byte) error {
-		if _, err := decodeEvent(seqOf(k), v); err != nil {
+		e, err := decodeEvent(k, v)
+		if err != nil {
 			p.add("%v", err)
+		} else if e.Left == 0 {
+			p.add("nobody wants event %d of job %s", e.Seq, e.Job)
 		}
 		return nil
 	})
+	if err != nil {
+		p.add("%v", err)
+	}
+	for _, bucket := range [][]byte{bucketSecrets, bucketReports} {
+		err = tx.Bucket(bucket).ForEach(func(k, _ []byte) error {
+			j, err := loadSeq(tx, seqOf(k))
+			if waits := err == nil && !j.State.Final(); !waits && !hasEvents(tx, seqOf(k)) {
+				p.add("%s of job %d are left, which has ended and is reported", bucket, seqOf(k))
+			}
+			return nil
+		})
+	}
 	if err != nil {
 		p.add("%v", err)
 	}

@@ -115,7 +115,7 @@ func (t *txn) claim(c candidate, stamp uint64, bootID string) (Job, error) {
 	if err != nil {
 		return Job{}, err
 	}
-	j.Body = loadBody(t.tx, j.Seq)
+	loadBodies(t.tx, &j)
 	return j, t.put(bucketServed, c.owner[:], binary.BigEndian.AppendUint64(nil, stamp))
 }
 

@@ -45,9 +45,10 @@ type txn struct {
 	writes   int
 	delta    [len(states) + 1]int // by code
 	notices  []Notice
-	wake     bool // a claim may find something new
-	finished bool // there is something to move to the history
-	more     bool // dependents are left to settle
+	wake     bool     // a claim may find something new
+	finished bool     // there is something to move to the history
+	reports  []uint64 // jobs with new events
+	more     bool     // dependents are left to settle
 }
 
 func (t *txn) bucket(name []byte) *bolt.Bucket {
@@ -272,6 +273,10 @@ func (s *Store) committed(t *txn) {
 	s.hub.publish(t.notices)
 	if t.wake {
 		signal(s.wake)
+	}
+	if len(t.reports) > 0 {
+		s.reportable.add(t.reports)
+		signal(s.outbox)
 	}
 	if t.finished {
 		signal(s.finished)

@@ -92,7 +92,9 @@ func (s *Store) Release(ctx context.Context, id string) (j Job, err error) {
 }
 
 // Retry queues a copy of a final job under a new id and returns the copy. The
-// copy waits for no time and no other job: somebody wants it now.
+// copy waits for no time and no other job: somebody wants it now. It has no
+// secrets, and nobody else is told of it: who asked for the first job has been
+// told of its end.
 func (s *Store) Retry(ctx context.Context, id string) (j Job, err error) {
 	err = s.submit(ctx, &op{grows: true, apply: func(t *txn) error {
 		old, err := t.find(id)
@@ -102,17 +104,16 @@ func (s *Store) Retry(ctx context.Context, id string) (j Job, err error) {
 		if !old.State.Final() {
 			return &TransitionError{ID: id, From: old.State, To: Queued}
 		}
-		if t.waiting() >= t.maxJobs {
-			return fmt.Errorf("%w: at most %d jobs may wait", ErrFull, t.maxJobs)
+		if most := t.maxJobs.Load(); int64(t.waiting()) >= most {
+			return fmt.Errorf("%w: at most %d jobs may wait", ErrFull, most)
 		}
-		body, err := t.bodyOf(old.Seq)
-		if err != nil {
+		if err := t.complete(&old); err != nil {
 			return err
 		}
 		j, err = t.create(&Submission{
 			Source: old.Source, Owner: old.Owner, Identity: old.Identity, Name: old.Name, Task: old.Task,
 			Image: old.Image, Priority: old.Priority, Needs: old.Needs, Limits: old.Limits, Retry: old.Retry,
-			Report: old.Report, Body: body, BodyHash: old.BodyHash,
+			Body: old.Body, BodyHash: old.BodyHash, Origin: old.Origin,
 		})
 		return err
 	}})
@@ -195,10 +196,14 @@ func (t *txn) forgetRevocation(k []byte) error {
 	return b.SetSequence(b.Sequence() - 1)
 }
 
-// Remove deletes a final job from the history.
+// Remove deletes a final job from the history. One of which somebody has still to
+// be told is [ErrUntold].
 func (s *Store) Remove(ctx context.Context, id string) error {
 	s.moveMu.Lock()
 	defer s.moveMu.Unlock()
+	if err := s.refuseUntold(id); err != nil {
+		return err
+	}
 	var removed Job
 	err := s.do(ctx, func(t *txn) error {
 		j, err := t.load(id)

@@ -12,7 +12,7 @@
 // copied it to history.db and then removed it: it is always in one of the two,
 // and after a crash in between in both, which the next move settles.
 //
-// # The layout, version 1
+// # The layout, version 2
 //
 // queue.db:
 //
@@ -26,6 +26,12 @@
 //	    SEQ                      →  the row since the job's first claim; the one in jobs is what it was
 //	bodies
 //	    SEQ                      →  the job's body, written once
+//	origins
+//	    SEQ                      →  where the job came from, written once
+//	secrets                         not in the history and not in a backup
+//	    SEQ                      →  the job's secrets, while they may be needed
+//	reports                         of jobs that have events or have not ended
+//	    SEQ                      →  how far somebody was told of the job, opaque here
 //	ids
 //	    ID                       →  SEQ
 //	states                          all but startable jobs
@@ -46,11 +52,11 @@
 //	served                          its sequence is the last stamp
 //	    OWNER                    →  stamp of the owner's last claim, 8 bytes
 //	outbox
-//	    EVENT                    →  the event: a row, see row.go
+//	    SEQ EVENT                →  the event: a row, see row.go
 //	revoked                         its sequence is the number of keys
 //	    ID                       →  TIME until which a job of that id is not run
 //
-// history.db has meta, jobs, bodies, ids, states and owners in the same form, and
+// history.db has meta, jobs, bodies, origins, ids, states and owners in the same form, and
 //
 //	finished
 //	    TIME SEQ                 →  –   in the order of retention

@@ -26,6 +26,8 @@ var (
 	ErrClosed = errors.New("the queue is closed")
 	// ErrDependency: a job named in after or after_any is unknown or the job itself.
 	ErrDependency = errors.New("bad dependency")
+	// ErrUntold: a job that ended, and of which somebody has still to be told.
+	ErrUntold = errors.New("its end has still to be reported to where it came from: try again later")
 	// ErrNotHoldable: a job that came over AMQP waits for no person.
 	ErrNotHoldable = errors.New("only a job from the socket can be held")
 	// ErrBroken: a write to the disk failed in a way that leaves its outcome

@@ -64,8 +64,8 @@ var errEnough = errors.New("enough")
 // moveSome moves at most moveAtOnce jobs and returns how many. moveMu is held.
 func (s *Store) moveSome(ctx context.Context) (int, error) {
 	type moved struct {
-		job       Job
-		row, body []byte
+		job Job // with its body
+		row []byte
 	}
 	var jobs []moved
 	size := 0
@@ -78,8 +78,9 @@ func (s *Store) moveSome(ctx context.Context) (int, error) {
 			if err != nil {
 				return err
 			}
-			m := moved{job: j, row: encodeJob(&j), body: loadBody(tx, seq)}
-			size += len(m.row) + len(m.body)
+			loadBodies(tx, &j)
+			m := moved{job: j, row: encodeJob(&j)}
+			size += len(m.row) + len(j.Body) + len(j.Origin)
 			jobs = append(jobs, m)
 			return nil
 		})
@@ -93,7 +94,7 @@ func (s *Store) moveSome(ctx context.Context) (int, error) {
 			if tx.Bucket(bucketJobs).Get(seqKey(m.job.Seq)) != nil {
 				continue
 			}
-			if err := addHistory(tx, &m.job, m.row, m.body); err != nil {
+			if err := addHistory(tx, &m.job, m.row); err != nil {
 				return err
 			}
 		}
@@ -117,7 +118,7 @@ func (s *Store) moveSome(ctx context.Context) (int, error) {
 	return len(jobs), nil
 }
 
-func addHistory(tx *bolt.Tx, j *Job, row, body []byte) error {
+func addHistory(tx *bolt.Tx, j *Job, row []byte) error {
 	put := func(bucket, key, value []byte) error {
 		b := tx.Bucket(bucket)
 		b.FillPercent = fillPercent
@@ -126,8 +127,13 @@ func addHistory(tx *bolt.Tx, j *Job, row, body []byte) error {
 	if err := put(bucketJobs, seqKey(j.Seq), row); err != nil {
 		return err
 	}
-	if len(body) > 0 {
-		if err := put(bucketBodies, seqKey(j.Seq), body); err != nil {
+	if len(j.Body) > 0 {
+		if err := put(bucketBodies, seqKey(j.Seq), j.Body); err != nil {
+			return err
+		}
+	}
+	if len(j.Origin) > 0 {
+		if err := put(bucketOrigins, seqKey(j.Seq), j.Origin); err != nil {
 			return err
 		}
 	}
@@ -144,7 +150,8 @@ func addHistory(tx *bolt.Tx, j *Job, row, body []byte) error {
 
 func dropHistory(tx *bolt.Tx, j *Job) error {
 	keys := append(historyEntries(j), entry{bucket: bucketJobs, key: seqKey(j.Seq)},
-		entry{bucket: bucketBodies, key: seqKey(j.Seq)}, entry{bucket: bucketIDs, key: []byte(j.ID)})
+		entry{bucket: bucketBodies, key: seqKey(j.Seq)}, entry{bucket: bucketOrigins, key: seqKey(j.Seq)},
+		entry{bucket: bucketIDs, key: []byte(j.ID)})
 	for _, e := range keys {
 		if err := tx.Bucket(e.bucket).Delete(e.key); err != nil {
 			return err
@@ -178,19 +185,26 @@ func (s *Store) Sweep(ctx context.Context) ([]string, error) {
 	}
 }
 
-// sweepSome removes the jobs that ended first. moveMu is held.
+// sweepSome removes the jobs that ended first, but for those of which somebody
+// has still to be told. moveMu is held.
 func (s *Store) sweepSome() (removed []Job, err error) {
+	retention := *s.retention.Load()
 	err = s.history.update(func(tx *bolt.Tx) error {
 		removed = nil
 		surplus := 0
-		if s.retention.Count > 0 {
-			surplus = historyCount(tx) - s.retention.Count
+		if retention.Count > 0 {
+			surplus = historyCount(tx) - retention.Count
 		}
 		c := tx.Bucket(bucketFinished).Cursor()
 		for k, _ := c.First(); k != nil && len(removed) < moveAtOnce; k, _ = c.Next() {
-			old := s.retention.Age > 0 && timeOf(k).Before(s.now().Add(-s.retention.Age))
+			old := retention.Age > 0 && timeOf(k).Before(s.now().Add(-retention.Age))
 			if !old && len(removed) >= surplus {
 				break
+			}
+			if untold, err := s.untold(seqOf(k)); err != nil {
+				return err
+			} else if untold {
+				continue
 			}
 			j, err := loadSeq(tx, seqOf(k))
 			if err != nil {

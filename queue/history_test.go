@@ -44,7 +44,8 @@ func TestMoveInterrupted(t *testing.T) {
 			for _, id := range ids[:2] {
 				j, err := loadJob(tx, id)
 				must(t, err)
-				must(t, addHistory(htx, &j, encodeJob(&j), loadBody(tx, j.Seq)))
+				loadBodies(tx, &j)
+				must(t, addHistory(htx, &j, encodeJob(&j)))
 			}
 			return nil
 		})
@@ -175,7 +176,7 @@ func TestRetry(t *testing.T) {
 		j, err := s.Retry(ctx, id)
 		must(t, err)
 		old := job(t, s, id)
-		if j.ID == id || j.State != Queued || j.Attempt != 0 || j.Failures != 0 || j.Result != nil || len(j.After) != 0 || !j.Report {
+		if j.ID == id || j.State != Queued || j.Attempt != 0 || j.Failures != 0 || j.Result != nil || len(j.After) != 0 || j.Report != 0 {
 			t.Errorf("retried %+v", j)
 		}
 		if got := job(t, s, j.ID); !bytes.Equal(got.Body, old.Body) || got.BodyHash != old.BodyHash || got.Needs != old.Needs {

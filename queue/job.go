@@ -105,8 +105,13 @@ type Job struct {
 	BodyHash string `json:"body_hash"`
 	// BootID is the kernel's boot id at the claim of the current attempt.
 	BootID string `json:"boot_id,omitempty"`
-	// Report is set when changes of state go to the outbox.
-	Report bool `json:"report,omitempty"`
+	// Origin is what is known of where the job came from, opaque here and not
+	// secret. It comes with the body.
+	Origin json.RawMessage `json:"origin,omitempty"`
+	// Report says who is told of changes of state, through the outbox.
+	Report Sinks `json:"report,omitempty"`
+	// Untold is why the rest of what was to be reported was given up, for a person.
+	Untold string `json:"untold,omitempty"`
 
 	// pending counts the jobs of After and AfterAny that have not ended yet: a
 	// queued job is startable when it is 0.

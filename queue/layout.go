@@ -26,15 +26,20 @@ var (
 	bucketOutbox     = []byte("outbox")
 	bucketRevoked    = []byte("revoked")
 	bucketFinished   = []byte("finished")
+	bucketOrigins    = []byte("origins")
+	bucketSecrets    = []byte("secrets")
+	bucketReports    = []byte("reports")
 )
 
 var (
 	activeBuckets = [][]byte{
 		bucketMeta, bucketJobs, bucketLive, bucketBodies, bucketIDs, bucketStates, bucketOwners, bucketReady,
 		bucketDue, bucketDependents, bucketEnded, bucketServed, bucketOutbox, bucketRevoked,
+		bucketOrigins, bucketSecrets, bucketReports,
 	}
 	historyBuckets = [][]byte{
 		bucketMeta, bucketJobs, bucketBodies, bucketIDs, bucketStates, bucketOwners, bucketFinished,
+		bucketOrigins,
 	}
 )
 
@@ -111,6 +116,11 @@ const (
 
 func dueKey(t time.Time, kind byte, seq uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(timeKey(t), kind), seq)
+}
+
+// eventKey keeps the events of one job together and in order.
+func eventKey(job, event uint64) []byte {
+	return binary.BigEndian.AppendUint64(seqKey(job), event)
 }
 
 func stateKey(s State, seq uint64) []byte {

@@ -2,7 +2,6 @@ package queue
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"math"
 	"slices"
@@ -18,7 +17,7 @@ func (s *Store) Job(id string) (j Job, err error) {
 		if j, err = loadJob(tx, id); err != nil {
 			return err
 		}
-		j.Body = loadBody(tx, j.Seq)
+		loadBodies(tx, &j)
 		return nil
 	}
 	// A job leaves the active file only after the history has it.
@@ -215,7 +214,7 @@ func (s *Store) Active() (jobs []Job, err error) {
 				if err != nil {
 					return err
 				}
-				j.Body = json.RawMessage(loadBody(tx, seq))
+				loadBodies(tx, &j)
 				jobs = append(jobs, j)
 				return nil
 			})

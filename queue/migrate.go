@@ -24,16 +24,33 @@ type migration struct {
 }
 
 var (
-	activeSchema  = schema{version: 1, buckets: activeBuckets}
-	historySchema = schema{version: 1, buckets: historyBuckets}
+	activeSchema = schema{version: 2, buckets: activeBuckets, migrations: []migration{
+		{"origins, secrets and reports", func(tx *bolt.Tx) error {
+			// No release had anybody to tell, so the events are nobody's.
+			if err := tx.DeleteBucket(bucketOutbox); err != nil {
+				return err
+			}
+			return addBuckets(tx, bucketOutbox, bucketOrigins, bucketSecrets, bucketReports)
+		}},
+	}}
+	historySchema = schema{version: 2, buckets: historyBuckets, migrations: []migration{
+		{"origins", func(tx *bolt.Tx) error { return addBuckets(tx, bucketOrigins) }},
+	}}
 )
 
-// create lays out an empty database in the current version.
-func (sc schema) create(tx *bolt.Tx) error {
-	for _, name := range sc.buckets {
+func addBuckets(tx *bolt.Tx, names ...[]byte) error {
+	for _, name := range names {
 		if _, err := tx.CreateBucket(name); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// create lays out an empty database in the current version.
+func (sc schema) create(tx *bolt.Tx) error {
+	if err := addBuckets(tx, sc.buckets...); err != nil {
+		return err
 	}
 	return sc.stamp(tx, sc.version)
 }

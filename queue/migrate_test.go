@@ -87,7 +87,7 @@ func TestNewerSchema(t *testing.T) {
 		s := open(t)
 		must(t, s.Close())
 		edit(t, filepath.Join(s.dir, name), func(tx *bolt.Tx) error { return activeSchema.stamp(tx, 7) })
-		refuse(t, s.dir, ErrNewerSchema, "version 7", "up to 1", "install the newer release")
+		refuse(t, s.dir, ErrNewerSchema, "version 7", "up to 2", "install the newer release")
 	}
 }
 

@@ -21,7 +21,9 @@ type model struct {
 	served  map[string]uint64 // owner → stamp
 	stamp   uint64
 	revoked map[string]time.Time
-	events  []string
+	event   uint64
+	secret  map[string]bool // jobs that came with one
+	events  []Event
 	late    []*Job // not nil while dependents are told later
 }
 
@@ -32,6 +34,10 @@ func (m *model) job(id string) *Job {
 		}
 	}
 	return nil
+}
+
+func (m *model) untold(id string) bool {
+	return slices.ContainsFunc(m.events, func(e Event) bool { return e.Job == id })
 }
 
 // String is what waits and what runs, for a person who looks for a difference.
@@ -51,8 +57,9 @@ func (m *model) set(j *Job, to State) {
 	if to != Queued {
 		j.passed = time.Time{}
 	}
-	if j.Report {
-		m.events = append(m.events, fmt.Sprint(j.ID, to, j.Attempt))
+	if left := j.Report.want(to); left != 0 {
+		m.event++
+		m.events = append(m.events, Event{Seq: m.event, Job: j.ID, Attempt: j.Attempt, State: to, Left: left})
 	}
 	switch {
 	case to.Final() && m.late != nil:
@@ -252,7 +259,7 @@ func TestModel(tt *testing.T) {
 		}
 		s := start()
 		defer func() { s.Close() }()
-		m := &model{now: c.now(), served: map[string]uint64{}, revoked: map[string]time.Time{}}
+		m := &model{now: c.now(), served: map[string]uint64{}, revoked: map[string]time.Time{}, secret: map[string]bool{}}
 		total := Capacity{Slots: 4, CPUs: 4, Memory: 16, GPUs: 1}
 		check := func(err error) {
 			if err != nil {
@@ -324,8 +331,8 @@ func TestModel(tt *testing.T) {
 							Delay:           time.Duration(rapid.IntRange(0, 3).Draw(t, "delay")) * time.Minute,
 							FailInterrupted: rapid.Bool().Draw(t, "fail interrupted"),
 						},
-						Report: rapid.Bool().Draw(t, "report"),
-						Body:   []byte("body"),
+						Report: rapid.SampledFrom([]Sinks{0, SinkGirder, SinkCelery, allSinks}).Draw(t, "report"),
+						Body:   []byte("body"), Origin: []byte("origin"), Secrets: []byte("secret"),
 					}
 					if rapid.IntRange(0, 5).Draw(t, "eta") == 0 {
 						sub.NotBefore = m.now.Add(time.Duration(rapid.IntRange(-1, 9).Draw(t, "minutes")) * time.Minute)
@@ -358,6 +365,7 @@ func TestModel(tt *testing.T) {
 				check(err)
 				for i := range subs {
 					j := m.submit(subs[i], acc[i].Job.ID)
+					m.secret[j.ID] = true
 					if acc[i].Job.State != j.State || acc[i].Job.Seq != j.Seq {
 						t.Fatalf("born %s, model says %s", acc[i].Job.State, j.State)
 					}
@@ -468,7 +476,7 @@ func TestModel(tt *testing.T) {
 				refusal("retry", j.State.Final(), err)
 				if err == nil {
 					m.submit(Submission{
-						Source: j.Source, Owner: j.Owner, Priority: j.Priority, Needs: j.Needs, Retry: j.Retry, Report: j.Report,
+						Source: j.Source, Owner: j.Owner, Priority: j.Priority, Needs: j.Needs, Retry: j.Retry,
 					}, got.ID)
 				}
 			},
@@ -481,10 +489,40 @@ func TestModel(tt *testing.T) {
 					}
 				}
 				err := s.Remove(ctx, j.ID)
+				if j.State.Final() && m.untold(j.ID) {
+					if !errors.Is(err, ErrUntold) {
+						t.Fatalf("removed untold: %v", err)
+					}
+					return
+				}
 				refusal("remove", j.State.Final(), err)
 				if err == nil {
 					m.jobs = slices.DeleteFunc(m.jobs, func(o *Job) bool { return o == j })
 				}
+			},
+			"deliver": func(t *rapid.T) {
+				j := pick(t)
+				sinks := rapid.SampledFrom([]Sinks{SinkGirder, SinkCelery, allSinks}).Draw(t, "sinks")
+				var of []Event
+				for _, e := range allEvents(t, s) {
+					if e.Job == j.ID {
+						of = append(of, e)
+					}
+				}
+				if len(of) == 0 {
+					t.Skip("nothing to tell")
+				}
+				n := rapid.IntRange(1, len(of)).Draw(t, "events")
+				check(s.SetReport(ctx, j.Seq, []byte("report")))
+				check(s.Delivered(ctx, j.Seq, of[n-1].Seq, sinks))
+				seen := 0
+				for i := range m.events {
+					if e := &m.events[i]; e.Job == j.ID && seen < n {
+						seen++
+						e.Left &^= sinks
+					}
+				}
+				m.events = slices.DeleteFunc(m.events, func(e Event) bool { return e.Left == 0 })
 			},
 			"revoke": func(t *rapid.T) {
 				id := fmt.Sprint("id", rapid.IntRange(0, 30).Draw(t, "id"))
@@ -537,17 +575,22 @@ func TestModel(tt *testing.T) {
 				if got := capacityOf(s.InUse()); got != used {
 					t.Fatalf("in use %v, model says %v", got, used)
 				}
-				events, err := s.Pending(0, 1<<20)
-				check(err)
-				var got []string
-				for _, e := range events {
-					got = append(got, fmt.Sprint(e.Job, e.State, e.Attempt))
+				text := func(events []Event) (of map[string]string) {
+					of = make(map[string]string)
+					for _, e := range events {
+						of[e.Job] += fmt.Sprint(e.State, e.Attempt, e.Left, " ")
+					}
+					return of
 				}
-				want := slices.Clone(m.events)
-				slices.Sort(got) // dependents are told in an order that is nobody's business
-				slices.Sort(want)
-				if !slices.Equal(got, want) {
+				if got, want := text(allEvents(t, s)), text(m.events); !maps.Equal(got, want) {
 					t.Fatalf("events %v, model says %v", got, want)
+				}
+				for _, j := range m.jobs {
+					secret, err := s.Secrets(ctx, j.ID)
+					check(err)
+					if want := m.secret[j.ID] && (!j.State.Final() || m.untold(j.ID)); want != (secret != nil) {
+						t.Fatalf("job %s is %s, untold %t, and its secret is %q", j.ID, j.State, m.untold(j.ID), secret)
+					}
 				}
 			},
 		})

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,9 +46,10 @@ const (
 	fieldResult // 1 outcome, 2 code, 3 error, 4 detail
 	fieldBodyHash
 	fieldBootID
-	fieldReport
+	fieldReport // a bit for each sink
 	fieldPending
 	fieldPassed
+	fieldUntold
 )
 
 // message builds a row. Zero values are left out.
@@ -144,9 +146,10 @@ func encodeJob(j *Job) []byte {
 	}
 	m.string(fieldBodyHash, j.BodyHash)
 	m.string(fieldBootID, j.BootID)
-	m.bool(fieldReport, j.Report)
+	m.int(fieldReport, int64(j.Report))
 	m.int(fieldPending, int64(j.pending))
 	m.time(fieldPassed, j.passed)
+	m.string(fieldUntold, j.Untold)
 	return m
 }
 
@@ -313,11 +316,13 @@ func decodeJob(seq uint64, row []byte) (Job, error) {
 		case fieldBootID:
 			j.BootID = string(f.b)
 		case fieldReport:
-			j.Report = f.int() != 0
+			j.Report = Sinks(f.int())
 		case fieldPending:
 			j.pending = int(f.int())
 		case fieldPassed:
 			j.passed = f.time()
+		case fieldUntold:
+			j.Untold = string(f.b)
 		}
 		return nil
 	})
@@ -349,7 +354,7 @@ func decodeResult(b []byte) (*Result, error) {
 }
 
 // encodeEvent is a row of the outbox without its sequence: 1 job, 2 attempt,
-// 3 state, 4 time, 5 result.
+// 3 state, 4 time, 5 result, 6 the sinks that want it and do not have it.
 func encodeEvent(e *Event) []byte {
 	var m message
 	m.string(1, e.Job)
@@ -359,11 +364,16 @@ func encodeEvent(e *Event) []byte {
 	if e.Result != nil {
 		m = protowire.AppendBytes(protowire.AppendTag(m, 5, protowire.BytesType), encodeResult(e.Result))
 	}
+	m.int(6, int64(e.Left))
 	return m
 }
 
-func decodeEvent(seq uint64, b []byte) (Event, error) {
-	e := Event{Seq: seq}
+func decodeEvent(key, b []byte) (Event, error) {
+	if len(key) != 16 {
+		return Event{}, fmt.Errorf("cannot read event %x: %w", key, errRow)
+	}
+	seq := seqOf(key)
+	e := Event{Seq: seq, JobSeq: binary.BigEndian.Uint64(key)}
 	err := fields(b, func(f field) (err error) {
 		switch f.num {
 		case 1:
@@ -376,6 +386,8 @@ func decodeEvent(seq uint64, b []byte) (Event, error) {
 			e.Time = f.time()
 		case 5:
 			e.Result, err = decodeResult(f.b)
+		case 6:
+			e.Left = Sinks(f.int())
 		}
 		return err
 	})

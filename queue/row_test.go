@@ -20,7 +20,7 @@ func TestRow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want.Body = nil
+		want.Body, want.Origin = nil, nil
 		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("wrote\n%+v, read\n%+v", want, got)
 		}
@@ -67,6 +67,8 @@ func fill(t *rapid.T, v reflect.Value) {
 			*x = rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(t, name)
 		case *State:
 			*x = rapid.SampledFrom(states[:]).Draw(t, name)
+		case *Sinks:
+			*x = rapid.SampledFrom([]Sinks{0, SinkGirder, SinkCelery, allSinks}).Draw(t, name)
 		case *Source:
 			*x = rapid.SampledFrom([]Source{SourceSocket, SourceAMQP}).Draw(t, name)
 		case **Result:
@@ -106,6 +108,6 @@ func TestDamagedRow(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		_, _ = decodeJob(1, rapid.SliceOf(rapid.Byte()).Draw(t, "row"))
-		_, _ = decodeEvent(1, rapid.SliceOf(rapid.Byte()).Draw(t, "event"))
+		_, _ = decodeEvent(eventKey(1, 2), rapid.SliceOf(rapid.Byte()).Draw(t, "event"))
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -41,8 +42,8 @@ type Store struct {
 	log       *slog.Logger
 	now       func() time.Time
 	jitter    func() float64
-	maxJobs   int
-	retention Retention
+	maxJobs   atomic.Int64
+	retention atomic.Pointer[Retention]
 
 	lock    *os.File
 	active  *file // written by the committer only
@@ -57,6 +58,9 @@ type Store struct {
 	finished chan struct{}
 	hub      hub
 
+	outbox     chan struct{}
+	reportable reportable
+
 	// moveMu is held by whoever takes jobs from one file to the other or out
 	// of the history. It is never taken by the committer.
 	moveMu sync.Mutex
@@ -68,10 +72,12 @@ type Store struct {
 // Open locks dir, opens or makes the database, and migrates it.
 func Open(o Options) (*Store, error) {
 	s := &Store{
-		dir: o.Dir, log: o.Logger, now: o.Now, jitter: o.Jitter, maxJobs: o.MaxJobs, retention: o.Retention,
+		dir: o.Dir, log: o.Logger, now: o.Now, jitter: o.Jitter,
 		ops: make(chan *op), closing: make(chan struct{}),
-		wake: make(chan struct{}, 1), finished: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), finished: make(chan struct{}, 1), outbox: make(chan struct{}, 1),
 	}
+	s.SetMaxJobs(o.MaxJobs)
+	s.SetRetention(o.Retention)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -80,9 +86,6 @@ func Open(o Options) (*Store, error) {
 	}
 	if s.jitter == nil {
 		s.jitter = rand.Float64
-	}
-	if s.maxJobs == 0 {
-		s.maxJobs = 2_000_000
 	}
 	if err := s.openFiles(); err != nil {
 		s.closeFiles()
@@ -94,10 +97,23 @@ func Open(o Options) (*Store, error) {
 	}
 	signal(s.wake)
 	signal(s.finished)
+	s.reportable.all = true
+	signal(s.outbox)
 	s.workers.Go(s.commitLoop)
 	s.workers.Go(s.moveLoop)
 	return s, nil
 }
+
+// SetMaxJobs changes how many jobs may wait from now on; 0 is the default.
+func (s *Store) SetMaxJobs(n int) {
+	if n == 0 {
+		n = 2_000_000
+	}
+	s.maxJobs.Store(int64(n))
+}
+
+// SetRetention changes what the next [Store.Sweep] removes.
+func (s *Store) SetRetention(r Retention) { s.retention.Store(&r) }
 
 // Close ends the committer, then the files. Calls under way end with ErrClosed.
 func (s *Store) Close() error {

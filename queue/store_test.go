@@ -85,7 +85,7 @@ func afterAny(ids ...string) func(*Submission) {
 func needs(cpus float64, memory int64) func(*Submission) {
 	return func(s *Submission) { s.Needs = Needs{CPUs: cpus, Memory: memory} }
 }
-func reporting(s *Submission) { s.Report = true }
+func reporting(s *Submission) { s.Report = SinkGirder }
 
 var roomy = Capacity{Slots: 64, CPUs: 64, Memory: 1 << 40, GPUs: 8}
 
@@ -188,8 +188,7 @@ func TestLife(t *testing.T) {
 	if c := s.Counts(); c[Succeeded] != 1 || c[Queued] != 0 {
 		t.Errorf("counts %v", c)
 	}
-	events, err := s.Pending(0, 0)
-	must(t, err)
+	events := allEvents(t, s)
 	var order []string
 	for _, e := range events {
 		order = append(order, fmt.Sprint(e.State, e.Attempt))
@@ -197,10 +196,35 @@ func TestLife(t *testing.T) {
 	if fmt.Sprint(order) != "[queued0 preparing1 running1 finishing1 succeeded1]" {
 		t.Errorf("events %v", order)
 	}
-	must(t, s.Delivered(ctx, events[0].Seq, events[1].Seq))
-	if events, _ = s.Pending(0, 1); len(events) != 1 || events[0].State != Running {
+	must(t, s.Delivered(ctx, j.Seq, events[1].Seq, SinkGirder))
+	if events = allEvents(t, s); len(events) != 3 || events[0].State != Running {
 		t.Errorf("pending %v", events)
 	}
+}
+
+// allEvents is what the outbox holds, job by job.
+func allEvents(t fatal, s *Store) (all []Event) {
+	jobs, err := s.Pending(0, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, j := range jobs {
+		events, err := s.Events(j.Seq)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(events) == 0 || !events[0].Time.Equal(j.Oldest) {
+			t.Fatalf("job %d is pending with %v", j.Seq, events)
+		}
+		all = append(all, events...)
+	}
+	return all
+}
+
+// fatal is what a test and a random test have in common.
+type fatal interface {
+	Fatal(...any)
+	Fatalf(string, ...any)
 }
 
 // reopen closes s and opens its directory again with the same clock.
@@ -209,6 +233,6 @@ func reopen(t testing.TB, s *Store) *Store {
 	must(t, s.Check())
 	must(t, s.Close())
 	return open(t, func(o *Options) {
-		o.Dir, o.Now, o.Jitter, o.MaxJobs, o.Retention = s.dir, s.now, s.jitter, s.maxJobs, s.retention
+		o.Dir, o.Now, o.Jitter, o.MaxJobs, o.Retention = s.dir, s.now, s.jitter, int(s.maxJobs.Load()), *s.retention.Load()
 	})
 }

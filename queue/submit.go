@@ -17,6 +17,8 @@ import (
 const (
 	maxBody         = 16 << 20
 	maxText         = 4096 // owner, name, task, image, reasons
+	maxOrigin       = 4 << 20
+	maxSecrets      = 1 << 20
 	maxDependencies = 256
 	maxGroups       = 65536 // the kernel's NGROUPS_MAX
 )
@@ -43,9 +45,15 @@ type Submission struct {
 	Expires   time.Time
 	Hold      string // not empty: born held, with this reason
 	Fail      string // not empty: born failed, with this reason (unknown task)
-	Report    bool   // its changes of state go to the outbox
+	Report    Sinks  // who is told of its changes of state
 	Body      json.RawMessage
 	BodyHash  string
+	// Origin is what is known of where the job came from, and not secret: it is
+	// kept and handed back with the body.
+	Origin json.RawMessage
+	// Secrets are tokens and the like. Only [Store.Secrets] gives them back, until
+	// the job is final and nobody has to be told of it any more.
+	Secrets []byte
 }
 
 // Accepted is the answer to one Submission.
@@ -64,7 +72,7 @@ func (s *Store) Submit(ctx context.Context, subs ...Submission) ([]Accepted, err
 		if err := subs[i].check(); err != nil {
 			return nil, describe(subs, i, err)
 		}
-		size += 1024 + len(subs[i].Body)
+		size += 1024 + len(subs[i].Body) + len(subs[i].Origin) + len(subs[i].Secrets)
 	}
 	if len(subs) == 0 {
 		return nil, nil
@@ -120,6 +128,12 @@ func (sub *Submission) check() error {
 		return invalid("a retry is negative")
 	case len(sub.Body) > maxBody:
 		return invalid("the job document has %d bytes, at most %d are allowed", len(sub.Body), maxBody)
+	case len(sub.Origin) > maxOrigin:
+		return invalid("its origin has %d bytes, at most %d are allowed", len(sub.Origin), maxOrigin)
+	case len(sub.Secrets) > maxSecrets:
+		return invalid("its secrets have %d bytes, at most %d are allowed", len(sub.Secrets), maxSecrets)
+	case sub.Report&^allSinks != 0:
+		return invalid("unknown sinks %b", sub.Report)
 	case len(sub.Identity.Groups) > maxGroups:
 		return invalid("%d groups are more than a process can have", len(sub.Identity.Groups))
 	case sub.Hold != "" && sub.Source != SourceSocket:
@@ -190,8 +204,8 @@ func (t *txn) accept(subs []Submission) ([]Accepted, error) {
 			out[i] = Accepted{Job: j, Existing: true}
 		}
 	}
-	if fresh > 0 && t.waiting()+fresh > t.maxJobs {
-		return nil, fmt.Errorf("%w: at most %d jobs may wait", ErrFull, t.maxJobs)
+	if most := t.maxJobs.Load(); fresh > 0 && int64(t.waiting()+fresh) > most {
+		return nil, fmt.Errorf("%w: at most %d jobs may wait", ErrFull, most)
 	}
 	for i := range subs {
 		switch {
@@ -285,10 +299,20 @@ func (t *txn) create(sub *Submission) (Job, error) {
 			return Job{}, err
 		}
 	}
+	if len(sub.Origin) > 0 {
+		if err := t.put(bucketOrigins, seqKey(seq), sub.Origin); err != nil {
+			return Job{}, err
+		}
+	}
+	if len(sub.Secrets) > 0 {
+		if err := t.put(bucketSecrets, seqKey(seq), sub.Secrets); err != nil {
+			return Job{}, err
+		}
+	}
 	if err := t.move(&j, to, nil); err != nil {
 		return Job{}, err
 	}
-	j.Body = sub.Body
+	j.Body, j.Origin = sub.Body, sub.Origin
 	return j, nil
 }
 
@@ -331,14 +355,14 @@ func (s *Store) fromHistory(id string) (j Job, err error) {
 	return j, err
 }
 
-// bodyOf is the body of job seq in either file.
-func (t *txn) bodyOf(seq uint64) (body []byte, err error) {
-	if body = loadBody(t.tx, seq); body != nil {
-		return body, nil
+// complete adds what stands apart from the row of j, in either file.
+func (t *txn) complete(j *Job) error {
+	if t.tx.Bucket(bucketJobs).Get(seqKey(j.Seq)) != nil {
+		loadBodies(t.tx, j)
+		return nil
 	}
-	err = t.history.view(func(tx *bolt.Tx) error {
-		body = loadBody(tx, seq)
+	return t.history.view(func(tx *bolt.Tx) error {
+		loadBodies(tx, j)
 		return nil
 	})
-	return body, err
 }

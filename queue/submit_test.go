@@ -104,13 +104,14 @@ func TestSubmitKeeps(t *testing.T) {
 		Name: "n", Task: "t", Image: "i", Priority: 3, Needs: Needs{CPUs: 0.5, Memory: 1 << 33, GPUs: 2},
 		Limits:    Limits{Hard: time.Hour, Soft: time.Minute, Idle: time.Second},
 		Retry:     Retry{Max: 2, Delay: time.Minute, FailInterrupted: true},
-		NotBefore: c.now().Add(time.Hour), Expires: c.now().Add(2 * time.Hour), Report: true,
-		Body: []byte(`{"a":1}`), BodyHash: "hash",
+		NotBefore: c.now().Add(time.Hour), Expires: c.now().Add(2 * time.Hour), Report: SinkGirder | SinkCelery,
+		Body: []byte(`{"a":1}`), BodyHash: "hash", Origin: []byte(`{"o":1}`), Secrets: []byte("token"),
 	}
 	want := Job{
 		ID: "all", Seq: 1, Version: 1, Source: in.Source, Owner: in.Owner, Identity: in.Identity, Name: "n", Task: "t", Image: "i",
 		Priority: 3, State: Delayed, Needs: in.Needs, Limits: in.Limits, Retry: in.Retry, NotBefore: in.NotBefore,
-		Expires: in.Expires, Created: c.now(), Report: true, Body: in.Body, BodyHash: "hash",
+		Expires: in.Expires, Created: c.now(), Report: in.Report, Body: in.Body, BodyHash: "hash",
+		Origin: in.Origin,
 	}
 	if got := submit(t, s, in)[0]; !reflect.DeepEqual(got, want) {
 		t.Errorf("accepted\n%+v, want\n%+v", got, want)
@@ -145,8 +146,7 @@ func TestSubmitBorn(t *testing.T) {
 		if j.State.Final() == j.Finished.IsZero() {
 			t.Errorf("%s: finished at %s", name, j.Finished)
 		}
-		events, err := s.Pending(0, 0)
-		must(t, err)
+		events := allEvents(t, s)
 		if e := events[len(events)-1]; e.Job != j.ID || e.State != b.want {
 			t.Errorf("%s: last event %+v", name, e)
 		}

@@ -54,10 +54,8 @@ func (t *txn) move(j *Job, to State, edit func(*Job)) error {
 	if err := t.count(to, +1); err != nil {
 		return err
 	}
-	if j.Report {
-		if err := t.appendEvent(j); err != nil {
-			return err
-		}
+	if err := t.report(j); err != nil {
+		return err
 	}
 	if to.Final() {
 		t.finished = true
@@ -112,19 +110,6 @@ func (t *txn) save(old, j *Job) error {
 	return nil
 }
 
-// appendEvent puts the state that j is in now into the outbox.
-func (t *txn) appendEvent(j *Job) error {
-	seq, err := t.bucket(bucketOutbox).NextSequence()
-	if err != nil {
-		return err
-	}
-	e := Event{Job: j.ID, Attempt: j.Attempt, State: j.State, Time: t.now}
-	if j.State == Finishing || j.State.Final() {
-		e.Result = j.Result
-	}
-	return t.put(bucketOutbox, seqKey(seq), encodeEvent(&e))
-}
-
 // drop removes a final job with everything that is its own.
 func (t *txn) drop(j *Job) error {
 	for _, e := range entries(j) {
@@ -132,7 +117,7 @@ func (t *txn) drop(j *Job) error {
 			return err
 		}
 	}
-	for _, bucket := range [][]byte{bucketJobs, bucketLive, bucketBodies} {
+	for _, bucket := range [][]byte{bucketJobs, bucketLive, bucketBodies, bucketOrigins} {
 		if err := t.delete(bucket, seqKey(j.Seq)); err != nil {
 			return err
 		}
@@ -173,4 +158,10 @@ func loadSeq(tx *bolt.Tx, seq uint64) (Job, error) {
 // loadBody returns a copy of the body of job seq, nil when it has none.
 func loadBody(tx *bolt.Tx, seq uint64) []byte {
 	return bytes.Clone(tx.Bucket(bucketBodies).Get(seqKey(seq)))
+}
+
+// loadBodies completes j with what stands apart from its row.
+func loadBodies(tx *bolt.Tx, j *Job) {
+	j.Body = loadBody(tx, j.Seq)
+	j.Origin = bytes.Clone(tx.Bucket(bucketOrigins).Get(seqKey(j.Seq)))
 }

@@ -86,7 +86,7 @@ func explain(err error) apitype.Error {
 		kind = apitype.KindConflict
 	case errors.Is(err, queue.ErrDependency), errors.Is(err, queue.ErrInvalid):
 		kind = apitype.KindBadRequest
-	case errors.Is(err, queue.ErrNotHoldable):
+	case errors.Is(err, queue.ErrNotHoldable), errors.Is(err, queue.ErrUntold):
 		kind = apitype.KindState
 	case errors.Is(err, queue.ErrFull):
 		kind = apitype.KindFull
