@@ -7,15 +7,19 @@
 //
 //	<state>/jobs/<job>/<attempt>/      root:girder-worker 0750, made by the monitor
 //	    request.json    what to do: [Request], written before the runner starts
+//	    secrets.json    tokens and keys, root 0600; removed at the end: [Dir.WriteSecrets]
 //	    lock            flock(2)ed by the runner from before its first act until its end
 //	    events          append-only records, see [Event]
 //	    log             append-only records of output, see [LogRecord]
 //	    cancel          made by the monitor to end the attempt early: [Cancel]
 //	    exit.json       how it ended: [Exit], written, synced, renamed, directory synced
+//	    finish.json     how far the work after the exit is, while there is some: [Finish]
 //	<state>/work/<job>-<attempt>/      root 0700: overlay scratch, pipes, volumes; removed at the end
 //
 // A runner that holds the lock is alive, whatever its process number. An
-// attempt without exit.json whose lock is free was lost: its runner died.
+// attempt without exit.json whose lock is free was lost: its runner died. One
+// with exit.json and finish.json whose lock is free gets another runner, which
+// goes on with its uploads.
 package attempt
 
 import (
@@ -71,6 +75,9 @@ type Limits struct {
 	Hard time.Duration `json:"hard,omitempty"`
 	Soft time.Duration `json:"soft,omitempty"`
 	Idle time.Duration `json:"idle,omitempty"`
+	// Outage is how long Girder may be out of reach, for each thing that is
+	// fetched or uploaded; 0 is the runner's default.
+	Outage time.Duration `json:"outage,omitempty"`
 }
 
 // Grant is what only the monitor decides.
@@ -164,6 +171,12 @@ type Event struct {
 	Stage    string    `json:"stage,omitempty"` // "preparing", "running", "finishing"
 	Started  *Started  `json:"started,omitempty"`
 	Progress *Progress `json:"progress,omitempty"`
+	// Doing says for a person what goes on within the stage ("fetching ct.nii
+	// 34 %"), until the next event of a stage.
+	Doing string `json:"doing,omitempty"`
+	// Exited says that exit.json is on the disk, that the container and its
+	// limits are gone, and that work is left to be done before Done.
+	Exited *Exited `json:"exited,omitempty"`
 	// Note is for a person: something worth knowing that fails nothing.
 	Note string `json:"note,omitempty"`
 	// Done is the last event of an attempt: side effects after the exit are over.
@@ -181,6 +194,9 @@ type Progress struct {
 	Current float64 `json:"current"`
 	Message string  `json:"message,omitempty"`
 }
+
+// Exited ends what an attempt occupies.
+type Exited struct{}
 
 // Done ends an attempt.
 type Done struct {

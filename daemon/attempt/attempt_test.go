@@ -163,7 +163,7 @@ func TestRequest(t *testing.T) {
 		"NUL in args":     func(r *Request) { r.Plan.Args = []string{"a\x00b"} },
 		"environment":     func(r *Request) { r.Plan.Env = []string{"=x"} },
 		"stream name":     func(r *Request) { r.Plan.Streams[0].Name = "../x" },
-		"stream path":     func(r *Request) { r.Plan.Streams[0].Path = "/etc/passwd" },
+		"stream path":     func(r *Request) { r.Plan.Streams[0].Path = transforms.PipeDirectory + "/other" },
 		"stream kind":     func(r *Request) { r.Plan.Streams[0].Kind = "other" },
 		"stream file":     func(r *Request) { r.Plan.Streams[0].File = "scan.tif" },
 		"no stream file":  func(r *Request) { r.Plan.Streams[0].File = "" },

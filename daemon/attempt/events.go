@@ -44,6 +44,7 @@ func (w *EventWriter) Append(e Event) error {
 		e.Time = time.Now()
 	}
 	e.Note = clip(e.Note, maxNote)
+	e.Doing = clip(e.Doing, maxErrorText)
 	data, err := json.Marshal(e)
 	if err == nil && len(data) > maxPayload {
 		err = fmt.Errorf("%w: %d bytes", ErrInvalid, len(data))
@@ -59,6 +60,9 @@ func (w *EventWriter) Append(e Event) error {
 	}
 	return nil
 }
+
+// Sync brings the events to the disk.
+func (w *EventWriter) Sync() error { return w.w.f.Sync() }
 
 // Size is how long events is, in bytes.
 func (w *EventWriter) Size() int64 {

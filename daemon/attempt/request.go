@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -167,7 +168,7 @@ func validatePlan(p *transforms.Plan) error {
 		}
 	}
 	seen := map[string]bool{}
-	stdin, progress := 0, 0
+	only := map[transforms.StreamKind]int{}
 	for _, s := range p.Streams {
 		if !ValidStreamName(s.Name) {
 			return fmt.Errorf("stream name %q", s.Name)
@@ -176,26 +177,36 @@ func validatePlan(p *transforms.Plan) error {
 			return fmt.Errorf("two streams named %q", s.Name)
 		}
 		seen[s.Name] = true
-		wantPath := transforms.PipeDirectory + "/" + s.Name
 		switch s.Kind {
 		case transforms.StreamInput, transforms.StreamOutput:
-		case transforms.StreamStdin:
-			stdin++
-			wantPath = ""
-		case transforms.StreamProgress:
-			progress++
+		case transforms.StreamStdin, transforms.StreamStdout, transforms.StreamStderr, transforms.StreamProgress:
+			if only[s.Kind]++; only[s.Kind] > 1 {
+				return fmt.Errorf("more than one %s stream", s.Kind)
+			}
 		default:
 			return fmt.Errorf("stream %s: unknown kind %q", s.Name, s.Kind)
 		}
-		if s.Path != wantPath {
-			return fmt.Errorf("stream %s: path %q, want %q", s.Name, s.Path, wantPath)
-		}
-		if isProgress := s.Kind == transforms.StreamProgress; isProgress != (s.File == "") || !isProgress && !cleanAbs(s.File) {
-			return fmt.Errorf("stream %s: file %q: want a clean absolute path, and none for progress", s.Name, s.File)
+		if err := validPipePath(s); err != nil {
+			return err
 		}
 	}
-	if stdin > 1 || progress > 1 {
-		return errors.New("more than one stdin or progress stream")
+	return validateMoves(p)
+}
+
+// validPipePath: a pipe has its own name in [transforms.PipeDirectory], or a
+// place of its own anywhere else.
+func validPipePath(s transforms.Stream) error {
+	switch dir, name := path.Split(s.Path); {
+	case s.Kind == transforms.StreamStdin || s.Kind == transforms.StreamStdout || s.Kind == transforms.StreamStderr:
+		if s.Path != "" {
+			return fmt.Errorf("stream %s: path %q, want none", s.Name, s.Path)
+		}
+	case !cleanAbs(s.Path) || s.Path == "/" || s.Path == transforms.PipeDirectory:
+		return fmt.Errorf("stream %s: path %q: want a clean absolute path", s.Name, s.Path)
+	case strings.HasPrefix(dir, transforms.PipeDirectory+"/") && s.Path != transforms.PipeDirectory+"/"+s.Name:
+		return fmt.Errorf("stream %s: path %q, want %s/%s or a place elsewhere", s.Name, s.Path, transforms.PipeDirectory, s.Name)
+	case name == "":
+		return fmt.Errorf("stream %s: path %q", s.Name, s.Path)
 	}
 	return nil
 }

@@ -1,0 +1,171 @@
+package attempt
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"girderworker/transforms"
+)
+
+// Bounds of what a plan moves.
+const (
+	maxVolumes = 64
+	maxGirders = 64
+	maxFetches = 4096
+	maxHooks   = 1024
+	maxInserts = 16384
+)
+
+// validateMoves holds what a plan fetches and uploads against the contract:
+// every name refers to something, and every path stays where it belongs.
+func validateMoves(p *transforms.Plan) error {
+	for _, list := range []struct {
+		what string
+		n    int
+		most int
+	}{
+		{"volumes", len(p.Volumes), maxVolumes}, {"Girder servers", len(p.Girders), maxGirders},
+		{"fetches", len(p.Fetches), maxFetches}, {"hooks", len(p.Hooks), maxHooks}, {"insertions", len(p.Inserts), maxInserts},
+	} {
+		if list.n > list.most {
+			return fmt.Errorf("%d %s, at most %d", list.n, list.what, list.most)
+		}
+	}
+	places := names{what: "volume"}
+	for _, v := range p.Volumes {
+		if err := places.add(v.Name); err != nil {
+			return err
+		}
+		if !cleanAbs(v.Target) || v.Target == "/" {
+			return fmt.Errorf("volume %s: target %q: want a clean absolute path, and not the root", v.Name, v.Target)
+		}
+		if v.HostDir != "" && !cleanAbs(v.HostDir) {
+			return fmt.Errorf("volume %s: host_dir %q: want a clean absolute path", v.Name, v.HostDir)
+		}
+	}
+	for _, b := range p.Binds {
+		if b.Name == "" {
+			continue
+		}
+		if err := places.add(b.Name); err != nil {
+			return err
+		}
+	}
+	girders := names{what: "Girder server"}
+	for _, g := range p.Girders {
+		if err := girders.add(g.Name); err != nil {
+			return err
+		}
+	}
+	fetches := names{what: "fetch"}
+	for _, f := range p.Fetches {
+		if err := fetches.add(f.Name); err != nil {
+			return err
+		}
+		switch {
+		case f.Kind != transforms.FetchFile && f.Kind != transforms.FetchItem && f.Kind != transforms.FetchFolder:
+			return fmt.Errorf("fetch %s: unknown kind %q", f.Name, f.Kind)
+		case !girders.seen[f.Girder]:
+			return fmt.Errorf("fetch %s: there is no Girder server %q", f.Name, f.Girder)
+		case !places.seen[f.Into]:
+			return fmt.Errorf("fetch %s: there is no volume %q", f.Name, f.Into)
+		case !validID(f.ID):
+			return fmt.Errorf("fetch %s: id %q: want 24 hexadecimal digits", f.Name, f.ID)
+		case f.Rename != "" && (!cleanRel(f.Rename) || f.Rename == "."):
+			return fmt.Errorf("fetch %s: name %q: want a path within the volume", f.Name, f.Rename)
+		}
+	}
+	for _, i := range p.Inserts {
+		switch {
+		case !fetches.seen[i.Fetch]:
+			return fmt.Errorf("an argument names the fetch %q, which is none", i.Fetch)
+		case i.Arg < 0 || i.Arg >= len(p.Args) || i.At < 0 || i.At > len(p.Args[i.Arg]):
+			return fmt.Errorf("an insertion at byte %d of argument %d, which there is not", i.At, i.Arg)
+		}
+	}
+	hooks := names{what: "hook"}
+	for _, h := range p.Hooks {
+		if err := hooks.add(h.Name); err != nil {
+			return err
+		}
+		switch {
+		case h.Kind != transforms.HookItem && h.Kind != transforms.HookFolder && h.Kind != transforms.HookArtifact:
+			return fmt.Errorf("hook %s: unknown kind %q", h.Name, h.Kind)
+		case !girders.seen[h.Girder]:
+			return fmt.Errorf("hook %s: there is no Girder server %q", h.Name, h.Girder)
+		case !places.seen[h.From]:
+			return fmt.Errorf("hook %s: there is no volume %q", h.Name, h.From)
+		case !validID(h.ID):
+			return fmt.Errorf("hook %s: id %q: want 24 hexadecimal digits", h.Name, h.ID)
+		case !cleanRel(h.Path):
+			return fmt.Errorf("hook %s: path %q: want a path within the volume", h.Name, h.Path)
+		}
+	}
+	return validateEnds(p, girders)
+}
+
+// validateEnds holds the streams' ends on the host against the contract.
+func validateEnds(p *transforms.Plan, girders names) error {
+	for _, s := range p.Streams {
+		reads := s.Kind == transforms.StreamInput || s.Kind == transforms.StreamStdin
+		ends := 0
+		for _, set := range []bool{s.File != "", s.Girder != nil, s.HTTP != nil, s.Log != ""} {
+			if set {
+				ends++
+			}
+		}
+		switch {
+		case s.Kind == transforms.StreamProgress && ends > 0:
+			return fmt.Errorf("stream %s: progress goes to the job's record and nowhere else", s.Name)
+		case s.Kind != transforms.StreamProgress && ends != 1:
+			return fmt.Errorf("stream %s: %d ends on the host, want one", s.Name, ends)
+		case s.File != "" && !cleanAbs(s.File):
+			return fmt.Errorf("stream %s: file %q: want a clean absolute path", s.Name, s.File)
+		case s.Girder != nil && (!reads || !girders.seen[s.Girder.Girder] || !validID(s.Girder.ID)):
+			return fmt.Errorf("stream %s: a file of Girder is only read, from a server of the plan, by its id", s.Name)
+		case s.HTTP != nil && reads:
+			return fmt.Errorf("stream %s: an HTTP target is only written", s.Name)
+		case s.Log != "" && (reads || s.Log != "stdout" && s.Log != "stderr"):
+			return fmt.Errorf("stream %s: log %q: want stdout or stderr, of an output", s.Name, s.Log)
+		}
+	}
+	return nil
+}
+
+// names are those of one kind.
+type names struct {
+	what string
+	seen map[string]bool
+}
+
+func (n *names) add(name string) error {
+	if !ValidStreamName(name) {
+		return fmt.Errorf("%s name %q", n.what, name)
+	}
+	if n.seen[name] {
+		return fmt.Errorf("two of the kind %s are named %q", n.what, name)
+	}
+	if n.seen == nil {
+		n.seen = map[string]bool{}
+	}
+	n.seen[name] = true
+	return nil
+}
+
+func cleanRel(p string) bool {
+	return p != "" && p[0] != '/' && path.Clean(p) == p && p != ".." && !strings.HasPrefix(p, "../") &&
+		strings.IndexByte(p, 0) < 0 && len(p) < 4096
+}
+
+func validID(s string) bool {
+	if len(s) != 24 {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
