@@ -72,7 +72,7 @@ const (
 	StreamStderr StreamKind = "stderr"
 )
 
-// Stream connects one end in the container with one on the host: at most one of
+// Stream connects one end in the container with one on the host: exactly one of
 // File, Girder, HTTP and Log is set, and none for StreamProgress.
 type Stream struct {
 	// Name is unique in the plan: one path element, at most 64 bytes of
@@ -88,8 +88,9 @@ type Stream struct {
 	// Log sends an output into the job's log, as "stdout" or "stderr" (HostStdOut,
 	// HostStdErr).
 	Log string `json:"log,omitempty"`
-	// Path is where the container finds the pipe, in [PipeDirectory] or, where the
-	// job names a place of its own, anywhere else; empty for the standard streams.
+	// Path is where the container finds the pipe: Name in [PipeDirectory] or, where
+	// the job names a place of its own, anywhere else, also within a volume or
+	// bind; empty for the standard streams.
 	Path string `json:"path,omitempty"`
 }
 

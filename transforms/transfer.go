@@ -15,12 +15,13 @@ type Volume struct {
 	// Target is where the container finds it.
 	Target   string `json:"target"`
 	ReadOnly bool   `json:"read_only,omitempty"`
-	// Mode is the directory's; 0 is 02777, what Girder Worker's default has.
-	Mode os.FileMode `json:"mode,omitempty"`
 	// HostDir is a directory of the submitter in which the volume is made, by a
 	// process with the submitter's identity. Empty: the attempt's own work
-	// directory, where it counts against the job's scratch space.
+	// directory, where it counts against the job's scratch space. The volume
+	// itself has mode 02777, as Girder Worker's.
 	HostDir string `json:"host_dir,omitempty"`
+	// Mode is that of HostDir where there is none yet and it has to be made; 0 is 0777.
+	Mode os.FileMode `json:"mode,omitempty"`
 }
 
 // DefaultVolume is the name of the volume that TemporaryVolume.default means,
@@ -72,17 +73,36 @@ type Fetch struct {
 	// Into names a [Volume], or a [Bind] by its Name.
 	Into   string `json:"into"`
 	Rename string `json:"rename,omitempty"`
+	// Direct is where a file may be found on this machine, in Girder's own
+	// storage (slicer_cli_web's DirectGirderFileIdToVolume). It is only a hint:
+	// where the submitter cannot read it, or it is not used, the file is fetched.
+	Direct string `json:"direct,omitempty"`
 }
 
-// An Insertion puts the path of what was fetched, as the container sees it, into
-// an argument: Fetch's path goes into Plan.Args[Arg] before byte At. Insertions of
-// one argument are in ascending order of At, which counts bytes of the argument
-// as the plan has it.
+// An Insertion puts a text that is only known when the attempt runs into an
+// argument: the path of what was fetched, as the container sees it, or a token.
+// It goes into Plan.Args[Arg] before byte At. Insertions of one text are in
+// ascending order of At, which counts bytes of the text as the plan has it.
 type Insertion struct {
-	Arg   int    `json:"arg"`
-	At    int    `json:"at"`
-	Fetch string `json:"fetch"`
+	// List says which list of the plan Arg counts in; empty is Args.
+	List InsertionList `json:"list,omitempty"`
+	Arg  int           `json:"arg"`
+	At   int           `json:"at"`
+	// Exactly one of these is set: Fetch names a [Fetch], Token a [Girder]
+	// (slicer_cli_web's GirderToken).
+	Fetch string `json:"fetch,omitempty"`
+	Token string `json:"token,omitempty"`
 }
+
+// InsertionList is a list of texts in a [Plan].
+type InsertionList string
+
+// The lists that something may be inserted into.
+const (
+	InsertArgs       InsertionList = ""
+	InsertEntrypoint InsertionList = "entrypoint"
+	InsertEnv        InsertionList = "env"
+)
 
 // GirderFile is a file of a Girder server as one end of a stream
 // (GirderFileIdToStream).

@@ -2,6 +2,7 @@ package attempt
 
 import (
 	"fmt"
+	"net/url"
 	"path"
 	"strings"
 
@@ -40,6 +41,9 @@ func validateMoves(p *transforms.Plan) error {
 		if !cleanAbs(v.Target) || v.Target == "/" {
 			return fmt.Errorf("volume %s: target %q: want a clean absolute path, and not the root", v.Name, v.Target)
 		}
+		if v.Mode > 0o7777 {
+			return fmt.Errorf("volume %s: mode %#o", v.Name, v.Mode)
+		}
 		if v.HostDir != "" && !cleanAbs(v.HostDir) {
 			return fmt.Errorf("volume %s: host_dir %q: want a clean absolute path", v.Name, v.HostDir)
 		}
@@ -57,6 +61,9 @@ func validateMoves(p *transforms.Plan) error {
 		if err := girders.add(g.Name); err != nil {
 			return err
 		}
+		if !webAddress(g.URL) {
+			return fmt.Errorf("Girder server %s: url %q: want http:// or https://, a host and no password", g.Name, g.URL)
+		}
 	}
 	fetches := names{what: "fetch"}
 	for _, f := range p.Fetches {
@@ -70,19 +77,16 @@ func validateMoves(p *transforms.Plan) error {
 			return fmt.Errorf("fetch %s: there is no Girder server %q", f.Name, f.Girder)
 		case !places.seen[f.Into]:
 			return fmt.Errorf("fetch %s: there is no volume %q", f.Name, f.Into)
-		case !validID(f.ID):
+		case f.Direct != "" && (!cleanAbs(f.Direct) || f.Kind != transforms.FetchFile):
+			return fmt.Errorf("fetch %s: direct %q: want a clean absolute path, of a file", f.Name, f.Direct)
+		case !transforms.ValidID(f.ID):
 			return fmt.Errorf("fetch %s: id %q: want 24 hexadecimal digits", f.Name, f.ID)
 		case f.Rename != "" && (!cleanRel(f.Rename) || f.Rename == "."):
 			return fmt.Errorf("fetch %s: name %q: want a path within the volume", f.Name, f.Rename)
 		}
 	}
-	for _, i := range p.Inserts {
-		switch {
-		case !fetches.seen[i.Fetch]:
-			return fmt.Errorf("an argument names the fetch %q, which is none", i.Fetch)
-		case i.Arg < 0 || i.Arg >= len(p.Args) || i.At < 0 || i.At > len(p.Args[i.Arg]):
-			return fmt.Errorf("an insertion at byte %d of argument %d, which there is not", i.At, i.Arg)
-		}
+	if err := validateInserts(p, fetches, girders); err != nil {
+		return err
 	}
 	hooks := names{what: "hook"}
 	for _, h := range p.Hooks {
@@ -96,13 +100,49 @@ func validateMoves(p *transforms.Plan) error {
 			return fmt.Errorf("hook %s: there is no Girder server %q", h.Name, h.Girder)
 		case !places.seen[h.From]:
 			return fmt.Errorf("hook %s: there is no volume %q", h.Name, h.From)
-		case !validID(h.ID):
+		case !transforms.ValidID(h.ID):
 			return fmt.Errorf("hook %s: id %q: want 24 hexadecimal digits", h.Name, h.ID)
 		case !cleanRel(h.Path):
 			return fmt.Errorf("hook %s: path %q: want a path within the volume", h.Name, h.Path)
 		}
 	}
 	return validateEnds(p, girders)
+}
+
+// validateInserts holds what goes into the command and the environment against
+// the contract.
+func validateInserts(p *transforms.Plan, fetches, girders names) error {
+	lists := map[transforms.InsertionList][]string{
+		transforms.InsertArgs: p.Args, transforms.InsertEntrypoint: p.Entrypoint, transforms.InsertEnv: p.Env,
+	}
+	type text struct {
+		list  transforms.InsertionList
+		index int
+	}
+	last := map[text]int{}
+	for _, i := range p.Inserts {
+		list, known := lists[i.List]
+		at := text{i.List, i.Arg}
+		switch {
+		case !known || i.Arg < 0 || i.Arg >= len(list):
+			return fmt.Errorf("an insertion into text %d of the list %q, which there is not", i.Arg, i.List)
+		case i.At < last[at] || i.At > len(list[i.Arg]):
+			return fmt.Errorf("an insertion at byte %d of argument %d: before the last one or beyond the end", i.At, i.Arg)
+		case (i.Fetch == "") == (i.Token == ""):
+			return fmt.Errorf("an insertion into argument %d: want a fetch or a token", i.Arg)
+		case i.Fetch != "" && !fetches.seen[i.Fetch]:
+			return fmt.Errorf("an argument names the fetch %q, which is none", i.Fetch)
+		case i.Token != "" && !girders.seen[i.Token]:
+			return fmt.Errorf("an argument names the token of the Girder server %q, which is none", i.Token)
+		}
+		last[at] = i.At
+	}
+	return nil
+}
+
+func webAddress(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.User == nil
 }
 
 // validateEnds holds the streams' ends on the host against the contract.
@@ -122,10 +162,10 @@ func validateEnds(p *transforms.Plan, girders names) error {
 			return fmt.Errorf("stream %s: %d ends on the host, want one", s.Name, ends)
 		case s.File != "" && !cleanAbs(s.File):
 			return fmt.Errorf("stream %s: file %q: want a clean absolute path", s.Name, s.File)
-		case s.Girder != nil && (!reads || !girders.seen[s.Girder.Girder] || !validID(s.Girder.ID)):
+		case s.Girder != nil && (!reads || !girders.seen[s.Girder.Girder] || !transforms.ValidID(s.Girder.ID)):
 			return fmt.Errorf("stream %s: a file of Girder is only read, from a server of the plan, by its id", s.Name)
-		case s.HTTP != nil && reads:
-			return fmt.Errorf("stream %s: an HTTP target is only written", s.Name)
+		case s.HTTP != nil && (reads || !webAddress(s.HTTP.URL)):
+			return fmt.Errorf("stream %s: an HTTP target is only written, and has http:// or https:// and a host", s.Name)
 		case s.Log != "" && (reads || s.Log != "stdout" && s.Log != "stderr"):
 			return fmt.Errorf("stream %s: log %q: want stdout or stderr, of an output", s.Name, s.Log)
 		}
@@ -156,16 +196,4 @@ func (n *names) add(name string) error {
 func cleanRel(p string) bool {
 	return p != "" && p[0] != '/' && path.Clean(p) == p && p != ".." && !strings.HasPrefix(p, "../") &&
 		strings.IndexByte(p, 0) < 0 && len(p) < 4096
-}
-
-func validID(s string) bool {
-	if len(s) != 24 {
-		return false
-	}
-	for _, c := range []byte(s) {
-		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return false
-		}
-	}
-	return true
 }

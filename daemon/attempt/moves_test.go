@@ -15,12 +15,12 @@ const someID = "0123456789abcdef01234567"
 // moves is a plan with one of everything that is moved.
 func moves() transforms.Plan {
 	return transforms.Plan{
-		Image: "busybox", Args: []string{"run", "ab"},
+		Image: "busybox", Args: []string{"run", "ab"}, Entrypoint: []string{"sh"}, Env: []string{"T="},
 		Volumes: []transforms.Volume{{Name: "default", Target: "/mnt/girder_worker/v"}, {Name: "own", Target: "/own", HostDir: "/srv/own"}},
 		Binds:   []transforms.Bind{{Name: "host", Source: "/srv", Target: "/srv"}},
 		Girders: []transforms.Girder{{Name: "g", URL: "http://127.0.0.1/api/v1"}},
-		Fetches: []transforms.Fetch{{Name: "f", Kind: transforms.FetchFile, Girder: "g", ID: someID, Into: "default"}},
-		Inserts: []transforms.Insertion{{Arg: 1, At: 1, Fetch: "f"}, {Arg: 1, At: 2, Fetch: "f"}},
+		Fetches: []transforms.Fetch{{Name: "f", Kind: transforms.FetchFile, Girder: "g", ID: someID, Into: "default", Direct: "/assets/f"}},
+		Inserts: []transforms.Insertion{{Arg: 1, At: 1, Fetch: "f"}, {Arg: 1, At: 2, Fetch: "f"}, {List: transforms.InsertEnv, Arg: 0, At: 2, Token: "g"}},
 		Hooks:   []transforms.Hook{{Name: "h", Kind: transforms.HookItem, Girder: "g", ID: someID, From: "host", Path: "out/a"}},
 		Streams: []transforms.Stream{
 			{Name: "in", Kind: transforms.StreamInput, Path: "/in", Girder: &transforms.GirderFile{Girder: "g", ID: someID}},
@@ -48,6 +48,17 @@ func TestMoves(t *testing.T) {
 		"insert of nothing":  func(p *transforms.Plan) { p.Inserts[0].Fetch = "x" },
 		"insert beyond":      func(p *transforms.Plan) { p.Inserts[1].At = 3 },
 		"insert nowhere":     func(p *transforms.Plan) { p.Inserts[1].Arg = 2 },
+		"insert backwards":   func(p *transforms.Plan) { p.Inserts[1].At = 0 },
+		"insert in no list":  func(p *transforms.Plan) { p.Inserts[2].List = "image" },
+		"insert no token":    func(p *transforms.Plan) { p.Inserts[2].Token = "x" },
+		"insert both":        func(p *transforms.Plan) { p.Inserts[2].Fetch = "f" },
+		"insert neither":     func(p *transforms.Plan) { p.Inserts[2].Token = "" },
+		"relative direct":    func(p *transforms.Plan) { p.Fetches[0].Direct = "assets/f" },
+		"direct folder":      func(p *transforms.Plan) { p.Fetches[0].Kind = transforms.FetchFolder },
+		"mode":               func(p *transforms.Plan) { p.Volumes[1].Mode = 0o10000 },
+		"server of no kind":  func(p *transforms.Plan) { p.Girders[0].URL = "ftp://g/api/v1" },
+		"server's password":  func(p *transforms.Plan) { p.Girders[0].URL = "http://u:p@g/api/v1" },
+		"target of no kind":  func(p *transforms.Plan) { p.Streams[1].HTTP.URL = "file:///etc/passwd" },
 		"hook out of it":     func(p *transforms.Plan) { p.Hooks[0].Path = "a/../../b" },
 		"hook from nowhere":  func(p *transforms.Plan) { p.Hooks[0].From = "x" },
 		"kind of hook":       func(p *transforms.Plan) { p.Hooks[0].Kind = "x" },
