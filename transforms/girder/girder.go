@@ -132,6 +132,14 @@ func New(c Config) (*Client, error) {
 	return client, nil
 }
 
+// WithToken returns a client of the same server, over the same connections, that
+// sends another token.
+func (c *Client) WithToken(token string) *Client {
+	other := *c
+	other.token = newTokenSource(token, "")
+	return &other
+}
+
 // Close drops the connections that are not in use.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 

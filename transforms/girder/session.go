@@ -180,7 +180,7 @@ func baseTransport(proxy func(*http.Request) (*url.URL, error), config *tls.Conf
 		TLSClientConfig:     config,
 		TLSHandshakeTimeout: 30 * time.Second,
 		ForceAttemptHTTP2:   true,
-		MaxIdleConnsPerHost: 4,
+		MaxIdleConnsPerHost: 8,
 		IdleConnTimeout:     time.Minute,
 		DisableCompression:  true, // lengths and ranges are those of the file
 		// A page of 1 MiB of headers is no answer of Girder.

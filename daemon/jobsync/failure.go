@@ -1,0 +1,65 @@
+package jobsync
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"girderworker/queue"
+)
+
+// Failure is the end of a job as a Python exception says it: Girder shows it in
+// the job's log, and Celery raises it where the result is asked for.
+type Failure struct {
+	// Type is the exception's class, Module where Python finds it.
+	Type, Module string
+	Message      string
+}
+
+// FailureOf is why a failed job failed, in the words that the Python worker would
+// have used where it knows the case. It is the zero Failure for any other job.
+func FailureOf(j *queue.Job) Failure {
+	if j.State != queue.Failed {
+		return Failure{}
+	}
+	r := j.Result
+	reason := j.Reason
+	if reason == "" {
+		reason = "it failed"
+	}
+	switch {
+	case j.Attempt == 0 || r == nil:
+		if strings.HasPrefix(reason, "unknown task") {
+			return Failure{"NotRegistered", "celery.exceptions", j.Task}
+		}
+		if strings.HasPrefix(reason, "expired") {
+			return Failure{"TaskRevokedError", "celery.exceptions", "expired"}
+		}
+		return Failure{"ValueError", "builtins", reason}
+	case r.Outcome == "exited" && r.Code != 0 && r.Error == "":
+		return Failure{"DockerException", "docker.errors", fmt.Sprintf("Non-zero exit code from docker container (%d).", r.Code)}
+	case r.Outcome == "oom":
+		return Failure{"DockerException", "docker.errors", fmt.Sprintf("Non-zero exit code from docker container (%d): %s", r.Code, or(r.Error, reason))}
+	case r.Outcome == "timeout":
+		return Failure{"TimeLimitExceeded", "billiard.exceptions", or(r.Error, reason)}
+	}
+	return Failure{"DockerException", "docker.errors", or(r.Error, reason)}
+}
+
+func or(texts ...string) string {
+	for _, t := range texts {
+		if t != "" {
+			return t
+		}
+	}
+	return ""
+}
+
+// String is the last line that Python prints of an exception.
+func (f Failure) String() string { return f.Type + ": " + f.Message }
+
+// Value is the failure as a result message of Celery carries it.
+func (f Failure) Value() json.RawMessage {
+	raw, _ := json.Marshal(map[string]any{"exc_type": f.Type, "exc_message": []string{f.Message}, "exc_module": f.Module})
+	return raw
+}
