@@ -41,7 +41,7 @@ var arrows = map[string]struct {
 	"daemon/metrics":        {[]string{"daemon/apitype"}, "numbers are asked from the daemon's status when somebody scrapes; nothing else is known here"},
 	"daemon/monitor":        {[]string{"daemon/attempt", "daemon/policy", "daemon/systemd", "sandbox", "sandbox/cgroup"}, "the root half that lives as long as the daemon: it starts and ends attempts and parses nothing foreign, so neither the queue, the API nor the image readers may come in"},
 	"daemon/policy":         {[]string{"daemon/attempt", "sandbox", "transforms"}, "what jobs may ask is decided over the words for asking; the monitor links it, so it may bring nothing that reads foreign bytes"},
-	"daemon/runner":         {[]string{"daemon/attempt", "daemon/policy", "sandbox", "sandbox/cgroup", "sandbox/fifo", "sandbox/image", "sandbox/runc", "transforms"}, "one attempt, from its request to its exit: it must run without the daemon, so it may not know it"},
+	"daemon/runner":         {[]string{"daemon/attempt", "daemon/policy", "sandbox", "sandbox/cgroup", "sandbox/fifo", "sandbox/image", "sandbox/runc", "transforms", "transforms/girder"}, "one attempt, from its request to its exit: it must run without the daemon, so it may not know it"},
 	"daemon/systemd":        {nil, "systemd's protocols, without a word of ours"},
 
 	"transforms/girder/girdertest": {nil, "a server for tests stands on its own, or it would only agree with the client"},

@@ -56,6 +56,13 @@ type attemptRun struct {
 	pipes     *fifo.Dir // nil where there are none
 	container sandbox.Container
 	copied    chan error // result of output.copy
+
+	secrets transforms.Secrets
+	made    []attempt.HostVolume // in directories of the submitter
+	ends    []*os.File           // the container's ends of its standard streams
+	ran     bool                 // there was a container
+	// keepWork: another runner will go on with what is in the work directory.
+	keepWork bool
 }
 
 // run carries the attempt out. When it returns, no process of the container is
@@ -66,6 +73,9 @@ func (a *attemptRun) run(ctx context.Context) attempt.Exit {
 		return failure(err)
 	}
 	a.request = r
+	if a.secrets, err = a.dir.ReadSecrets(); err != nil {
+		return failure(err)
+	}
 	a.stop.after(r.Limits.Hard, &stopReason{attempt.OutcomeTimeout, fmt.Sprintf("over its time limit of %v", r.Limits.Hard), -1})
 	a.stop.after(r.Limits.Soft, &stopReason{attempt.OutcomeTimeout, fmt.Sprintf("over its soft time limit of %v", r.Limits.Soft), 0})
 	a.tell(attempt.Event{Stage: stagePreparing})
@@ -79,6 +89,7 @@ func (a *attemptRun) run(ctx context.Context) attempt.Exit {
 	if err != nil {
 		return a.notStarted(err)
 	}
+	a.ran = true
 	a.tell(attempt.Event{Stage: stageRunning, Started: &attempt.Started{PID: a.container.PID()}})
 	settle := time.AfterFunc(settleAfter, debug.FreeOSMemory)
 	exit, err := a.supervise(stopSignalOf(spec))
@@ -99,11 +110,6 @@ func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error
 	if err := leaveForContainer(r.Grant.Cgroup); err != nil {
 		return nil, err
 	}
-	if len(r.Plan.Streams) > 0 || len(r.Plan.Binds) > 0 {
-		if a.transfer, err = startTransfer(r.Identity, r.Plan.Streams); err != nil {
-			return nil, err
-		}
-	}
 	store, err := image.Open(r.Grant.ImageDir, image.Options{Log: a.logger})
 	if err != nil {
 		return nil, err
@@ -116,8 +122,19 @@ func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error
 	if err != nil {
 		return nil, fmt.Errorf("cannot use image %s: %w", r.Plan.Image, err)
 	}
+	// A bad command must not be found after an hour of fetching.
 	if spec, err = newSpec(r, &img.Config); err != nil {
 		return nil, err
+	}
+	if needsTransfer(&r.Plan) {
+		if spec.Mounts, err = a.stage(ctx); err != nil {
+			return spec, err
+		}
+		mounts := spec.Mounts
+		if spec, err = newSpec(r, &img.Config); err != nil { // with what was fetched in its arguments
+			return &sandbox.Spec{Mounts: mounts}, err
+		}
+		spec.Mounts = mounts
 	}
 	scratch := filepath.Join(r.Grant.WorkDir, "scratch")
 	// Closed, because the files in it have whatever modes the container gives
@@ -126,61 +143,11 @@ func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error
 		return spec, fmt.Errorf("cannot make the job's scratch directory: %w", err)
 	}
 	spec.Rootfs = sandbox.Rootfs{Layers: layers, Scratch: scratch}
-	for _, b := range r.Plan.Binds {
-		source, err := a.transfer.openBind(ctx, b)
-		if err != nil {
-			return spec, err
-		}
-		spec.Mounts = append(spec.Mounts, sandbox.Mount{Source: source, Target: b.Target, ReadOnly: b.ReadOnly, Recursive: true})
-	}
-	if err := a.connect(ctx, spec); err != nil {
-		return spec, err
-	}
 	if a.output, err = newOutput(a.log); err != nil {
 		return spec, err
 	}
 	spec.Stdout, spec.Stderr = a.output.pipes[0].w, a.output.pipes[1].w
-	return spec, nil
-}
-
-// connect has the streams' files opened and makes their pipes.
-func (a *attemptRun) connect(ctx context.Context, spec *sandbox.Spec) error {
-	streams := a.request.Plan.Streams
-	if len(streams) == 0 {
-		return nil
-	}
-	if err := a.transfer.openStreams(ctx); err != nil {
-		return err
-	}
-	// Everyone in the container may open the pipes, so nobody else may reach them.
-	closed := filepath.Join(a.request.Grant.WorkDir, "closed")
-	if err := os.Mkdir(closed, 0o700); err != nil {
-		return fmt.Errorf("cannot make a directory for named pipes: %w", err)
-	}
-	dir, err := fifo.Create(filepath.Join(closed, "pipes"))
-	if err != nil {
-		return err
-	}
-	a.pipes = dir
-	pipes := make(map[string]fifo.Pipe, len(streams))
-	for _, s := range streams {
-		p, err := dir.Make(s.Name)
-		if err != nil {
-			return err
-		}
-		pipes[s.Name] = p
-		if s.Kind == transforms.StreamStdin {
-			if spec.Stdin, err = dir.OpenStdin(p); err != nil {
-				return err
-			}
-		}
-	}
-	source, err := duplicate(dir.File())
-	if err != nil {
-		return err
-	}
-	spec.Mounts = append(spec.Mounts, sandbox.Mount{Source: source, Target: transforms.PipeDirectory, ReadOnly: true})
-	return a.transfer.connect(ctx, dir, pipes)
+	return spec, a.connect(ctx, spec)
 }
 
 // start starts the container and what listens to it.
@@ -203,7 +170,7 @@ func (a *attemptRun) start(ctx context.Context, spec *sandbox.Spec) error {
 			a.stop.stop(&stopReason{attempt.OutcomeError, fmt.Sprintf("input %s broke off: %s", stream, text), -1})
 		}
 		a.transfer.onLost = func() {
-			if len(a.request.Plan.Streams) == 0 {
+			if len(a.transfer.streams) == 0 {
 				return // it has done all that it was there for
 			}
 			// The container would wait for ever at pipes that nobody serves.
@@ -215,6 +182,7 @@ func (a *attemptRun) start(ctx context.Context, spec *sandbox.Spec) error {
 		return err
 	}
 	a.output.started()
+	a.connected()
 	a.output.touch()
 	a.copied = make(chan error, 1)
 	go func() {
@@ -337,10 +305,7 @@ func (a *attemptRun) finish(ended sandbox.Exit, reason *stopReason) attempt.Exit
 	case ended.Signal != 0:
 		exit.Error = fmt.Sprintf("the job was killed by signal %d (%s)", ended.Signal, unix.SignalName(unix.Signal(ended.Signal)))
 	}
-	a.output.ended()
-	if err := <-a.copied; err != nil {
-		a.note(err.Error())
-	}
+	// Streams first: some of them end in the log.
 	if a.transfer != nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
@@ -351,6 +316,10 @@ func (a *attemptRun) finish(ended sandbox.Exit, reason *stopReason) attempt.Exit
 		exit.Streams = a.transfer.finish(ctx)
 		undo()
 		a.judgeStreams(&exit)
+	}
+	a.output.ended()
+	if err := <-a.copied; err != nil {
+		a.note(err.Error())
 	}
 	var err error
 	if exit.LogBytes, exit.LogDropped, err = a.log.Close(); err != nil {
@@ -363,6 +332,7 @@ func (a *attemptRun) finish(ended sandbox.Exit, reason *stopReason) attempt.Exit
 func (a *attemptRun) judgeStreams(exit *attempt.Exit) {
 	for _, s := range exit.Streams {
 		switch {
+		case s.Name == slicerStream && s.Error == "":
 		case s.Error != "" && exit.Outcome == attempt.OutcomeExited && exit.Code == 0:
 			exit.Outcome, exit.Code = attempt.OutcomeError, attempt.CodeError
 			exit.Error = fmt.Sprintf("stream %s: %s", s.Name, s.Error)
@@ -433,11 +403,12 @@ func (a *attemptRun) cleanUp() {
 	if a.pipes != nil {
 		a.pipes.Close()
 	}
+	a.connected()
 	var err error
 	if a.container != nil {
 		err = a.container.Destroy()
 	}
-	if err == nil && a.request != nil {
+	if err == nil && a.request != nil && !a.keepWork {
 		err = attempt.RemoveWork(a.request.Grant.WorkDir)
 	}
 	if err != nil {

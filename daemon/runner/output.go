@@ -78,6 +78,20 @@ func newOutput(log *attempt.LogWriter) (_ *output, err error) {
 	return o, nil
 }
 
+// openEnd opens another writing end of standard output or error. Its waits are
+// the poller's, and it does not share its mode with the container's.
+func (o *output) openEnd(stderr bool) (*os.File, error) {
+	p := &o.pipes[0]
+	if stderr {
+		p = &o.pipes[1]
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", p.w.Fd()), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the log's pipe: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "log"), nil
+}
+
 // touch says that there is life in the container.
 func (o *output) touch() { o.last.Store(time.Now().UnixNano()) }
 

@@ -14,7 +14,11 @@
 //	  transfer opens files ─ named pipes ─ container ─ "running"
 //	    output to log; the first of: its end, cancel, limit, SIGTERM
 //	  cgroup empty ─ "finishing" ─ streams drained and synced, log synced
-//	exit.json ─ Done ─ cgroup and work directory removed
+//	exit.json ─ cgroup removed ─ uploads, where there are any
+//	Done ─ work directory removed
+//
+// A runner that is started for an attempt which has its exit.json begins at the
+// uploads, where finish.json says that they are (finish.go).
 //
 // # Goroutines
 //
@@ -138,6 +142,11 @@ func runAttempt(dir attempt.Dir, lock *attempt.Lock, stop *stopper, logger *slog
 	if err != nil {
 		return err
 	}
+	if unfinished, err := dir.Unfinished(); err != nil {
+		return err
+	} else if unfinished {
+		return finishAttempt(dir, gid, stop, logger)
+	}
 	exitFile, err := dir.ReserveExit(gid)
 	if err != nil {
 		return err
@@ -153,11 +162,18 @@ func runAttempt(dir attempt.Dir, lock *attempt.Lock, stop *stopper, logger *slog
 	defer a.cleanUp()
 	exit := a.guard(a.run)
 	exit.Finished = time.Now()
+	left := a.leftover(&exit)
+	if left != nil {
+		if err := dir.WriteFinish(*left); err != nil {
+			// It is what tells another runner. This one can still do the work.
+			a.logger.Error("The uploads cannot be resumed if this process dies", "error", err)
+		}
+	}
 	if err := exitFile.Commit(exit); err != nil {
 		return err
 	}
-	a.tell(attempt.Event{Done: &attempt.Done{}})
-	return nil
+	a.release()
+	return a.conclude(&exit, left)
 }
 
 // failure is the exit of an attempt that could not be carried out.

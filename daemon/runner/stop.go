@@ -48,6 +48,8 @@ type stopper struct {
 	first  *stopReason
 	grace  time.Duration
 	timers []*time.Timer
+	all    []*stopReason
+	told   func(*stopReason) // of each reason; nil: nobody
 }
 
 // newStopper begins to catch the machine's orderly shutdown.
@@ -125,10 +127,26 @@ func (s *stopper) stop(r *stopReason) {
 	} else if r.grace < 0 || s.grace >= 0 && r.grace > 0 && (s.grace == 0 || r.grace < s.grace) {
 		s.grace = r.grace
 	}
+	s.all = append(s.all, r)
+	told := s.told
 	s.mu.Unlock()
+	if told != nil {
+		told(r)
+	}
 	select {
 	case s.changed <- struct{}{}:
 	default:
+	}
+}
+
+// each has f called with every reason there was and will be.
+func (s *stopper) each(f func(*stopReason)) {
+	s.mu.Lock()
+	s.told = f
+	before := s.all
+	s.mu.Unlock()
+	for _, r := range before {
+		f(r)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"os/exec"
+	"path"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -33,9 +34,14 @@ const (
 // transfer is the runner's side of the transfer process.
 type transfer struct {
 	wire    *wire
-	streams []transforms.Stream
+	streams []transforms.Stream // those that were opened
 	process *os.Process
 	gone    chan struct{} // closed when the process was waited for
+
+	// What the process tells beside an answer.
+	onDoing  func(text string)
+	onNote   func(text string)
+	onCommit func(state []byte) error
 
 	// What the process reports while the container runs, by listen.
 	onProgress func(attempt.Progress)
@@ -51,7 +57,7 @@ type transfer struct {
 }
 
 // startTransfer starts the process. The caller must call end.
-func startTransfer(id attempt.Identity, streams []transforms.Stream) (*transfer, error) {
+func startTransfer(id attempt.Identity) (*transfer, error) {
 	ours, theirs, err := wirePair()
 	if err != nil {
 		return nil, err
@@ -72,7 +78,9 @@ func startTransfer(id attempt.Identity, streams []transforms.Stream) (*transfer,
 		Pdeathsig:  syscall.SIGKILL,
 		Setsid:     true,
 	}
-	t := &transfer{wire: ours, streams: streams, gone: make(chan struct{}), heard: make(chan struct{})}
+	t := &transfer{wire: ours, gone: make(chan struct{}), heard: make(chan struct{})}
+	t.onDoing, t.onNote = func(string) {}, func(string) {}
+	t.onCommit = func([]byte) error { return errors.New("nothing is uploaded now") }
 	started := make(chan error)
 	go func() {
 		// What the kernel should take from the process is taken from the thread
@@ -114,21 +122,36 @@ func dropPrivileges() error {
 	return nil
 }
 
-// ask sends a question and returns the answer's descriptor. The answer may take
-// as long as a dead file server; ctx ends the wait.
-func (t *transfer) ask(ctx context.Context, m message, with *os.File, want string) (*os.File, error) {
+// ask sends a question and returns the answer, whose descriptor, if it has one, is
+// the caller's. The answer may take as long as a dead file server; ctx ends the
+// wait. What the process tells meanwhile is passed on.
+func (t *transfer) ask(ctx context.Context, m message, with *os.File, want string) (message, *os.File, error) {
 	stop := context.AfterFunc(ctx, t.wire.interrupt)
 	defer stop()
 	err := t.wire.send(m, with)
 	var answer message
 	var f *os.File
-	if err == nil {
+	for err == nil {
 		answer, f, err = t.wire.receive()
+		if err != nil || !t.aside(answer) {
+			break
+		}
+		if f != nil {
+			f.Close()
+			f = nil
+		}
+		if answer.Op == opCommit {
+			reply := message{Op: opDone}
+			if failed := t.onCommit(answer.State); failed != nil {
+				reply.Error = failed.Error()
+			}
+			err = t.wire.send(reply, nil)
+		}
 	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	} else if errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
-		err = errors.New("the process for the job's files ended early")
+		err = errEndedEarly
 	} else if err == nil && answer.Error != "" {
 		err = errors.New(clean(answer.Error))
 	} else if err == nil && answer.Op != want {
@@ -136,37 +159,75 @@ func (t *transfer) ask(ctx context.Context, m message, with *os.File, want strin
 	}
 	if err != nil && f != nil {
 		f.Close()
+		f = nil
 	}
-	return f, err
+	return answer, f, err
+}
+
+// errEndedEarly: the process died, which says nothing about what it did.
+var errEndedEarly = errors.New("the process for the job's files ended early")
+
+// aside takes what is told beside the answer, and tells whether it was that.
+func (t *transfer) aside(m message) bool {
+	switch m.Op {
+	case opDoing:
+		t.onDoing(clean(m.Text))
+	case opNote:
+		t.onNote(clean(m.Text))
+	case opCommit:
+	default:
+		return false
+	}
+	return true
+}
+
+// tell asks for something whose answer is that it is done.
+func (t *transfer) tell(ctx context.Context, m message, with *os.File) error {
+	_, f, err := t.ask(ctx, m, with, opOpened)
+	if f != nil {
+		f.Close()
+	}
+	return err
 }
 
 // openBind returns the descriptor of a bind's source.
 func (t *transfer) openBind(ctx context.Context, b transforms.Bind) (*os.File, error) {
-	f, err := t.ask(ctx, message{Op: opBind, Bind: &b}, nil, opOpened)
+	_, f, err := t.ask(ctx, message{Op: opBind, Bind: &b}, nil, opOpened)
 	if err == nil && f == nil {
 		err = fmt.Errorf("cannot open %s: no descriptor came", b.Source)
 	}
 	return f, err
 }
 
-// openStreams has the files of all streams opened, and tells the truth about
-// every one before the container starts.
-func (t *transfer) openStreams(ctx context.Context) error {
-	for i := range t.streams {
-		f, err := t.ask(ctx, message{Op: opStream, Stream: &t.streams[i]}, nil, opOpened)
-		if f != nil {
-			f.Close()
-		}
-		if err != nil {
-			return err
+// makeVolume has a volume made in a directory of the submitter.
+func (t *transfer) makeVolume(ctx context.Context, v transforms.Volume) (*os.File, *attempt.HostVolume, error) {
+	answer, f, err := t.ask(ctx, message{Op: opVolume, Volume: &v}, nil, opOpened)
+	if err == nil && (f == nil || answer.Made == nil) {
+		err = fmt.Errorf("cannot make a volume in %s: no descriptor came", v.HostDir)
+	}
+	return f, answer.Made, err
+}
+
+// fetch has something fetched, and returns where it is in its volume. The
+// descriptor, where there is one, is of the file itself, to be mounted there.
+func (t *transfer) fetch(ctx context.Context, f transforms.Fetch) (string, *os.File, error) {
+	answer, direct, err := t.ask(ctx, message{Op: opFetch, Fetch: &f}, nil, opOpened)
+	if err == nil && !cleanBelow(answer.Path) {
+		err = fmt.Errorf("cannot fetch %s: it came to lie at %q", f.ID, clean(answer.Path))
+		if direct != nil {
+			direct.Close()
 		}
 	}
-	return nil
+	return answer.Path, direct, err
+}
+
+func cleanBelow(p string) bool {
+	return p != "" && p[0] != '/' && len(p) <= 4096 && path.Clean(p) == p && p != ".." && !strings.HasPrefix(p, "../") && strings.IndexByte(p, 0) < 0
 }
 
 // connect hands over the pipes; when it returns the container may start.
 func (t *transfer) connect(ctx context.Context, dir *fifo.Dir, pipes map[string]fifo.Pipe) error {
-	f, err := t.ask(ctx, message{Op: opPipes, Pipes: pipes}, dir.File(), opReady)
+	_, f, err := t.ask(ctx, message{Op: opPipes, Pipes: pipes}, dir.File(), opReady)
 	if f != nil {
 		f.Close()
 	}
@@ -198,6 +259,8 @@ func (t *transfer) listen(crashed func()) {
 
 func (t *transfer) hear(m message) {
 	switch m.Op {
+	case opDoing, opNote:
+		t.aside(m)
 	case opProgress:
 		if p := m.Progress; p != nil && finite(p.Total) && finite(p.Current) {
 			t.onProgress(attempt.Progress{Total: p.Total, Current: p.Current, Message: clean(p.Message)})

@@ -18,6 +18,7 @@ import (
 	"girderworker/daemon/attempt"
 	"girderworker/sandbox/fifo"
 	"girderworker/transforms"
+	"girderworker/transforms/girder"
 )
 
 // transferFD is where the transfer process finds its socket.
@@ -58,6 +59,9 @@ type mover struct {
 	sendMu sync.Mutex
 	ends   []*end
 
+	girders map[string]*girder.Client
+	places  map[string]*tree // volumes, and binds that have a name
+
 	moving   sync.WaitGroup
 	received atomic.Bool // output came since the last look
 }
@@ -65,7 +69,11 @@ type mover struct {
 // end is the host's end of one stream.
 type end struct {
 	transforms.Stream
-	file     *os.File       // the submitter's; nil for progress
+	file     *os.File     // the submitter's, or a pipe into the job's log
+	download *girder.File // of Girder, in place of a file
+	client   *girder.Client
+	headers  map[string]string // of an HTTP target
+	slicer   *slicerProgress
 	receiver *fifo.Receiver // of a pipe that the container writes
 	sender   *fifo.Sender   // of one that it reads
 	lines    *progressLines // of progress
@@ -89,11 +97,23 @@ func (m *mover) serve() error {
 		answer := message{Op: opOpened}
 		var give *os.File
 		switch msg.Op {
+		case opGirder:
+			err = m.addServer(msg.Server)
+		case opVolume:
+			give, answer.Made, err = m.volume(msg.Volume, with)
+		case opFound:
+			err = m.findVolume(msg.Made)
+		case opRemove:
+			err = m.removeVolume(msg.Made)
 		case opBind:
-			give, err = openBind(msg.Bind.Source)
+			give, err = m.openBind(msg.Bind)
+		case opFetch:
+			answer.Path, give, err = m.fetch(life, msg.Fetch)
+		case opHook:
+			err = m.run(life, msg.Hook, msg.State)
 		case opStream:
 			var e *end
-			if e, err = openStream(*msg.Stream); err == nil {
+			if e, err = m.openStream(life, &msg, with); err == nil {
 				m.ends = append(m.ends, e)
 			}
 		case opPipes:
@@ -109,8 +129,11 @@ func (m *mover) serve() error {
 		if err != nil {
 			answer.Error = clean(err.Error())
 		}
-		if err := m.wire.send(answer, give); err != nil {
-			return err
+		m.sendMu.Lock()
+		err2 := m.wire.send(answer, give)
+		m.sendMu.Unlock()
+		if err2 != nil {
+			return err2
 		}
 		if give != nil {
 			give.Close()
@@ -128,12 +151,40 @@ func (m *mover) say(msg message) error {
 	return m.wire.send(msg, nil)
 }
 
+// commit has the runner bring the state of a hook to the disk. Nobody else
+// listens while a hook runs.
+func (m *mover) commit(state []byte) error {
+	if err := m.say(message{Op: opCommit, State: state}); err != nil {
+		return err
+	}
+	answer, f, err := m.wire.receive()
+	if f != nil {
+		f.Close()
+	}
+	switch {
+	case err != nil:
+		return err
+	case answer.Op != opDone:
+		return fmt.Errorf("the runner answered %q to a commit", answer.Op)
+	case answer.Error != "":
+		return errors.New(answer.Error)
+	}
+	return nil
+}
+
 // openBind opens what is to appear in the container. O_PATH is all that a mount
 // needs, and does nothing to a device or a named pipe.
-func openBind(source string) (*os.File, error) {
-	f, _, err := openPath(source)
+func (m *mover) openBind(b *transforms.Bind) (*os.File, error) {
+	f, _, err := openPath(b.Source)
 	if err != nil {
-		return nil, fmt.Errorf("cannot use %s as a volume: %w", source, reason(err))
+		return nil, fmt.Errorf("cannot use %s as a volume: %w", b.Source, reason(err))
+	}
+	if b.Name != "" {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			return nil, fmt.Errorf("cannot duplicate a descriptor: %w", err)
+		}
+		m.addPlace(b.Name, &tree{dir: os.NewFile(uintptr(fd), b.Source), name: b.Target, kept: true})
 	}
 	return f, nil
 }
@@ -158,18 +209,37 @@ func openPath(path string) (*os.File, unix.Stat_t, error) {
 	return f, st, nil
 }
 
-// openStream opens a stream's file. An output is made if need be, and emptied
-// later, when it is known to be nobody's input.
-func openStream(s transforms.Stream) (*end, error) {
-	e := &end{Stream: s}
+// openStream opens a stream's end on the host. An output file is made if need
+// be, and emptied later, when it is known to be nobody's input.
+func (m *mover) openStream(ctx context.Context, msg *message, with *os.File) (*end, error) {
+	s := *msg.Stream
+	e := &end{Stream: s, headers: msg.Headers}
 	var err error
-	switch s.Kind {
-	case transforms.StreamInput, transforms.StreamStdin:
+	switch {
+	case s.Kind == transforms.StreamProgress:
+	case s.Log != "":
+		if e.file = with; with == nil {
+			return nil, fmt.Errorf("stream %s: no descriptor of the log came", s.Name)
+		}
+		if msg.Slicer {
+			e.slicer = newSlicerProgress(e.file, m.tellProgress)
+		}
+	case s.Girder != nil:
+		if e.client, err = m.client(s.Girder.Girder); err != nil {
+			return nil, err
+		}
+		file, err := e.client.File(ctx, s.Girder.ID)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read input %s from Girder: %w", s.Name, err)
+		}
+		e.download = &file
+	case s.HTTP != nil:
+	case s.Kind == transforms.StreamInput || s.Kind == transforms.StreamStdin:
 		e.file, err = openRegular(s.File, unix.O_RDONLY)
 		if err != nil {
 			err = fmt.Errorf("cannot read input %s from %s: %w", s.Name, s.File, reason(err))
 		}
-	case transforms.StreamOutput:
+	default:
 		e.file, err = openRegular(s.File, unix.O_WRONLY)
 		if errors.Is(err, fs.ErrNotExist) {
 			e.file, err = createRegular(s.File)
@@ -177,12 +247,22 @@ func openStream(s transforms.Stream) (*end, error) {
 		if err != nil {
 			err = fmt.Errorf("cannot write output %s to %s: %w", s.Name, s.File, reason(err))
 		}
-	case transforms.StreamProgress:
-	default:
-		err = fmt.Errorf("unknown kind of stream %q", s.Kind)
 	}
 	return e, err
 }
+
+func (m *mover) tellProgress(p attempt.Progress) {
+	// A runner that is gone ends this process by itself.
+	_ = m.say(message{Op: opProgress, Progress: &p})
+}
+
+// writes tells whether the container writes to it.
+func (e *end) writes() bool {
+	return e.Kind != transforms.StreamInput && e.Kind != transforms.StreamStdin
+}
+
+// outputFile tells whether it ends in a file of the submitter.
+func (e *end) outputFile() bool { return e.writes() && e.File != "" }
 
 // openRegular opens a file that exists. It looks first, because merely opening
 // a device or a named pipe can do something, or wait for ever.
@@ -274,12 +354,9 @@ func (m *mover) connect(dir *fifo.Dir, pipes map[string]fifo.Pipe) error {
 			e.sender = dir.Sender(pipe)
 			err = e.sender.Connect()
 		case transforms.StreamProgress:
-			e.lines = newProgressLines(func(p attempt.Progress) {
-				// A runner that is gone ends this process by itself.
-				_ = m.say(message{Op: opProgress, Progress: &p})
-			})
+			e.lines = newProgressLines(m.tellProgress)
 			e.receiver, err = dir.Receiver(pipe)
-		case transforms.StreamOutput:
+		default:
 			e.receiver, err = dir.Receiver(pipe)
 		}
 		if err != nil {
@@ -296,7 +373,7 @@ func (m *mover) emptyOutputs() error {
 	users := map[inode]*end{}
 	for pass := range 2 {
 		for _, e := range m.ends {
-			if e.file == nil || (e.Kind == transforms.StreamOutput) != (pass == 1) {
+			if e.File == "" || e.writes() != (pass == 1) {
 				continue
 			}
 			var st unix.Stat_t
@@ -311,7 +388,7 @@ func (m *mover) emptyOutputs() error {
 		}
 	}
 	for _, e := range m.ends {
-		if e.Kind == transforms.StreamOutput {
+		if e.outputFile() {
 			if err := e.file.Truncate(0); err != nil {
 				return fmt.Errorf("cannot write output %s to %s: %w", e.Name, e.File, reason(err))
 			}
@@ -349,26 +426,29 @@ func (m *mover) move(e *end, life context.Context) {
 	var res fifo.Result
 	var err error
 	ctx := context.Background() // the end of the process ends everything else
-	switch e.Kind {
-	case transforms.StreamInput, transforms.StreamStdin:
-		if res, err = e.sender.Send(ctx, life, e.file); err != nil {
-			err = fmt.Errorf("cannot read %s: %w", e.File, err)
+	switch {
+	case !e.writes():
+		if res, err = m.send(ctx, life, e); err != nil {
 			// The pipe stays open, lest the container takes this for the end of
 			// its input; the runner ends the container.
 			_ = m.say(message{Op: opBroken, Result: &attempt.StreamResult{Name: e.Name}, Error: clean(err.Error())})
 			<-life.Done()
 			e.sender.Close()
 		}
-	case transforms.StreamOutput:
+	case e.lines != nil:
+		res, err = e.receiver.Receive(ctx, life, marked{e.lines, &m.received})
+		e.lines.flush()
+	case e.HTTP != nil:
+		res, err = m.post(ctx, life, e)
+	case e.Log != "":
+		res, err = m.toLog(ctx, life, e)
+	default:
 		if res, err = e.receiver.Receive(ctx, life, marked{e.file, &m.received}); err == nil {
 			err = syncFile(e.file)
 		}
 		if err != nil {
 			err = fmt.Errorf("cannot write %s: %w", e.File, err)
 		}
-	case transforms.StreamProgress:
-		res, err = e.receiver.Receive(ctx, life, marked{e.lines, &m.received})
-		e.lines.flush()
 	}
 	report := message{Op: opResult, Result: &attempt.StreamResult{
 		Name: e.Name, Kind: e.Kind, Bytes: res.Bytes, SHA256: hex.EncodeToString(res.SHA256[:]), Partial: res.Partial,
@@ -378,8 +458,82 @@ func (m *mover) move(e *end, life context.Context) {
 	}
 	if e.lines != nil {
 		report.Skipped = e.lines.skipped
+	} else if e.slicer != nil {
+		report.Skipped = e.slicer.lines.skipped
 	}
 	_ = m.say(report)
+}
+
+// send feeds a pipe from a file, or from Girder: there the end of what was
+// announced, and of its hash where Girder has one, is the only end.
+func (m *mover) send(ctx, life context.Context, e *end) (fifo.Result, error) {
+	if e.download == nil {
+		res, err := e.sender.Send(ctx, life, e.file)
+		if err != nil {
+			err = fmt.Errorf("cannot read %s: %w", e.File, err)
+		}
+		return res, err
+	}
+	// A container that is gone needs no more of it.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(life, cancel)()
+	d := &lateDownload{ctx: ctx, end: e}
+	defer d.Close()
+	res, err := e.sender.Send(ctx, life, d)
+	if life.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil // it did not want the rest
+	}
+	return res, err
+}
+
+// lateDownload begins with the first byte that is wanted: when the container has
+// opened its pipe, if ever.
+type lateDownload struct {
+	ctx context.Context
+	end *end
+	d   *girder.Download
+}
+
+func (l *lateDownload) Read(p []byte) (n int, err error) {
+	if l.d == nil {
+		if l.d, err = l.end.client.Download(l.ctx, *l.end.download); err != nil {
+			return 0, err
+		}
+	}
+	return l.d.Read(p)
+}
+
+func (l *lateDownload) Close() {
+	if l.d != nil {
+		l.d.Close()
+	}
+}
+
+// post uploads what the container writes as one request.
+func (m *mover) post(ctx, life context.Context, e *end) (fifo.Result, error) {
+	r, w := io.Pipe()
+	posted := make(chan error, 1)
+	go func() { posted <- girder.PostStream(ctx, girder.Session{}, e.HTTP.URL, e.headers, r) }()
+	res, err := e.receiver.Receive(ctx, life, marked{w, &m.received})
+	if errors.Is(err, io.ErrClosedPipe) {
+		err = nil // the request ended early, and says why
+	}
+	w.CloseWithError(err)
+	if failed := <-posted; failed != nil {
+		err, res.Partial = failed, true
+	}
+	return res, err
+}
+
+// toLog copies what the container writes into the job's log.
+func (m *mover) toLog(ctx, life context.Context, e *end) (fifo.Result, error) {
+	defer e.file.Close()
+	if e.slicer == nil {
+		return e.receiver.Receive(ctx, life, marked{e.file, &m.received})
+	}
+	res, err := e.receiver.Receive(ctx, life, marked{e.slicer, &m.received})
+	return res, errors.Join(err, e.slicer.flush())
 }
 
 // syncFile makes a file's data durable, and its name, if it is new.

@@ -20,9 +20,16 @@ import (
 // binary, so there is no version.
 //
 //	runner                               transfer
+//	girder: a server and its token  ──►
+//	                                ◄──  opened
+//	volume, perhaps with descriptor ──►
+//	                                ◄──  opened, with a descriptor where none came
 //	bind: a source                  ──►
 //	                                ◄──  opened, with an O_PATH descriptor
-//	stream: name, kind and file     ──►
+//	fetch                           ──►
+//	                                ◄──  doing, now and then
+//	                                ◄──  opened, with the path in the volume
+//	stream, perhaps with descriptor ──►
 //	                                ◄──  opened
 //	pipes, with their directory     ──►
 //	                                ◄──  ready: the host's ends are open
@@ -30,15 +37,36 @@ import (
 //	ended: no process is left       ──►
 //	                                ◄──  result, one a stream; finished
 //
+// Uploads are done by a process of their own, which is told of servers, volumes
+// and binds as above, and then
+//
+//	hook, with its state            ──►
+//	                                ◄──  doing, note, commit with a new state
+//	committed: it is on the disk    ──►
+//	                                ◄──  opened: the hook is over
+//	remove: a volume                ──►
+//	                                ◄──  opened
+//
 // Transfer runs as the submitter, who may have a hand in it. What it says is
 // taken for a claim of the submitter's: it is bounded, and moves nothing but
 // the submitter's own files and figures.
 type message struct {
 	Op string `json:"op"`
 
-	Bind     *transforms.Bind      `json:"bind,omitempty"`
-	Stream   *transforms.Stream    `json:"stream,omitempty"`
-	Pipes    map[string]fifo.Pipe  `json:"pipes,omitempty"`
+	Bind   *transforms.Bind     `json:"bind,omitempty"`
+	Stream *transforms.Stream   `json:"stream,omitempty"`
+	Pipes  map[string]fifo.Pipe `json:"pipes,omitempty"`
+	Server *server              `json:"server,omitempty"`
+	Volume *transforms.Volume   `json:"volume,omitempty"`
+	Made   *attempt.HostVolume  `json:"made,omitempty"`
+	Fetch  *transforms.Fetch    `json:"fetch,omitempty"`
+	Hook   *transforms.Hook     `json:"hook,omitempty"`
+	State  json.RawMessage      `json:"state,omitempty"`
+	Path   string               `json:"path,omitempty"`
+	Text   string               `json:"text,omitempty"`
+	// Headers are the stream's HTTP headers. Slicer reads progress in it.
+	Headers  map[string]string     `json:"headers,omitempty"`
+	Slicer   bool                  `json:"slicer,omitempty"`
 	Progress *attempt.Progress     `json:"progress,omitempty"`
 	Result   *attempt.StreamResult `json:"result,omitempty"`
 	// Skipped counts the lines of a progress stream that were not progress.
@@ -49,7 +77,17 @@ type message struct {
 
 // The operations.
 const (
+	opGirder   = "girder"
+	opVolume   = "volume"
+	opFound    = "found"
+	opRemove   = "remove"
 	opBind     = "bind"
+	opFetch    = "fetch"
+	opHook     = "hook"
+	opDoing    = "doing"
+	opNote     = "note"
+	opCommit   = "commit"
+	opDone     = "committed"
 	opStream   = "stream"
 	opOpened   = "opened"
 	opPipes    = "pipes"
@@ -62,8 +100,8 @@ const (
 	opFinished = "finished"
 )
 
-// maxMessage bounds a packet: the pipes of all streams, or two paths.
-const maxMessage = 32 << 10
+// maxMessage bounds a packet: the pipes of all streams, a hook, or a server with its headers.
+const maxMessage = 128 << 10
 
 // wire is one end of the socket.
 type wire struct {

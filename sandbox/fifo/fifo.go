@@ -149,6 +149,33 @@ func (d *Dir) OpenStdin(p Pipe) (*os.File, error) {
 	return f, nil
 }
 
+// OpenStdout opens the writing end as a program expects its standard output: a
+// write waits. The [Receiver] must be there.
+func (d *Dir) OpenStdout(p Pipe) (*os.File, error) {
+	f, err := d.open(p, unix.O_WRONLY)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(int(f.Fd()), false); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot open the named pipe %s: %w", p.Name, err)
+	}
+	return f, nil
+}
+
+// OpenPath opens neither end: the descriptor (O_PATH) is to be mounted.
+func (d *Dir) OpenPath(p Pipe) (*os.File, error) {
+	f, have, err := d.find(p.Name)
+	if err == nil && have != p {
+		f.Close()
+		err = ErrReplaced
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the named pipe %s: %w", p.Name, err)
+	}
+	return f, nil
+}
+
 // widen asks for a larger pipe. The default of 64 KiB halves the throughput,
 // and loses nothing.
 func widen(f *os.File) {

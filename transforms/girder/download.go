@@ -202,7 +202,7 @@ func (d *Download) resume(err error) error {
 		if d.failures++; d.failures >= d.c.retry.Attempts || d.size < 0 {
 			return fmt.Errorf("cannot download file %s beyond byte %d of %d: %w", d.file.ID, d.read, d.size, err)
 		}
-		if err := d.c.sleep(d.ctx, d.c.retry.pause(d.failures, err)); err != nil {
+		if err := d.c.rest(d.ctx, d.failures, err); err != nil {
 			return err
 		}
 		if err = d.connect(); err == nil {

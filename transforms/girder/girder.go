@@ -59,6 +59,9 @@ type Config struct {
 	// UserAgent defaults to "girder-worker".
 	UserAgent string
 
+	// Waiting, which may be nil, is told of each pause before a call is tried again.
+	Waiting func(err error, pause time.Duration)
+
 	// Sleep waits between tries, Now is the time. Default: the real ones. Tests
 	// replace them.
 	Sleep func(ctx context.Context, d time.Duration) error
@@ -84,6 +87,7 @@ type Client struct {
 	userAgent      string
 	sleep          func(context.Context, time.Duration) error
 	now            func() time.Time
+	waiting        func(error, time.Duration)
 }
 
 // New checks a configuration and makes a client of it. It calls nobody.
@@ -109,6 +113,7 @@ func New(c Config) (*Client, error) {
 		userAgent: c.UserAgent,
 		sleep:     c.Sleep,
 		now:       c.Now,
+		waiting:   func(error, time.Duration) {},
 	}
 	if client.timeout <= 0 {
 		client.timeout = time.Minute
@@ -124,6 +129,9 @@ func New(c Config) (*Client, error) {
 	}
 	if client.sleep == nil {
 		client.sleep = sleep
+	}
+	if c.Waiting != nil {
+		client.waiting = c.Waiting
 	}
 	if client.now == nil {
 		client.now = time.Now

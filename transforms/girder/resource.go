@@ -166,6 +166,16 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 	return v.Release, err
 }
 
+// ServerTime returns the server's clock, in whole seconds: what a file that is made
+// from now on is not older than.
+func (c *Client) ServerTime(ctx context.Context) (time.Time, error) {
+	v, err := c.version(ctx)
+	if err == nil && v.time.IsZero() {
+		err = fmt.Errorf("%w: it has no date", ErrAnswer)
+	}
+	return v.time, err
+}
+
 func (c *Client) version(ctx context.Context) (version, error) {
 	var v version
 	err := c.do(ctx, call{method: http.MethodGet, path: "system/version", repeatable: true}, &v)

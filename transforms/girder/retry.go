@@ -23,6 +23,10 @@ type Retry struct {
 
 const maxRetryAfter = 5 * time.Minute
 
+// maxNonsense is how often a call is tried that is answered, and not as Girder
+// answers, however long a silent server is waited for.
+const maxNonsense = 8
+
 func (r Retry) withDefaults() Retry {
 	if r.Attempts <= 0 {
 		r.Attempts = 8
@@ -59,12 +63,43 @@ func (c *Client) again(ctx context.Context, repeatable bool, try func() error) e
 		if uncertain && !repeatable {
 			return fmt.Errorf("%w: %w", ErrUncertain, err)
 		}
-		if !temporary || n >= c.retry.Attempts {
+		most := c.retry.Attempts
+		if errors.Is(err, ErrAnswer) {
+			most = min(most, maxNonsense)
+		}
+		if !temporary || n >= most {
 			return err
 		}
-		if slept := c.sleep(ctx, c.retry.pause(n, err)); slept != nil {
+		if slept := c.rest(ctx, n, err); slept != nil {
 			return fmt.Errorf("%w (after %w)", slept, err)
 		}
+	}
+}
+
+// rest waits before try n, which follows a failure.
+func (c *Client) rest(ctx context.Context, n int, err error) error {
+	d := c.retry.pause(n, err)
+	c.waiting(err, d)
+	return c.sleep(ctx, d)
+}
+
+// For is the number of attempts that last for about a time, however short each is.
+func (r Retry) For(d time.Duration) Retry {
+	r = r.withDefaults()
+	r.Attempts = 2
+	for n, sum := 1, time.Duration(0); ; n++ {
+		pause := r.Max
+		if n < 32 {
+			pause = min(r.First<<(n-1), r.Max)
+		}
+		if sum += pause * 3 / 4; sum >= d {
+			return r
+		}
+		if pause == r.Max { // they do not grow any more
+			r.Attempts += int((d - sum) / (pause * 3 / 4))
+			return r
+		}
+		r.Attempts++
 	}
 }
 

@@ -199,7 +199,7 @@ func (c *Client) SendUpload(ctx context.Context, u Upload, content io.ReaderAt, 
 		if failures++; !temporary && !moved || failures >= c.retry.Attempts {
 			return fail(offset, err)
 		}
-		if err := c.sleep(ctx, c.retry.pause(failures, err)); err != nil {
+		if err := c.rest(ctx, failures, err); err != nil {
 			return fail(offset, err)
 		}
 	}
@@ -373,7 +373,7 @@ func (c *Client) makeWhole(ctx context.Context, u Upload, query url.Values, cont
 		if !errors.Is(err, ErrUncertain) || ctx.Err() != nil {
 			return File{}, err
 		}
-		if slept := c.sleep(ctx, c.retry.pause(n, err)); slept != nil {
+		if slept := c.rest(ctx, n, err); slept != nil {
 			return File{}, slept
 		}
 		if !u.Since.IsZero() {

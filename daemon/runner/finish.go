@@ -1,0 +1,285 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"girderworker/daemon/attempt"
+	"girderworker/transforms"
+)
+
+// What is done after the exit: uploads, and the removal of volumes outside the
+// work directory. The container is gone by then, so nothing changes any more
+// what it left; it is read by a transfer process of its own, the same whether
+// this runner ran the container or one before it.
+
+// removePatience is how long the removal of a volume may take.
+const removePatience = time.Minute
+
+// leftover is what remains to be done after the exit, or nil.
+func (a *attemptRun) leftover(exit *attempt.Exit) *attempt.Finish {
+	if a.request == nil {
+		return nil
+	}
+	f := &attempt.Finish{Hook: len(a.request.Plan.Hooks), Volumes: a.made}
+	if a.ran && len(hooksFor(a.request.Plan.Hooks, exit)) > 0 {
+		f.Hook = 0
+	}
+	if f.Hook == len(a.request.Plan.Hooks) && len(f.Volumes) == 0 {
+		return nil
+	}
+	return f
+}
+
+// hooksFor are the hooks that an exit calls for: all after success, those that
+// say so after a failure, and none where somebody wants the attempt to end.
+func hooksFor(hooks []transforms.Hook, exit *attempt.Exit) []transforms.Hook {
+	switch {
+	case exit.Outcome == attempt.OutcomeExited && exit.Code == 0:
+		return hooks
+	case exit.Outcome == attempt.OutcomeCanceled || exit.Outcome == attempt.OutcomeInterrupted:
+		return nil
+	}
+	var some []transforms.Hook
+	for _, h := range hooks {
+		if h.OnException {
+			some = append(some, h)
+		}
+	}
+	return some
+}
+
+// release gives back what the container occupied.
+func (a *attemptRun) release() {
+	if a.transfer != nil {
+		a.transfer.end()
+		a.transfer = nil
+	}
+	if a.container != nil {
+		if err := a.container.Destroy(); err != nil {
+			a.logger.Error("Cannot remove the container; trying again at the end", "error", err)
+			return
+		}
+		a.container = nil
+	}
+}
+
+// finishAttempt goes on where a runner before this one was when it died.
+func finishAttempt(dir attempt.Dir, gid int, stop *stopper, logger *slog.Logger) error {
+	events, err := dir.CreateEvents(gid)
+	if err != nil {
+		return err
+	}
+	defer events.Close()
+	exit, err := dir.ReadExit()
+	if err != nil {
+		return err
+	}
+	left, err := dir.ReadFinish()
+	if err != nil {
+		return err
+	}
+	a := &attemptRun{dir: dir, gid: gid, events: events, stop: stop, logger: logger}
+	defer a.cleanUp()
+	if a.request, err = dir.ReadRequest(); err != nil {
+		return err
+	}
+	if a.secrets, err = dir.ReadSecrets(); err != nil {
+		return err
+	}
+	return a.conclude(&exit, &left)
+}
+
+// conclude does what is left to be done after the exit, and tells Done. When the
+// machine goes down first, it is left to the next runner.
+func (a *attemptRun) conclude(exit *attempt.Exit, left *attempt.Finish) (err error) {
+	done := attempt.Done{}
+	if left != nil {
+		func() {
+			defer func() {
+				if p := recover(); p != nil {
+					a.logger.Error("Internal error", "panic", p)
+					left.Error = fmt.Sprintf("internal error of girder-worker, please report it: %v", p)
+				}
+			}()
+			err = a.finishUp(exit, left)
+		}()
+		if err != nil {
+			a.keepWork = true
+			return err
+		}
+		done.Error = left.Error
+	}
+	// Before Done: who reads that may look for them.
+	if err := a.dir.RemoveSecrets(); err != nil {
+		a.logger.Error("Secrets are left", "error", err)
+	}
+	a.tell(attempt.Event{Done: &done})
+	if left == nil {
+		return nil
+	}
+	if err := a.events.Sync(); err != nil {
+		a.logger.Warn("Cannot sync the events", "error", err)
+	}
+	return a.dir.RemoveFinish()
+}
+
+// errToBeResumed: the work after the exit is not done, and nobody gave it up.
+var errToBeResumed = errors.New("the machine or the service is shutting down; the uploads go on afterwards")
+
+func (a *attemptRun) finishUp(exit *attempt.Exit, left *attempt.Finish) error {
+	a.tell(attempt.Event{Stage: stageFinishing})
+	a.tell(attempt.Event{Exited: &attempt.Exited{}})
+	hooks := a.request.Plan.Hooks
+	due := map[string]bool{}
+	for _, h := range hooksFor(hooks, exit) {
+		due[h.Name] = true
+	}
+	ctx := a.endOfWork()
+	if left.Hook < len(hooks) {
+		err := a.runHooks(ctx, left, due)
+		var reason *stopReason
+		switch {
+		case errors.As(context.Cause(ctx), &reason) && reason.outcome == attempt.OutcomeInterrupted:
+			return errToBeResumed
+		case reason != nil:
+			left.Error = reason.text + " (before everything was uploaded)"
+		case err != nil && left.Error == "":
+			left.Error = err.Error()
+		}
+		left.Hook = len(hooks)
+	}
+	if len(left.Volumes) > 0 {
+		if err := a.removeVolumes(left.Volumes); err != nil {
+			a.note(err.Error())
+		}
+	}
+	return nil
+}
+
+// endOfWork is a context that ends when somebody wants this process to end. A
+// limit on the container's time is none on the uploads.
+func (a *attemptRun) endOfWork() context.Context {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	a.stop.each(func(r *stopReason) {
+		if r.outcome == attempt.OutcomeCanceled || r.outcome == attempt.OutcomeInterrupted {
+			cancel(r)
+		}
+	})
+	return ctx
+}
+
+// resumeTransfer starts a process that knows the servers and the volumes.
+func (a *attemptRun) resumeTransfer(ctx context.Context, made []attempt.HostVolume, all bool) error {
+	var err error
+	if a.transfer, err = a.newTransfer(ctx); err != nil {
+		return err
+	}
+	for i := range made {
+		if err := a.transfer.tell(ctx, message{Op: opFound, Made: &made[i]}, nil); err != nil {
+			return err
+		}
+	}
+	if !all {
+		return nil
+	}
+	for _, v := range a.request.Plan.Volumes {
+		if v.HostDir != "" {
+			continue
+		}
+		f, err := a.handVolume(ctx, v)
+		if err != nil {
+			return err
+		}
+		f.Close()
+	}
+	for _, b := range a.request.Plan.Binds {
+		if b.Name == "" {
+			continue
+		}
+		f, err := a.transfer.openBind(ctx, b)
+		if err != nil {
+			return err
+		}
+		f.Close()
+	}
+	return nil
+}
+
+func (a *attemptRun) endTransfer() {
+	if a.transfer != nil {
+		a.transfer.end()
+		a.transfer = nil
+	}
+}
+
+// transferTries is how often a transfer process may die over one hook.
+const transferTries = 3
+
+// runHooks runs the hooks that are due, in their order, each until it is over.
+// The first that fails is what is told; the others run all the same, as what
+// they upload may be what somebody waits for.
+func (a *attemptRun) runHooks(ctx context.Context, left *attempt.Finish, due map[string]bool) error {
+	defer a.endTransfer()
+	deaths := 0
+	for hooks := a.request.Plan.Hooks; left.Hook < len(hooks); {
+		h := hooks[left.Hook]
+		var err error
+		if due[h.Name] {
+			err = a.runHook(ctx, left, &h)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if errors.Is(err, errEndedEarly) {
+			a.endTransfer()
+			if deaths++; deaths < transferTries {
+				continue
+			}
+		}
+		deaths = 0
+		if err != nil {
+			a.note(err.Error())
+			if left.Error == "" {
+				left.Error = err.Error()
+			}
+		}
+		left.Hook++
+		left.State = nil
+		if err := a.dir.WriteFinish(*left); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *attemptRun) runHook(ctx context.Context, left *attempt.Finish, h *transforms.Hook) error {
+	if a.transfer == nil {
+		if err := a.resumeTransfer(ctx, left.Volumes, true); err != nil {
+			a.endTransfer()
+			return err
+		}
+		a.transfer.onCommit = func(state []byte) error {
+			left.State = append([]byte(nil), state...)
+			return a.dir.WriteFinish(*left)
+		}
+	}
+	return a.transfer.tell(ctx, message{Op: opHook, Hook: h, State: left.State}, nil)
+}
+
+func (a *attemptRun) removeVolumes(made []attempt.HostVolume) error {
+	ctx, cancel := context.WithTimeout(context.Background(), removePatience)
+	defer cancel()
+	defer a.endTransfer()
+	if err := a.resumeTransfer(ctx, made, false); err != nil {
+		return err
+	}
+	var failed error
+	for i := range made {
+		failed = errors.Join(failed, a.transfer.tell(ctx, message{Op: opRemove, Made: &made[i]}, nil))
+	}
+	return failed
+}
