@@ -39,7 +39,7 @@ var arrows = map[string]struct {
 	"daemon/config":         {nil, "configuration is read by many and reads no one"},
 	"daemon/jobsync":        {[]string{"daemon/attempt", "queue", "transforms/girder"}, "reports are made of the outbox and of what attempts have written; who runs and who asked is not known here"},
 	"daemon/metrics":        {[]string{"daemon/apitype"}, "numbers are asked from the daemon's status when somebody scrapes; nothing else is known here"},
-	"daemon/monitor":        {[]string{"daemon/attempt", "daemon/policy", "daemon/systemd", "sandbox", "sandbox/cgroup"}, "the root half that lives as long as the daemon: it starts and ends attempts and parses nothing foreign, so neither the queue, the API nor the image readers may come in"},
+	"daemon/monitor":        {[]string{"daemon/attempt", "daemon/policy", "daemon/systemd", "sandbox", "sandbox/cgroup", "transforms"}, "the root half that lives as long as the daemon: it starts and ends attempts and parses nothing foreign, so neither the queue, the API nor the image readers may come in"},
 	"daemon/policy":         {[]string{"daemon/attempt", "sandbox", "transforms"}, "what jobs may ask is decided over the words for asking; the monitor links it, so it may bring nothing that reads foreign bytes"},
 	"daemon/runner":         {[]string{"daemon/attempt", "daemon/policy", "sandbox", "sandbox/cgroup", "sandbox/fifo", "sandbox/image", "sandbox/runc", "transforms", "transforms/girder"}, "one attempt, from its request to its exit: it must run without the daemon, so it may not know it"},
 	"daemon/systemd":        {nil, "systemd's protocols, without a word of ours"},

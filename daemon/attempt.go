@@ -115,7 +115,10 @@ func (f *front) runAttempt(ctx context.Context, job *queue.Job, r *running) {
 		r.mu.Lock()
 		r.imageID, r.grace = req.ImageID, req.Plan.StopGrace
 		r.mu.Unlock()
-		err = f.monitor.Start(ctx, *req)
+		var secrets transforms.Secrets
+		if secrets, err = f.secrets(ctx, job.ID); err == nil {
+			err = f.monitor.Start(ctx, *req, secrets)
+		}
 	}
 	f.started(r)
 	switch {
@@ -163,6 +166,20 @@ func (f *front) request(job *queue.Job) (*attempt.Request, error) {
 		},
 		Limits: attempt.Limits{Hard: job.Limits.Hard, Soft: job.Limits.Soft, Idle: job.Limits.Idle},
 	}, nil
+}
+
+// secrets are those of a job that its attempts need. What else is secret of it,
+// for its reports, stays here.
+func (f *front) secrets(ctx context.Context, id string) (transforms.Secrets, error) {
+	var secrets transforms.Secrets
+	data, err := f.store.Secrets(ctx, id)
+	if err == nil && len(data) > 0 && json.Unmarshal(data, &secrets) != nil {
+		err = errors.New("they are not what they should be") // the cause might quote them
+	}
+	if err != nil {
+		return secrets, fmt.Errorf("cannot read the job's secrets: %w", err)
+	}
+	return secrets, nil
 }
 
 // ownerUID is whose image names a job means: the submitter's, who may be
@@ -231,9 +248,15 @@ func (f *front) readEvents(ctx context.Context, dir attempt.Dir, r *running) (*a
 		if e.Note != "" {
 			f.logger.Info("Noted by an attempt", "attempt", r.name, "note", e.Note)
 		}
+		if e.Exited != nil {
+			f.exited(ctx, dir, r)
+		}
 		r.mu.Lock()
 		if e.Stage != "" {
 			r.stage = e.Stage
+		}
+		if e.Doing != "" {
+			r.stage = e.Doing
 		}
 		if p := e.Progress; p != nil {
 			r.progress = &apitype.Progress{Total: p.Total, Current: p.Current, Message: p.Message}
@@ -244,6 +267,20 @@ func (f *front) readEvents(ctx context.Context, dir attempt.Dir, r *running) (*a
 		}
 	}
 	return nil, nil
+}
+
+// exited records the end of a container whose outputs are still on their way:
+// its slot and its resources are free.
+func (f *front) exited(ctx context.Context, dir attempt.Dir, r *running) {
+	exit, err := dir.ReadExit()
+	if err != nil {
+		f.logger.Error("Cannot read how an attempt ended", "attempt", r.name, "error", err)
+		return
+	}
+	f.record(f.attempts.ctx, "record the exit of", r.name, func(ctx context.Context) error {
+		return f.store.Exited(ctx, r.name.Job, r.name.Attempt, *resultOf(exit), exit.Finished)
+	})
+	f.cancelIfAsked(ctx, r)
 }
 
 // maxLosses is how many attempts of a job may be lost before it is the job that
@@ -262,6 +299,8 @@ func (f *front) conclude(ctx context.Context, dir attempt.Dir, r *running, done 
 		problem := ""
 		if done != nil {
 			problem = done.Error
+		} else if unfinished, err := dir.Unfinished(); err == nil && unfinished {
+			problem = "its outputs were not all uploaded: the processes that should have done it died"
 		}
 		f.finish(ctx, r.name, resultOf(exit), problem, exit.Finished)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"girderworker/daemon/attempt"
 	"girderworker/sandbox/cgroup"
+	"girderworker/transforms"
 )
 
 // live is an attempt from before its runner exists until nothing of it is left
@@ -22,12 +23,15 @@ type live struct {
 	slice  int      // -1: none of the range
 	cgroup string
 	gone   chan struct{} // closed at the end
+	// restarts counts the runners that went on with its uploads.
+	restarts int
+	killed   bool // nobody is to go on with it
 }
 
 func (l *live) name() Attempt { return Attempt{l.dir.Job(), l.dir.Number()} }
 
 // start starts an attempt, once in its life.
-func (m *Monitor) start(ctx context.Context, a Attempt, r *attempt.Request) error {
+func (m *Monitor) start(ctx context.Context, a Attempt, r *attempt.Request, secrets transforms.Secrets) error {
 	if r.Job != a.Job || r.Attempt != a.Attempt {
 		return fmt.Errorf("%w: the request is another attempt's", ErrRefused)
 	}
@@ -45,7 +49,7 @@ func (m *Monitor) start(ctx context.Context, a Attempt, r *attempt.Request) erro
 	if err != nil {
 		return err
 	}
-	if err := m.launch(ctx, l, r); err != nil {
+	if err := m.launch(ctx, l, r, secrets); err != nil {
 		// The launcher left no process. What else there is goes, too.
 		m.settle(l, false)
 		return fmt.Errorf("cannot start attempt %s: %w", dir.ID(), err)
@@ -96,6 +100,14 @@ func (m *Monitor) vacate(ctx context.Context, job string) error {
 		if err != nil {
 			return fmt.Errorf("cannot tell whether %s is over: %w", other.dir.ID(), err)
 		}
+		if over {
+			// Uploads may take as long as Girder is away.
+			unfinished, err := other.dir.Unfinished()
+			if err != nil {
+				return fmt.Errorf("cannot tell whether %s is over: %w", other.dir.ID(), err)
+			}
+			over = !unfinished
+		}
 		if !over {
 			return fmt.Errorf("%w: %s", ErrBusy, other.dir.ID())
 		}
@@ -112,7 +124,7 @@ func (m *Monitor) vacate(ctx context.Context, job string) error {
 }
 
 // launch makes the attempt's directory, which is its fence, and its runner.
-func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request) error {
+func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request, secrets transforms.Secrets) error {
 	d := l.dir
 	r.Identity.Groups = r.Identity.Groups[:min(len(r.Identity.Groups), maxGroups)]
 	base := m.options.IDs.slice(l.slice)
@@ -139,6 +151,9 @@ func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request) error
 	}
 	err = d.WriteRequest(r)
 	if err == nil {
+		err = d.WriteSecrets(secrets)
+	}
+	if err == nil {
 		err = os.Mkdir(work, 0o700)
 	}
 	if err != nil {
@@ -162,8 +177,80 @@ func (m *Monitor) watch(l *live) {
 			}
 			return
 		}
+		if m.goOn(l) {
+			return
+		}
 		m.settle(l, true)
 	})
+}
+
+// maxRestarts is how many runners may die over the uploads of one attempt.
+const maxRestarts = 10
+
+// goOn starts another runner for an attempt whose exit is recorded and whose
+// uploads are not done. It tells whether the attempt is still to be kept: also
+// where this monitor ends, and the next one goes on.
+func (m *Monitor) goOn(l *live) bool {
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, time.Minute) {
+		m.mu.Lock()
+		killed := l.killed
+		m.mu.Unlock()
+		unfinished, err := l.dir.Unfinished()
+		if err != nil {
+			m.logger.Error("Cannot tell whether an attempt is done", "attempt", l.dir.ID(), "error", err)
+		}
+		if killed || !unfinished {
+			return false
+		}
+		if l.restarts++; l.restarts > maxRestarts {
+			m.logger.Error("Giving up an attempt's uploads: too many runners died over them", "attempt", l.dir.ID())
+			return false
+		}
+		select {
+		case <-time.After(pause):
+		case <-m.ctx.Done():
+			return true
+		}
+		if err := m.relaunch(l); err != nil {
+			if m.ctx.Err() != nil {
+				return true
+			}
+			m.logger.Error("Cannot go on with an attempt's uploads; trying again", "attempt", l.dir.ID(), "error", err)
+			continue
+		}
+		m.watch(l)
+		return true
+	}
+}
+
+// relaunch starts a runner for an attempt that has had one.
+func (m *Monitor) relaunch(l *live) error {
+	rec, err := readRecord(l.dir)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, killPatience)
+	defer cancel()
+	// What the last runner left, but for its work directory, goes first.
+	if err := m.launcher.reap(ctx, l.dir, rec); err != nil {
+		return err
+	}
+	if err := endCgroup(ctx, l.cgroup); err != nil {
+		return err
+	}
+	if err := unmountBelow(filepath.Join(m.files.work(), l.dir.ID())); err != nil {
+		return err
+	}
+	lock, err := l.dir.Lock()
+	if err != nil {
+		return err
+	}
+	m.logger.Info("Going on with an attempt's uploads", "attempt", l.dir.ID())
+	proc, err := m.launcher.start(m.ctx, l.dir, lock)
+	m.mu.Lock()
+	l.proc = proc
+	m.mu.Unlock()
+	return err
 }
 
 // lockPoll is how often a lock is looked at whose holder is not known.
@@ -207,6 +294,7 @@ func (m *Monitor) settle(l *live, tell bool) {
 			return
 		}
 	}
+	m.forget(l.dir)
 	m.mu.Lock()
 	delete(m.live, l.name())
 	if l.slice >= 0 {
@@ -249,6 +337,13 @@ func (m *Monitor) sweep(d attempt.Dir, cgroup string) error {
 		return err
 	}
 	return attempt.RemoveWork(work)
+}
+
+// forget removes what nobody needs of an attempt that is over.
+func (m *Monitor) forget(d attempt.Dir) {
+	if err := d.RemoveSecrets(); err != nil {
+		m.logger.Error("Secrets are left", "attempt", d.ID(), "error", err)
+	}
 }
 
 // scan finds the attempts that outlived an earlier monitor by their work
@@ -298,18 +393,32 @@ func (m *Monitor) revive(ctx context.Context, d attempt.Dir) error {
 		// so none can be given out safely.
 		return fmt.Errorf("attempt %s is alive and its request cannot be read: %w", d.ID(), err)
 	}
-	if !alive {
+	unfinished, uerr := d.Unfinished()
+	if uerr != nil {
+		return uerr
+	}
+	if !alive && !unfinished {
+		m.forget(d)
 		m.logger.Info("Cleaning up after an attempt that has no runner", "attempt", d.ID())
 		return m.sweep(d, l.cgroup)
 	}
-	m.logger.Info("Found a live attempt", "attempt", d.ID())
+	m.logger.Info("Found a live attempt", "attempt", d.ID(), "uploading", unfinished)
 	m.mu.Lock()
 	m.live[l.name()] = l
 	if l.slice >= 0 {
 		m.slices[l.slice] = true
 	}
 	m.mu.Unlock()
-	m.watch(l)
+	if alive {
+		m.watch(l)
+		return nil
+	}
+	// It has no runner, and needs one.
+	m.wg.Go(func() {
+		if !m.goOn(l) {
+			m.settle(l, true)
+		}
+	})
 	return nil
 }
 
@@ -352,7 +461,9 @@ func (m *Monitor) finishOver() {
 	m.mu.Lock()
 	var over []*live
 	for _, l := range m.live {
-		if done, err := l.dir.Ended(); err == nil && done {
+		done, err := l.dir.Ended()
+		unfinished, err2 := l.dir.Unfinished()
+		if err == nil && err2 == nil && done && !unfinished {
 			over = append(over, l)
 		}
 	}
@@ -386,6 +497,7 @@ func (m *Monitor) kill(ctx context.Context, a Attempt) error {
 		return err
 	}
 	m.mu.Lock()
+	l.killed = true
 	proc := l.proc
 	m.mu.Unlock()
 	if proc == nil {

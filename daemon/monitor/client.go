@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/attempt"
+	"girderworker/transforms"
 )
 
 // Client is the front's side of the socket. It is safe for concurrent use.
@@ -151,9 +152,9 @@ func (c *Client) Notify(ctx context.Context, message string) error {
 }
 
 // Start starts an attempt. Its Grant is the monitor's to fill in.
-func (c *Client) Start(ctx context.Context, r attempt.Request) error {
+func (c *Client) Start(ctx context.Context, r attempt.Request, secrets transforms.Secrets) error {
 	r.Grant = attempt.Grant{}
-	f, err := sealedJSON("request", r)
+	f, err := sealedJSON("request", start{r, secrets})
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}

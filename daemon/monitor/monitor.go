@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"girderworker/daemon/attempt"
 	"girderworker/daemon/systemd"
 )
 
@@ -251,9 +250,9 @@ func (m *Monitor) handle(r *request, file *os.File) (answer reply) {
 			err = fmt.Errorf("%w: a start without a request", ErrRefused)
 			break
 		}
-		request := new(attempt.Request)
-		if err = readJSON(file, request); err == nil {
-			err = m.start(m.ctx, a, request)
+		what := new(start)
+		if err = readJSON(file, what); err == nil {
+			err = m.start(m.ctx, a, &what.Request, what.Secrets)
 		}
 	case opCancel:
 		if r.Cancel == nil {

@@ -253,7 +253,7 @@ func TestAttemptEnds(t *testing.T) { onEachLauncher(t, attemptEnds) }
 func attemptEnds(t *testing.T, o Options) {
 	d := startDaemon(t, o)
 	a := Attempt{"job", 1}
-	if err := d.client.Start(t.Context(), testRequest("job", 1, "exit")); err != nil {
+	if err := d.client.Start(t.Context(), testRequest("job", 1, "exit"), transforms.Secrets{}); err != nil {
 		t.Fatal(err)
 	}
 	waitEnded(t, d.client.Ended(a))
@@ -273,10 +273,10 @@ func attemptEnds(t *testing.T, o Options) {
 		t.Errorf("grant %+v", r.Grant)
 	}
 	// Once in its life.
-	if err := d.client.Start(t.Context(), testRequest("job", 1, "exit")); !errors.Is(err, ErrRefused) {
+	if err := d.client.Start(t.Context(), testRequest("job", 1, "exit"), transforms.Secrets{}); !errors.Is(err, ErrRefused) {
 		t.Errorf("started twice: %v", err)
 	}
-	if err := d.client.Start(t.Context(), testRequest("job", 2, "exit")); err != nil {
+	if err := d.client.Start(t.Context(), testRequest("job", 2, "exit"), transforms.Secrets{}); err != nil {
 		t.Errorf("a second attempt: %v", err)
 	}
 	waitEnded(t, d.client.Ended(Attempt{"job", 2}))
@@ -295,12 +295,12 @@ func TestOneLiveAttemptOfAJob(t *testing.T) { onEachLauncher(t, oneLiveAttemptOf
 func oneLiveAttemptOfAJob(t *testing.T, o Options) {
 	d := startDaemon(t, o)
 	a := Attempt{"job", 1}
-	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait")); err != nil {
+	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait"), transforms.Secrets{}); err != nil {
 		t.Fatal(err)
 	}
 	dir, _ := attempt.NewDir(o.State, "job", 1)
 	waitFor(t, filepath.Join(dir.Path(), "ready"))
-	if err := d.client.Start(t.Context(), testRequest("job", 2, "exit")); !errors.Is(err, ErrBusy) {
+	if err := d.client.Start(t.Context(), testRequest("job", 2, "exit"), transforms.Secrets{}); !errors.Is(err, ErrBusy) {
 		t.Errorf("a second attempt beside the first: %v", err)
 	}
 	if err := d.client.RemoveJob(t.Context(), "job"); !errors.Is(err, ErrBusy) {
@@ -330,7 +330,7 @@ func TestRunnerKilled(t *testing.T) { onEachLauncher(t, runnerKilled) }
 func runnerKilled(t *testing.T, o Options) {
 	d := startDaemon(t, o)
 	a := Attempt{"job", 1}
-	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait")); err != nil {
+	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait"), transforms.Secrets{}); err != nil {
 		t.Fatal(err)
 	}
 	dir, _ := attempt.NewDir(o.State, "job", 1)
@@ -357,7 +357,7 @@ func TestAttemptOutlivesMonitor(t *testing.T) { onEachLauncher(t, attemptOutlive
 func attemptOutlivesMonitor(t *testing.T, o Options) {
 	d := startDaemon(t, o)
 	a := Attempt{"job-with-dashes", 1}
-	if err := d.client.Start(t.Context(), testRequest(a.Job, 1, "wait")); err != nil {
+	if err := d.client.Start(t.Context(), testRequest(a.Job, 1, "wait"), transforms.Secrets{}); err != nil {
 		t.Fatal(err)
 	}
 	dir, _ := attempt.NewDir(o.State, a.Job, 1)
@@ -370,7 +370,7 @@ func attemptOutlivesMonitor(t *testing.T, o Options) {
 	}
 	ended := d.client.Ended(a)
 	// The slice of the live one is not given out again.
-	if err := d.client.Start(t.Context(), testRequest("other", 1, "exit")); err != nil {
+	if err := d.client.Start(t.Context(), testRequest("other", 1, "exit"), transforms.Secrets{}); err != nil {
 		t.Fatal(err)
 	}
 	waitEnded(t, d.client.Ended(Attempt{"other", 1}))
@@ -396,7 +396,7 @@ func TestRunnerDiedWithoutMonitor(t *testing.T) { onEachLauncher(t, runnerDiedWi
 
 func runnerDiedWithoutMonitor(t *testing.T, o Options) {
 	d := startDaemon(t, o)
-	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait")); err != nil {
+	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait"), transforms.Secrets{}); err != nil {
 		t.Fatal(err)
 	}
 	dir, _ := attempt.NewDir(o.State, "job", 1)
@@ -431,7 +431,7 @@ func TestKill(t *testing.T) { onEachLauncher(t, killAttempt) }
 func killAttempt(t *testing.T, o Options) {
 	d := startDaemon(t, o)
 	a := Attempt{"job", 1}
-	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait")); err != nil {
+	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait"), transforms.Secrets{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.client.Kill(t.Context(), a); err != nil {
@@ -453,7 +453,7 @@ func manyAtOnce(t *testing.T, o Options) {
 	for i := range cap(errs) {
 		go func() {
 			job := fmt.Sprintf("job%d", i)
-			err := d.client.Start(t.Context(), testRequest(job, 1, "exit"))
+			err := d.client.Start(t.Context(), testRequest(job, 1, "exit"), transforms.Secrets{})
 			if err == nil {
 				<-d.client.Ended(Attempt{job, 1}).Done()
 			}

@@ -11,6 +11,7 @@ import (
 
 	"girderworker/daemon/attempt"
 	"girderworker/sandbox"
+	"girderworker/transforms"
 )
 
 func TestPolicy(t *testing.T) {
@@ -61,14 +62,14 @@ func TestNamesAreChecked(t *testing.T) {
 	d := startDaemon(t, o)
 	defer d.end(t)
 	for _, job := range []string{"", ".", "..", "../x", "a/b", "/etc", "a\x00b", "-x", strings.Repeat("a", 300)} {
-		if err := d.client.Start(t.Context(), testRequest(job, 1, "exit")); !errors.Is(err, ErrRefused) {
+		if err := d.client.Start(t.Context(), testRequest(job, 1, "exit"), transforms.Secrets{}); !errors.Is(err, ErrRefused) {
 			t.Errorf("start of %q: %v", job, err)
 		}
 		if err := d.client.RemoveJob(t.Context(), job); !errors.Is(err, ErrRefused) {
 			t.Errorf("removal of %q: %v", job, err)
 		}
 	}
-	if err := d.client.Start(t.Context(), testRequest("a", 0, "exit")); !errors.Is(err, ErrRefused) {
+	if err := d.client.Start(t.Context(), testRequest("a", 0, "exit"), transforms.Secrets{}); !errors.Is(err, ErrRefused) {
 		t.Errorf("attempt 0: %v", err)
 	}
 	if err := d.client.Notify(t.Context(), "MAINPID=1"); !errors.Is(err, ErrRefused) {

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/attempt"
+	"girderworker/transforms"
 )
 
 // op is what the front asks.
@@ -33,6 +34,12 @@ type request struct {
 	Cancel  *attempt.Cancel `json:"cancel,omitempty"`
 	Notify  string          `json:"notify,omitempty"`
 	Image   *ImageRequest   `json:"image,omitempty"`
+}
+
+// start is what comes with opStart, in a memory file beside the message.
+type start struct {
+	Request attempt.Request    `json:"request"`
+	Secrets transforms.Secrets `json:"secrets"`
 }
 
 // reply answers a request; with ID 0 it is told unasked.

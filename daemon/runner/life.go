@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -332,7 +333,7 @@ func (a *attemptRun) finish(ended sandbox.Exit, reason *stopReason) attempt.Exit
 func (a *attemptRun) judgeStreams(exit *attempt.Exit) {
 	for _, s := range exit.Streams {
 		switch {
-		case s.Name == slicerStream && s.Error == "":
+
 		case s.Error != "" && exit.Outcome == attempt.OutcomeExited && exit.Code == 0:
 			exit.Outcome, exit.Code = attempt.OutcomeError, attempt.CodeError
 			exit.Error = fmt.Sprintf("stream %s: %s", s.Name, s.Error)
@@ -340,6 +341,7 @@ func (a *attemptRun) judgeStreams(exit *attempt.Exit) {
 			a.note(fmt.Sprintf("input %s: the container did not read all of it", s.Name))
 		}
 	}
+	exit.Streams = slices.DeleteFunc(exit.Streams, func(s attempt.StreamResult) bool { return s.Name == slicerStream })
 	if n := a.transfer.skipped; n > 0 {
 		a.note(fmt.Sprintf("progress: %d lines were not progress and were skipped", n))
 	}
