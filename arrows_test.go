@@ -26,6 +26,7 @@ var arrows = map[string]struct {
 	"sandbox/fifo":          {nil, "named pipes know nothing of jobs"},
 	"sandbox/image":         {[]string{"sandbox"}, "the image store serves the sandbox; it knows neither jobs nor the daemon"},
 	"sandbox/runc":          {[]string{"sandbox", "sandbox/cgroup"}, "the only package that links libcontainer and cgo: nothing may be pulled in beside it"},
+	"sandbox/network":       {[]string{"sandbox"}, "what is behind a container's network runs as the submitter and talks to the world: it knows the words for its rules and nothing of jobs"},
 	"transforms":            {[]string{"sandbox"}, "decoding a job's document opens nothing and runs nothing: only the words of the sandbox"},
 	"transforms/jsonpickle": {nil, "a decoder of foreign bytes: the less it can reach, the less it can do"},
 	"transforms/girder":     {nil, "a client of one server: what is done with its files and jobs is decided elsewhere"},
@@ -41,7 +42,7 @@ var arrows = map[string]struct {
 	"daemon/metrics":        {[]string{"daemon/apitype"}, "numbers are asked from the daemon's status when somebody scrapes; nothing else is known here"},
 	"daemon/monitor":        {[]string{"daemon/attempt", "daemon/policy", "daemon/systemd", "sandbox", "sandbox/cgroup", "transforms"}, "the root half that lives as long as the daemon: it starts and ends attempts and parses nothing foreign, so neither the queue, the API nor the image readers may come in"},
 	"daemon/policy":         {[]string{"daemon/attempt", "sandbox", "transforms"}, "what jobs may ask is decided over the words for asking; the monitor links it, so it may bring nothing that reads foreign bytes"},
-	"daemon/runner":         {[]string{"daemon/attempt", "daemon/policy", "sandbox", "sandbox/cgroup", "sandbox/fifo", "sandbox/image", "sandbox/runc", "transforms", "transforms/girder"}, "one attempt, from its request to its exit: it must run without the daemon, so it may not know it"},
+	"daemon/runner":         {[]string{"daemon/attempt", "daemon/policy", "sandbox", "sandbox/cgroup", "sandbox/fifo", "sandbox/image", "sandbox/network", "sandbox/runc", "transforms", "transforms/girder"}, "one attempt, from its request to its exit: it must run without the daemon, so it may not know it"},
 	"daemon/systemd":        {nil, "systemd's protocols, without a word of ours"},
 
 	"transforms/girder/girdertest": {nil, "a server for tests stands on its own, or it would only agree with the client"},
