@@ -46,6 +46,16 @@ type Spec struct {
 
 	// Network is the network namespace.
 	Network NetworkMode
+	// OnTunnel must be there with [NetworkPrivate]. It is given the other end of
+	// the container's only network device before the job's command is executed,
+	// and owns it: a tun(4) device, non-blocking, one IP packet for each read and
+	// write. When it is closed the device is gone.
+	OnTunnel func(*os.File) error
+	// ExtraHosts are added to /etc/hosts.
+	ExtraHosts []HostEntry
+	// DNS are the name servers in /etc/resolv.conf, as IP addresses, instead of
+	// the network's own.
+	DNS []string
 
 	Resources Resources
 	Rlimits   []Rlimit
@@ -114,7 +124,7 @@ type NetworkMode string
 const (
 	// NetworkNone is an own namespace with only the loopback interface, up.
 	NetworkNone NetworkMode = "none"
-	// NetworkPrivate is an own namespace with outbound access.
+	// NetworkPrivate is an own namespace with outbound access, see [Network].
 	NetworkPrivate NetworkMode = "private"
 	// NetworkHost is the host's own namespace.
 	NetworkHost NetworkMode = "host"

@@ -26,6 +26,10 @@ type Plan struct {
 
 	Network        sandbox.NetworkMode `json:"network,omitempty"`
 	ReadOnlyRootfs bool                `json:"read_only_rootfs,omitempty"`
+	// ExtraHosts are added to /etc/hosts; DNS replaces the network's own name
+	// servers, by their IP addresses.
+	ExtraHosts []sandbox.HostEntry `json:"extra_hosts,omitempty"`
+	DNS        []string            `json:"dns,omitempty"`
 
 	Binds   []Bind   `json:"binds,omitempty"`
 	Volumes []Volume `json:"volumes,omitempty"`

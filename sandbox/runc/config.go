@@ -44,10 +44,14 @@ func validate(spec *sandbox.Spec) error {
 		return invalid("the image has no layers")
 	case !path.IsAbs(spec.Rootfs.Scratch):
 		return invalid("the scratch directory %q must be absolute", spec.Rootfs.Scratch)
-	case spec.Network == sandbox.NetworkPrivate:
-		return invalid("the network mode %q is not available yet; use %q", spec.Network, sandbox.NetworkNone)
-	case spec.Network != "" && spec.Network != sandbox.NetworkNone && spec.Network != sandbox.NetworkHost:
+	case spec.Network != "" && spec.Network != sandbox.NetworkNone && spec.Network != sandbox.NetworkPrivate && spec.Network != sandbox.NetworkHost:
 		return invalid("unknown network mode %q", spec.Network)
+	case spec.Network == sandbox.NetworkPrivate && spec.OnTunnel == nil:
+		return invalid("there is nothing behind the private network")
+	case len(spec.ExtraHosts) > sandbox.MaxHostEntries:
+		return invalid("%d extra hosts are more than %d", len(spec.ExtraHosts), sandbox.MaxHostEntries)
+	case len(spec.DNS) > sandbox.MaxResolvers:
+		return invalid("%d name servers are more than %d", len(spec.DNS), sandbox.MaxResolvers)
 	case spec.Seccomp != "" && spec.Seccomp != sandbox.SeccompDefault && spec.Seccomp != sandbox.SeccompUnconfined:
 		return invalid("unknown seccomp mode %q", spec.Seccomp)
 	}
@@ -76,6 +80,16 @@ func validate(spec *sandbox.Spec) error {
 		}
 		if _, ok := hostID(spec.GIDMappings, 0); !ok {
 			return invalid("group 0 is not mapped")
+		}
+	}
+	for _, e := range spec.ExtraHosts {
+		if err := e.Check(); err != nil {
+			return invalid("%s", err)
+		}
+	}
+	for _, server := range spec.DNS {
+		if err := sandbox.CheckResolver(server); err != nil {
+			return invalid("%s", err)
 		}
 	}
 	for _, m := range spec.Mounts {

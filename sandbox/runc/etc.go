@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -19,15 +20,7 @@ import (
 // Docker does. With the host's network they are the host's. They go into the
 // upper directory before it is mounted, which needs no look-up in the image.
 func writeNames(spec *sandbox.Spec, upper string) error {
-	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-	resolv := ""
-	if spec.Network == sandbox.NetworkHost {
-		hosts = hostFile("/etc/hosts")
-		resolv = hostFile("/etc/resolv.conf")
-	}
-	if spec.Hostname != "" {
-		hosts += "127.0.1.1\t" + spec.Hostname + "\n"
-	}
+	hosts, resolv := nameFiles(spec)
 	etc, err := makeEtc(spec, upper)
 	if err != nil {
 		return err
@@ -44,6 +37,47 @@ func writeNames(spec *sandbox.Spec, upper string) error {
 		}
 	}
 	return nil
+}
+
+// nameFiles are the contents of /etc/hosts and /etc/resolv.conf.
+func nameFiles(spec *sandbox.Spec) (hosts, resolv string) {
+	hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	own, gateway := "127.0.1.1", "127.0.0.1"
+	switch spec.Network {
+	case sandbox.NetworkHost:
+		hosts = hostFile("/etc/hosts")
+		resolv = hostFile("/etc/resolv.conf")
+	case sandbox.NetworkPrivate:
+		own, gateway = sandbox.PrivateAddress4.Addr().String(), sandbox.Gateway4.String()
+		hosts += gateway + "\t" + strings.Join(sandbox.HostNames, " ") + "\n"
+		resolv = "nameserver " + gateway + "\n" + searchLines(hostFile("/etc/resolv.conf"))
+	}
+	if len(spec.DNS) > 0 {
+		resolv = "nameserver " + strings.Join(spec.DNS, "\nnameserver ") + "\n" + searchLines(resolv)
+	}
+	if spec.Hostname != "" {
+		hosts += own + "\t" + spec.Hostname + "\n"
+	}
+	for _, e := range spec.ExtraHosts {
+		address := e.Address
+		if address == sandbox.HostGateway {
+			address = gateway
+		}
+		hosts += address + "\t" + e.Name + "\n"
+	}
+	return hosts, resolv
+}
+
+// searchLines are the lines of a resolv.conf that are about names and not about
+// who is asked.
+func searchLines(resolv string) string {
+	var lines strings.Builder
+	for line := range strings.Lines(resolv) {
+		if fields := strings.Fields(line); len(fields) > 1 && (fields[0] == "search" || fields[0] == "domain" || fields[0] == "options") {
+			lines.WriteString(strings.Join(fields, " ") + "\n")
+		}
+	}
+	return lines.String()
 }
 
 // makeEtc makes /etc in the upper directory, with owner and mode of the one in

@@ -231,7 +231,7 @@ func (c *container) start(ctx context.Context, spec *sandbox.Spec) error {
 			c.killUntil(started)
 		}
 	}()
-	err = c.startProcess(newProcess(spec, ctl.child), ctl)
+	err = c.startProcess(spec, newProcess(spec, ctl.child), ctl)
 	close(started)
 	<-ended
 	if err != nil && ctx.Err() != nil {
@@ -240,7 +240,7 @@ func (c *container) start(ctx context.Context, spec *sandbox.Spec) error {
 	return err
 }
 
-func (c *container) startProcess(p *libcontainer.Process, ctl *control) error {
+func (c *container) startProcess(spec *sandbox.Spec, p *libcontainer.Process, ctl *control) error {
 	if err := c.lc.Start(p); err != nil {
 		return startError(p.Args[0], err)
 	}
@@ -256,6 +256,15 @@ func (c *container) startProcess(p *libcontainer.Process, ctl *control) error {
 		return fmt.Errorf("cannot start container %s: %w", c.id, os.NewSyscallError("pidfd_open", err))
 	}
 	c.pidfd = os.NewFile(uintptr(fd), "pidfd")
+	if spec.Network == sandbox.NetworkPrivate {
+		tun, err := openTunnel(pid)
+		if err == nil {
+			err = spec.OnTunnel(tun)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot give container %s its network: %w", c.id, err)
+		}
+	}
 	if err := ctl.install(); err != nil {
 		return fmt.Errorf("cannot start container %s: %w", c.id, err)
 	}
