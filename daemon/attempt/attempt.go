@@ -97,6 +97,9 @@ type Grant struct {
 	BootID string `json:"boot_id"`
 	// GroupID is the front's group: the group of the files it must read.
 	GroupID int `json:"group_id"`
+	// Network says where a private network leads; nil is everywhere that a
+	// container may reach when nobody says otherwise.
+	Network *sandbox.Network `json:"network,omitempty"`
 }
 
 // Cancel is the content of the file cancel.

@@ -137,6 +137,11 @@ func (r *Request) validate(d Dir) error {
 			return bad("id mapping %+v", m)
 		}
 	}
+	if n := r.Grant.Network; n != nil {
+		if err := n.Check(); err != nil {
+			return bad("%s", err)
+		}
+	}
 	if err := validatePlan(&r.Plan); err != nil {
 		return bad("%s", err)
 	}
@@ -149,6 +154,19 @@ func validatePlan(p *transforms.Plan) error {
 	}
 	if len(p.Binds) > maxBinds {
 		return fmt.Errorf("%d binds, at most %d", len(p.Binds), maxBinds)
+	}
+	if len(p.ExtraHosts) > sandbox.MaxHostEntries || len(p.DNS) > sandbox.MaxResolvers {
+		return fmt.Errorf("%d extra hosts and %d name servers, at most %d and %d", len(p.ExtraHosts), len(p.DNS), sandbox.MaxHostEntries, sandbox.MaxResolvers)
+	}
+	for _, e := range p.ExtraHosts {
+		if err := e.Check(); err != nil {
+			return err
+		}
+	}
+	for _, server := range p.DNS {
+		if err := sandbox.CheckResolver(server); err != nil {
+			return err
+		}
 	}
 	for _, list := range [][]string{p.Entrypoint, p.Args, p.Env} {
 		for _, s := range list {

@@ -19,6 +19,8 @@ func runOwnProcess(p Process) (code int, ok bool) {
 		return runner.Main(args), true
 	case runner.TransferCommand:
 		return runner.TransferMain(args), true
+	case runner.NetworkCommand:
+		return runner.NetworkMain(args), true
 	case "front":
 		return (&app{Process: p}).frontProcess(args), true
 	case "images-helper":

@@ -53,8 +53,9 @@ type attemptRun struct {
 	request   *attempt.Request
 	log       *attempt.LogWriter
 	output    *output
-	transfer  *transfer // nil where there is nothing to move
-	pipes     *fifo.Dir // nil where there are none
+	transfer  *transfer       // nil where there is nothing to move
+	pipes     *fifo.Dir       // nil where there are none
+	network   *privateNetwork // nil where it is none
 	container sandbox.Container
 	copied    chan error // result of output.copy
 
@@ -178,6 +179,17 @@ func (a *attemptRun) start(ctx context.Context, spec *sandbox.Spec) error {
 			a.stop.stop(&stopReason{attempt.OutcomeError, "the process for the job's files died", -1})
 		}
 		a.transfer.listen(a.crashed)
+	}
+	if spec.Network == sandbox.NetworkPrivate {
+		a.network = &privateNetwork{identity: a.request.Identity}
+		if rules := a.request.Grant.Network; rules != nil {
+			a.network.config.Rules = *rules
+		}
+		a.network.onLost = func(text string) { a.stop.stop(&stopReason{attempt.OutcomeError, text, -1}) }
+		spec.OnTunnel = func(tun *os.File) error {
+			a.network.attach(tun, a.crashed)
+			return nil
+		}
 	}
 	if a.container, err = runner.Start(ctx, spec); err != nil {
 		return err
@@ -306,6 +318,11 @@ func (a *attemptRun) finish(ended sandbox.Exit, reason *stopReason) attempt.Exit
 	case ended.Signal != 0:
 		exit.Error = fmt.Sprintf("the job was killed by signal %d (%s)", ended.Signal, unix.SignalName(unix.Signal(ended.Signal)))
 	}
+	if a.network != nil {
+		if text := a.network.end(); text != "" {
+			a.note(text)
+		}
+	}
 	// Streams first: some of them end in the log.
 	if a.transfer != nil {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -396,6 +413,9 @@ func (a *attemptRun) killContainer() {
 // cleanUp removes everything but the attempt's directory. What it cannot, the
 // monitor does when this process has ended.
 func (a *attemptRun) cleanUp() {
+	if a.network != nil {
+		a.network.end()
+	}
 	if a.transfer != nil {
 		a.transfer.end()
 	}

@@ -80,6 +80,8 @@ func newSpec(r *attempt.Request, config *image.Config) (*sandbox.Spec, error) {
 		GIDMappings:    gids,
 		Capabilities:   capabilities,
 		Network:        r.Plan.Network,
+		ExtraHosts:     r.Plan.ExtraHosts,
+		DNS:            r.Plan.DNS,
 		ReadOnlyRootfs: r.Plan.ReadOnlyRootfs,
 		StopSignal:     stopSignal,
 		Resources: sandbox.Resources{

@@ -10,10 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path"
-	"runtime"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -35,8 +33,7 @@ const (
 type transfer struct {
 	wire    *wire
 	streams []transforms.Stream // those that were opened
-	process *os.Process
-	gone    chan struct{} // closed when the process was waited for
+	process *unprivileged
 
 	// What the process tells beside an answer.
 	onDoing  func(text string)
@@ -63,63 +60,17 @@ func startTransfer(id attempt.Identity) (*transfer, error) {
 		return nil, err
 	}
 	defer theirs.Close()
-	groups := make([]uint32, len(id.Groups))
-	for i, g := range id.Groups {
-		groups[i] = uint32(g)
-	}
 	cmd := exec.Command("/proc/self/exe", TransferCommand)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = []string{}
-	cmd.Dir = "/"
-	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{theirs}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Credential: &syscall.Credential{Uid: uint32(id.UID), Gid: uint32(id.GID), Groups: groups},
-		Pdeathsig:  syscall.SIGKILL,
-		Setsid:     true,
-	}
-	t := &transfer{wire: ours, gone: make(chan struct{}), heard: make(chan struct{})}
-	t.onDoing, t.onNote = func(string) {}, func(string) {}
-	t.onCommit = func([]byte) error { return errors.New("nothing is uploaded now") }
-	started := make(chan error)
-	go func() {
-		// What the kernel should take from the process is taken from the thread
-		// that forks it, because a Go program cannot do it to all of its own.
-		// The thread stays until the process is gone, since its end would count
-		// as the parent's death, and never becomes another goroutine's.
-		runtime.LockOSThread()
-		defer close(t.gone)
-		err := dropPrivileges()
-		if err == nil {
-			err = cmd.Start()
-		}
-		t.process = cmd.Process
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // what it had to say came over the socket
-		}
-	}()
-	if err := <-started; err != nil {
+	process, err := startAs(id, cmd)
+	if err != nil {
 		ours.close()
 		return nil, fmt.Errorf("cannot start the process for the job's files: %w", err)
 	}
+	t := &transfer{wire: ours, process: process, heard: make(chan struct{})}
+	t.onDoing, t.onNote = func(string) {}, func(string) {}
+	t.onCommit = func([]byte) error { return errors.New("nothing is uploaded now") }
 	return t, nil
-}
-
-// dropPrivileges makes sure that nothing which this thread executes has
-// capabilities or can get any. The thread itself keeps those that it needs to
-// become another user.
-func dropPrivileges() error {
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("cannot set no_new_privs: %w", err)
-	}
-	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
-		// EINVAL: the kernel is older than this capability.
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("cannot drop capability %d: %w", c, err)
-		}
-	}
-	return nil
 }
 
 // ask sends a question and returns the answer, whose descriptor, if it has one, is
@@ -315,17 +266,11 @@ func (t *transfer) finish(ctx context.Context) []attempt.StreamResult {
 	return out
 }
 
-// end ends the process, if it still runs, and waits for it: a moment only,
-// since one that hangs in a file system's call cannot be killed. It holds
-// nothing of the container's.
+// end ends the process, if it still runs. It holds nothing of the container's.
 func (t *transfer) end() {
 	t.ending.Store(true)
 	t.wire.interrupt()
-	_ = t.process.Kill()
-	select {
-	case <-t.gone:
-	case <-time.After(5 * time.Second):
-	}
+	t.process.end()
 	if t.results != nil {
 		<-t.heard
 	}

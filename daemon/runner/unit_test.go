@@ -356,7 +356,7 @@ func TestTransferEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	tr.wire.close()
-	<-tr.gone
+	<-tr.process.gone
 }
 
 // TestHostileTransfer: what the process says is bounded and believed of the

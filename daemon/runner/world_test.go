@@ -36,6 +36,8 @@ func TestMain(m *testing.M) {
 			os.Exit(Main(os.Args[2:]))
 		case TransferCommand:
 			os.Exit(TransferMain(os.Args[2:]))
+		case NetworkCommand:
+			os.Exit(NetworkMain(os.Args[2:]))
 		case image.UnpackCommand:
 			os.Exit(image.Main(os.Args[2:]))
 		}

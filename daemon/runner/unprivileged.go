@@ -1,0 +1,88 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"girderworker/daemon/attempt"
+)
+
+// unprivileged is a process of this program with the identity of the job's
+// submitter. It does not outlive this one.
+type unprivileged struct {
+	*os.Process
+	gone chan struct{} // closed when it was waited for
+}
+
+// startAs starts a command of this program. The caller must call end.
+func startAs(id attempt.Identity, cmd *exec.Cmd) (*unprivileged, error) {
+	groups := make([]uint32, len(id.Groups))
+	for i, g := range id.Groups {
+		groups[i] = uint32(g)
+	}
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = []string{}
+	cmd.Dir = "/"
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential: &syscall.Credential{Uid: uint32(id.UID), Gid: uint32(id.GID), Groups: groups},
+		Pdeathsig:  syscall.SIGKILL,
+		Setsid:     true,
+	}
+	p := &unprivileged{gone: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		// What the kernel should take from the process is taken from the thread
+		// that forks it, because a Go program cannot do it to all of its own.
+		// The thread stays until the process is gone, since its end would count
+		// as the parent's death, and never becomes another goroutine's.
+		runtime.LockOSThread()
+		defer close(p.gone)
+		err := dropPrivileges()
+		if err == nil {
+			err = cmd.Start()
+		}
+		p.Process = cmd.Process
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // what it had to say came over its socket
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// end ends the process, if it still runs, and waits for it: a moment only,
+// since one that hangs in a file system's call cannot be killed.
+func (p *unprivileged) end() {
+	_ = p.Kill()
+	select {
+	case <-p.gone:
+	case <-time.After(5 * time.Second):
+	}
+}
+
+// dropPrivileges makes sure that nothing which this thread executes has
+// capabilities or can get any. The thread itself keeps those that it needs to
+// become another user.
+func dropPrivileges() error {
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("cannot set no_new_privs: %w", err)
+	}
+	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+		// EINVAL: the kernel is older than this capability.
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("cannot drop capability %d: %w", c, err)
+		}
+	}
+	return nil
+}
