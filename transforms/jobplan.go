@@ -98,9 +98,6 @@ func (f *JobFile) checkBinds() error {
 // HostNetwork tells whether the job asks for the host's own network.
 func (f *JobFile) HostNetwork() bool { return f.Network == sandbox.NetworkHost }
 
-// PrivateNetwork tells whether the job asks for a network of its own with a way out.
-func (f *JobFile) PrivateNetwork() bool { return f.Network == sandbox.NetworkPrivate }
-
 // within tells whether the clean path p is dir or lies below it.
 func within(p, dir string) bool {
 	return p == dir || strings.HasPrefix(p, dir) && p[len(dir)] == '/'

@@ -152,13 +152,9 @@ func (s *Server) checkMachine(f *transforms.JobFile, c *call, settings *Settings
 	if have.PIDs > 0 && want.PIDs > have.PIDs {
 		return tooMuch("pids", strconv.FormatInt(want.PIDs, 10), strconv.FormatInt(have.PIDs, 10))
 	}
-	if f.PrivateNetwork() {
-		return &refusal{apitype.Error{Kind: apitype.KindForbidden, Field: "network",
-			Message: "network: private is not there yet; use none"}}
-	}
 	if f.HostNetwork() && !settings.HostNetwork {
 		return &refusal{apitype.Error{Kind: apitype.KindForbidden, Field: "network",
-			Message: "network: host is not allowed on this machine; use none"}}
+			Message: "network: host is not allowed on this machine; use private or none"}}
 	}
 	for _, list := range []struct {
 		field string

@@ -121,7 +121,6 @@ func TestSubmitRefuses(t *testing.T) {
 		{`{"image":"busybox","resources":{"gpus":2}}`, 400, apitype.KindBadRequest, "resources.gpus", []string{"2", "at most 1"}},
 		{`{"image":"busybox","resources":{"scratch":"200g"}}`, 400, apitype.KindBadRequest, "resources.scratch", []string{"200.0 GiB", "100.0 GiB"}},
 		{`{"image":"busybox","resources":{"memory":-1}}`, 400, apitype.KindBadRequest, "resources.memory", []string{"-1"}},
-		{`{"image":"busybox","network":"private"}`, 403, apitype.KindForbidden, "network", []string{"not there yet"}},
 		{`{"image":"busybox","network":"host"}`, 403, apitype.KindForbidden, "network", []string{"not allowed"}},
 		{`{"image":"busybox","after":["none"]}`, 400, apitype.KindBadRequest, "", []string{"none"}},
 		{`{"image":"busybox","after_any":["` + other + `"]}`, 400, apitype.KindBadRequest, "after_any", []string{other}},

@@ -111,6 +111,9 @@ var rules = map[string]func(*checker){
 	"Plan.StopSignal":     nil, "Plan.StopGrace": nil,
 
 	"Plan.Network": (*checker).network,
+	// A name in the container's own /etc/hosts leads nowhere that its address would not.
+	"Plan.ExtraHosts": nil, "HostEntry.Name": nil, "HostEntry.Address": nil,
+	"Plan.DNS": (*checker).dns,
 
 	"Plan.Binds": (*checker).binds,
 	"Bind.Name":  nil, "Bind.Source": nil, "Bind.Target": nil, "Bind.ReadOnly": nil,
@@ -181,6 +184,13 @@ func (c *checker) network() {
 		return
 	}
 	c.refuse("network", "networks", "%s is not allowed", mode)
+}
+
+// dns refuses name servers of the job's own where names decide what it reaches.
+func (c *checker) dns() {
+	if c.job.Plan.Network == sandbox.NetworkPrivate && !slices.Contains(c.rights.hosts, "*") {
+		c.refuse("dns", "hosts", "a job that may reach some hosts only cannot choose who resolves their names")
+	}
 }
 
 func (c *checker) binds() {
@@ -290,7 +300,7 @@ func (r *Rights) Explain() []string {
 		}
 	}
 	out = append(out, list("pull", r.pull), list("write", write), list("read", read), list("networks", r.networks),
-		list("hosts", r.Hosts()), list("capabilities", r.capabilities), list("devices", r.devices),
+		list("hosts", r.Hosts()), list("services", distinct(r.services)), list("capabilities", r.capabilities), list("devices", r.devices),
 		fmt.Sprintf("gpus = %d", r.gpus), list("gpu_kinds", r.gpuKinds), list("sysctls", r.sysctls),
 		list("host_namespaces", r.hostNamespaces), fmt.Sprintf("seccomp_unconfined = %v", r.unconfined),
 		fmt.Sprintf("switch_user = %v", r.switchUser))

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"girderworker/sandbox"
 )
 
 // The sources of jobs, as [attempt.Identity] names them.
@@ -72,6 +74,7 @@ type Rights struct {
 	roots          []Root
 	networks       []string
 	hosts          []string
+	services       []string
 	capabilities   []string
 	devices        []string
 	gpus           int
@@ -135,6 +138,7 @@ func (p *Policy) For(who Subject) *Rights {
 		r.pull = append(r.pull, s.pull...)
 		r.networks = append(r.networks, s.networks...)
 		r.hosts = append(r.hosts, s.hosts...)
+		r.services = append(r.services, s.services...)
 		r.capabilities = append(r.capabilities, s.capabilities...)
 		r.devices = append(r.devices, s.devices...)
 		r.gpuKinds = append(r.gpuKinds, s.gpuKinds...)
@@ -181,8 +185,19 @@ func larger[T int64 | float64 | time.Duration](a, b *T) *T {
 // Roots are the directories beneath which jobs may have files, by path.
 func (r *Rights) Roots() []Root { return r.roots }
 
-// Hosts are the names that a private network may reach, "*" for any.
-func (r *Rights) Hosts() []string { return slices.Compact(slices.Sorted(slices.Values(r.hosts))) }
+// Hosts are the destinations that a private network may reach, "*" for any.
+func (r *Rights) Hosts() []string { return distinct(r.hosts) }
+
+// Network is where a private network leads.
+func (r *Rights) Network() sandbox.Network {
+	n := sandbox.Network{Host: distinct(r.services)}
+	if !slices.Contains(r.hosts, "*") {
+		n.Narrow, n.Allow = true, r.Hosts()
+	}
+	return n
+}
+
+func distinct(list []string) []string { return slices.Compact(slices.Sorted(slices.Values(list))) }
 
 // GPUKinds are patterns of the CDI kinds that jobs may have.
 func (r *Rights) GPUKinds() []string { return r.gpuKinds }

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"girderworker/sandbox"
 )
 
 // section is one section of the file, as it stands there: nil is a key that it
@@ -19,7 +21,7 @@ type section struct {
 
 	images, signedBy, pull    []string
 	read, write               []string
-	networks, hosts           []string
+	networks, hosts, services []string
 	capabilities              []string
 	devices, gpuKinds         []string
 	sysctls, hostNamespaces   []string
@@ -50,7 +52,8 @@ func (s *section) listKeys() map[string]struct {
 		"read":            {&s.read, cleanPath},
 		"write":           {&s.write, cleanPath},
 		"networks":        {&s.networks, oneOf("none", "private", "host")},
-		"hosts":           {&s.hosts, checkPattern},
+		"hosts":           {&s.hosts, checkHost},
+		"services":        {&s.services, checkService},
 		"capabilities":    {&s.capabilities, checkCapability},
 		"devices":         {&s.devices, checkDevice},
 		"gpu_kinds":       {&s.gpuKinds, checkPattern},
@@ -287,4 +290,18 @@ func oneOf(words ...string) func(string) error {
 		}
 		return nil
 	}
+}
+
+// checkHost takes * and what [sandbox.ParseDestination] takes.
+func checkHost(s string) error {
+	if s == "*" {
+		return nil
+	}
+	_, err := sandbox.ParseDestination(s)
+	return err
+}
+
+func checkService(s string) error {
+	_, err := sandbox.ParseService(s)
+	return err
 }
