@@ -19,34 +19,15 @@ func (f *JobFile) AppendJSON(b []byte) []byte {
 	w.text("image", f.Image)
 	w.texts("entrypoint", f.Entrypoint)
 	w.texts("args", f.Args)
-	if len(f.Env) > 0 {
-		w.open("env", '{')
-		for _, key := range f.sortedEnv() {
-			w.key(key)
-			w.b = appendString(w.b, f.Env[key])
-		}
-		w.close('}')
-	}
+	w.object("env", f.Env)
 	w.text("workdir", f.WorkDir)
 	w.text("user", f.User)
 	w.text("hostname", f.Hostname)
 	w.text("network", string(f.Network))
 	w.flag("read_only", f.ReadOnly)
-	if len(f.Binds) > 0 {
-		w.open("binds", '[')
-		for _, b := range f.Binds {
-			w.element('{')
-			w.text("source", b.Source)
-			w.text("target", b.Target)
-			w.flag("read_only", b.ReadOnly)
-			w.close('}')
-		}
-		w.close(']')
-	}
-	w.pipes("inputs", f.Inputs)
-	w.pipes("outputs", f.Outputs)
-	w.text("stdin", f.Stdin)
-	w.flag("progress", f.Progress)
+	w.mounts(f)
+	w.streams(f)
+	w.girder(f)
 	if f.Resources != (Resources{}) {
 		w.open("resources", '{')
 		if f.Resources.CPUs != 0 {
@@ -144,18 +125,31 @@ func (w *writer) texts(key string, values []string) {
 	w.close(']')
 }
 
-func (w *writer) pipes(key string, pipes []Pipe) {
-	if len(pipes) == 0 {
+// list writes a list of objects, each filled by member.
+func list[T any](w *writer, key string, all []T, member func(*T)) {
+	if len(all) == 0 {
 		return
 	}
 	w.open(key, '[')
-	for _, p := range pipes {
+	for i := range all {
 		w.element('{')
-		w.text("name", p.Name)
-		w.text("file", p.File)
+		member(&all[i])
 		w.close('}')
 	}
 	w.close(']')
+}
+
+// object writes texts by name, sorted.
+func (w *writer) object(key string, texts map[string]string) {
+	if len(texts) == 0 {
+		return
+	}
+	w.open(key, '{')
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		w.key(name)
+		w.b = appendString(w.b, texts[name])
+	}
+	w.close('}')
 }
 
 func (w *writer) flag(key string, value bool) {

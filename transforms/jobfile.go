@@ -16,7 +16,12 @@ const (
 	MaxArguments  = 4096
 	MaxEnv        = 4096
 	MaxBinds      = 128
-	MaxStreams    = 64 // inputs and outputs, each
+	MaxStreams    = 64 // inputs, outputs and standard streams together
+	MaxVolumes    = 64
+	MaxGirders    = 64
+	MaxDownloads  = 1024
+	MaxUploads    = 1024
+	MaxReference  = 1 << 14 // bytes of an upload's reference
 	MaxAfter      = 256
 	MaxPath       = 4095
 	MaxName       = 256
@@ -56,11 +61,26 @@ type JobFile struct {
 	Network    sandbox.NetworkMode
 	ReadOnly   bool // the root file system
 
-	Binds    []Bind
-	Inputs   []Pipe
-	Outputs  []Pipe
-	Stdin    string // a file of the submitter
-	Progress bool   // a pipe named "progress" for lines of progress
+	Binds   []Bind
+	Volumes []Volume
+
+	// Inputs and Outputs are named pipes. Of the standard streams, only one that
+	// is connected to something has an end.
+	Inputs                []Pipe
+	Outputs               []Pipe
+	Stdin, Stdout, Stderr Pipe
+	// Progress is a pipe named "progress" for lines of progress, at ProgressPath
+	// or, when that is empty, in [PipeDirectory].
+	Progress       bool
+	ProgressPath   string
+	SlicerProgress bool // slicer_cli_web's progress on the standard output
+
+	// Girders are the servers of the job; the first one is meant where none is
+	// named. In Downloads and Uploads an empty Girder is that one, and an empty
+	// Into or From the default volume; an upload may have no Name.
+	Girders   []GirderAccess
+	Downloads []Fetch
+	Uploads   []Hook
 
 	Resources Resources
 	Priority  int // 0 to 9, 9 first
@@ -81,13 +101,6 @@ type JobFile struct {
 
 	StopSignal int // 0: the image's
 	StopGrace  time.Duration
-}
-
-// A Pipe connects a named pipe in the container with a file of the submitter.
-// Name is also what stands in braces in an argument.
-type Pipe struct {
-	Name string
-	File string
 }
 
 // Resources are what a job takes, in bytes where nothing else is said. Zero is
@@ -307,14 +320,45 @@ func (r *reader) jobField(f *JobFile, key string) (err error) {
 			f.Binds = append(f.Binds, b)
 			return err
 		})
+	case "volumes":
+		err = r.array(MaxVolumes, func() error {
+			v, err := r.volume()
+			f.Volumes = append(f.Volumes, v)
+			return err
+		})
 	case "inputs":
-		f.Inputs, err = r.pipes()
+		f.Inputs, err = r.pipes(reads)
 	case "outputs":
-		f.Outputs, err = r.pipes()
+		f.Outputs, err = r.pipes(writes)
 	case "stdin":
-		f.Stdin, err = r.hostPath()
+		f.Stdin, err = r.standard(reads)
+	case "stdout":
+		f.Stdout, err = r.standard(writes)
+	case "stderr":
+		f.Stderr, err = r.standard(writes)
 	case "progress":
-		f.Progress, err = r.boolean()
+		if r.kind() == '"' {
+			f.Progress = true
+			f.ProgressPath, err = r.containerPath()
+		} else {
+			f.Progress, err = r.boolean()
+		}
+	case "slicer_progress":
+		f.SlicerProgress, err = r.boolean()
+	case "girder":
+		f.Girders, err = r.girders()
+	case "downloads":
+		err = r.array(MaxDownloads, func() error {
+			d, err := r.download()
+			f.Downloads = append(f.Downloads, d)
+			return err
+		})
+	case "uploads":
+		err = r.array(MaxUploads, func() error {
+			u, err := r.upload()
+			f.Uploads = append(f.Uploads, u)
+			return err
+		})
 	case "resources":
 		err = r.object(func(key string) error { return r.resourceField(&f.Resources, key) })
 	case "priority":
@@ -345,57 +389,6 @@ func (r *reader) jobField(f *JobFile, key string) (err error) {
 		err = problem("unknown field")
 	}
 	return err
-}
-
-func (r *reader) bind() (b Bind, err error) {
-	err = r.object(func(key string) (err error) {
-		switch key {
-		case "source":
-			b.Source, err = r.hostPath()
-		case "target":
-			b.Target, err = r.containerPath()
-		case "read_only":
-			b.ReadOnly, err = r.boolean()
-		default:
-			err = problem("unknown field")
-		}
-		return err
-	})
-	switch {
-	case err != nil:
-	case b.Source == "":
-		err = inField("source", problem("missing"))
-	case b.Target == "":
-		err = inField("target", problem("missing"))
-	}
-	return b, err
-}
-
-func (r *reader) pipes() (pipes []Pipe, err error) {
-	err = r.array(MaxStreams, func() error {
-		var p Pipe
-		err := r.object(func(key string) (err error) {
-			switch key {
-			case "name":
-				p.Name, err = r.identifier()
-			case "file":
-				p.File, err = r.hostPath()
-			default:
-				err = problem("unknown field")
-			}
-			return err
-		})
-		switch {
-		case err != nil:
-		case p.Name == "":
-			err = inField("name", problem("missing"))
-		case p.File == "":
-			err = inField("file", problem("missing"))
-		}
-		pipes = append(pipes, p)
-		return err
-	})
-	return pipes, err
 }
 
 func (r *reader) resourceField(res *Resources, key string) (err error) {

@@ -14,6 +14,33 @@ import (
 // full names every field that a document can have.
 const full = `{
   "id": "scan-42", "name": "scan α", "task": "girder_worker.docker.tasks.docker_run",
+  "image": "lab/segment:1.2", "entrypoint": ["/bin/seg"], "args": ["--in", "{data}", "{{data}}", "{nothing}", "{\"a\":{data}}", "-i={ct}:{slides}", "{mask.nii}", "{work}/x", "{other.token}"],
+  "env": {"B": "2", "A": "x=\"1\""}, "workdir": "/work", "user": "1000:users", "hostname": "scan-host",
+  "binds": [{"name": "data-dir", "source": "/data", "target": "/in/data", "read_only": true}, {"source": "/out", "target": "/in"}],
+  "volumes": ["work", {"name": "scratch", "target": "/scratch", "read_only": true, "host_dir": "/home/a/tmp", "mode": "0775"}],
+  "inputs": [{"name": "data", "file": "/home/a/in.dat"}, {"name": "remote", "file_id": "6b00f0cb9508e6951c974251", "girder": "other"}],
+  "outputs": [{"name": "result", "file": "/home/a/out.dat"}, {"name": "posted", "url": "https://sink.test/x?y=z", "headers": {"X-Lab": "quiet"}, "path": "/out/posted"},
+    {"name": "told", "log": "stderr"}],
+  "stdin": "/home/a/stdin", "stdout": {"log": "stderr"}, "stderr": "/home/a/err", "progress": "/out/.girder_progress",
+  "girder": [{"api_url": "https://girder.test/api/v1/", "token": "secret-token", "session": {"verify": false, "cert": ["/c.pem", "/k.pem"], "headers": {"A": "hush"}, "proxies": {"https": "http://proxy:3128"}}},
+    {"name": "other", "api_url": "http://other.test/api/v1", "api_key": "key"}],
+  "downloads": [{"name": "ct", "file_id": "6b00f0cb9508e6951c974251", "filename": "ct.nii", "direct_file_path": "/assets/ct"},
+    {"name": "slides", "item_id": "6b00f0cb9508e6951c974252", "volume": "work"},
+    {"name": "study", "folder_id": "6b00f0cb9508e6951c974253", "folder_name": "s", "volume": "data-dir", "girder": "other"}],
+  "uploads": [{"name": "mask.nii", "item_id": "6b00f0cb9508e6951c974254", "upload_kwargs": {"reference": "r", "mimeType": "image/x", "filename": "m"}, "delete_file": true},
+    {"path": ".", "volume": "work", "folder_id": "6b00f0cb9508e6951c974255", "must_exist": false, "girder": "other"},
+    {"path": "log.txt", "job_id": "6b00f0cb9508e6951c974256", "artifact_name": "log", "upload_on_exception": true}], "network": "private", "read_only": true,
+  "resources": {"cpus": 1.5, "memory": "2g", "gpus": 1, "pids": 100, "shm": "64m", "scratch": 1073741824, "log": "1MiB"},
+  "priority": 7, "after": ["a", "b"], "after_any": ["c"],
+  "not_before": "2026-03-01T10:00:00+02:00", "expires": "2026-03-02T10:00:00Z",
+  "timeout": "1d", "soft_timeout": 3600.5, "idle_timeout": "10m",
+  "retries": {"max": 3, "delay": "30s", "fail_interrupted": true},
+  "hold": "until the disk is there", "stop_signal": "sigint", "stop_grace": "20s"
+}`
+
+// local is a job that needs nothing but its machine.
+const local = `{
+  "id": "scan-42", "name": "scan α", "task": "girder_worker.docker.tasks.docker_run",
   "image": "lab/segment:1.2", "entrypoint": ["/bin/seg"], "args": ["--in", "{data}", "{{data}}", "{other}", "{\"a\":{data}}"],
   "env": {"B": "2", "A": "x=\"1\""}, "workdir": "/work", "user": "1000:users", "hostname": "scan-host",
   "binds": [{"source": "/data", "target": "/in/data", "read_only": true}, {"source": "/out", "target": "/in"}],
@@ -27,8 +54,8 @@ const full = `{
   "hold": "until the disk is there", "stop_signal": "sigint", "stop_grace": "20s"
 }`
 
-func TestParseJobFileFull(t *testing.T) {
-	got, err := ParseJobFile([]byte(full))
+func TestParseJobFile(t *testing.T) {
+	got, err := ParseJobFile([]byte(local))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +66,7 @@ func TestParseJobFileFull(t *testing.T) {
 		Env:  map[string]string{"A": `x="1"`, "B": "2"}, WorkDir: "/work", User: "1000:users", Hostname: "scan-host",
 		Binds:  []Bind{{Source: "/data", Target: "/in/data", ReadOnly: true}, {Source: "/out", Target: "/in"}},
 		Inputs: []Pipe{{Name: "data", File: "/home/a/in.dat"}}, Outputs: []Pipe{{Name: "result", File: "/home/a/out.dat"}},
-		Stdin: "/home/a/stdin", Progress: true, Network: sandbox.NetworkPrivate, ReadOnly: true,
+		Stdin: Pipe{File: "/home/a/stdin"}, Progress: true, Network: sandbox.NetworkPrivate, ReadOnly: true,
 		Resources: Resources{CPUs: 1.5, Memory: 2 << 30, GPUs: 1, PIDs: 100, Shm: 64 << 20, Scratch: 1 << 30, Log: 1 << 20},
 		Priority:  7, After: []string{"a", "b"}, AfterAny: []string{"c"},
 		NotBefore: time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC), Expires: time.Date(2026, 3, 2, 10, 0, 0, 0, time.UTC),
@@ -65,7 +92,7 @@ func TestFullNamesEveryField(t *testing.T) {
 	}
 	for _, v := range []reflect.Value{reflect.ValueOf(*f), reflect.ValueOf(f.Resources), reflect.ValueOf(f.Retries)} {
 		for i := range v.NumField() {
-			if v.Field(i).IsZero() {
+			if v.Field(i).IsZero() && v.Type().Field(i).Name != "SlicerProgress" { // it cannot be beside Stdout
 				t.Errorf("%s.%s is not set by the full document", v.Type(), v.Type().Field(i).Name)
 			}
 		}
@@ -73,7 +100,7 @@ func TestFullNamesEveryField(t *testing.T) {
 }
 
 func TestPlan(t *testing.T) {
-	f, err := ParseJobFile([]byte(full))
+	f, err := ParseJobFile([]byte(local))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +152,7 @@ func TestPlanKeepsNil(t *testing.T) {
 }
 
 func TestSubstitute(t *testing.T) {
-	paths := map[string]string{"in": "/p/in", "o.1": "/p/o.1"}
+	paths := map[string]named{"in": {path: "/p/in"}, "o.1": {path: "/p/o.1"}}
 	for in, want := range map[string]string{
 		"":                   "",
 		"plain":              "plain",
@@ -146,7 +173,7 @@ func TestSubstitute(t *testing.T) {
 		"{}{in}{}":           "{}/p/in{}",
 		`{"a":{"b":"{in}"}}`: `{"a":{"b":"/p/in"}}`,
 	} {
-		if got := substitute(in, paths); got != want {
+		if got := substitute("", in, paths, nil); got != want {
 			t.Errorf("substitute(%q) = %q, want %q", in, got, want)
 		}
 	}

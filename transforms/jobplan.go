@@ -8,12 +8,6 @@ import (
 	"girderworker/sandbox"
 )
 
-// The names of the streams that the document turns on without naming them.
-const (
-	stdinName    = "stdin"
-	progressName = "progress"
-)
-
 // check refuses what no single field shows.
 func (f *JobFile) check() error {
 	if f.Task != TaskDockerRun {
@@ -35,11 +29,10 @@ func (f *JobFile) check() error {
 		return inField("resources.shm", problem("%s is more than memory, which is %s",
 			FormatBytes(f.Resources.Shm), FormatBytes(f.Resources.Memory)))
 	}
-	if err := f.checkStreams(); err != nil {
-		return err
-	}
-	if err := f.checkBinds(); err != nil {
-		return err
+	for _, check := range []func() error{f.checkTransfers, f.checkNames, f.checkStreams, f.checkMounts} {
+		if err := check(); err != nil {
+			return err
+		}
 	}
 	if n := len(f.After) + len(f.AfterAny); n > MaxAfter {
 		return inField("after", problem("%d jobs together with after_any; the limit is %d", n, MaxAfter))
@@ -47,69 +40,72 @@ func (f *JobFile) check() error {
 	return nil
 }
 
-func (f *JobFile) checkStreams() error {
+// checkNames refuses a name that is given twice: in braces it would mean two things.
+func (f *JobFile) checkNames() error {
 	names := make(map[string]string)
-	if f.Stdin != "" {
-		names[stdinName] = "stdin"
+	take := func(field, name string) error {
+		if name == "" {
+			return nil
+		}
+		if by, taken := names[name]; taken {
+			return inField(field, problem("the name %s is already used by %s", name, by))
+		}
+		names[name] = field
+		return nil
+	}
+	for i := range f.Girders {
+		for _, name := range []string{f.Girders[i].Name, tokenName(f.Girders[i].Name)} {
+			if err := take("girder", name); err != nil {
+				return err
+			}
+		}
 	}
 	if f.Progress {
-		names[progressName] = "progress"
+		if err := take("progress", progressName); err != nil {
+			return err
+		}
 	}
-	for _, list := range []struct {
-		field string
-		pipes []Pipe
-	}{{"inputs", f.Inputs}, {"outputs", f.Outputs}} {
-		for _, p := range list.pipes {
-			if by, taken := names[p.Name]; taken {
-				return inField(list.field, problem("the name %s is already used by %s", p.Name, by))
-			}
-			names[p.Name] = list.field
+	if err := f.eachPipe(func(field, name string, _ *Pipe) error { return take(field, name) }); err != nil {
+		return err
+	}
+	for i := range f.Binds {
+		if err := take("binds", f.Binds[i].Name); err != nil {
+			return err
+		}
+	}
+	for _, v := range f.volumes() {
+		if err := take("volumes", v.Name); err != nil {
+			return err
+		}
+	}
+	for i := range f.Downloads {
+		if err := take("downloads", f.Downloads[i].Name); err != nil {
+			return err
+		}
+	}
+	for i := range f.Uploads {
+		if err := take("uploads", f.Uploads[i].Name); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// pipesNeeded tells whether the container gets [PipeDirectory].
-func (f *JobFile) pipesNeeded() bool {
-	return f.Progress || len(f.Inputs)+len(f.Outputs) > 0
-}
-
-func (f *JobFile) checkBinds() error {
-	targets := make(map[string]bool, len(f.Binds))
-	for _, b := range f.Binds {
-		switch {
-		case targets[b.Target]:
-			return inField("binds", problem("the target %s is given twice", b.Target))
-		case b.Target == "/":
-			return inField("binds", problem("the target / would hide the image"))
-		case within(b.Target, PipeDirectory), f.pipesNeeded() && within(PipeDirectory, b.Target):
-			return inField("binds", problem("the target %s would hide the job's pipes in %s", b.Target, PipeDirectory))
-		}
-		for _, own := range []string{"/proc", "/sys", "/dev"} {
-			if within(b.Target, own) {
-				return inField("binds", problem("the target %s is within %s, which is the container's own", b.Target, own))
-			}
-		}
-		targets[b.Target] = true
-	}
-	return nil
-}
+// tokenName is what stands in braces for the token of a server.
+func tokenName(girder string) string { return girder + ".token" }
 
 // HostNetwork tells whether the job asks for the host's own network.
 func (f *JobFile) HostNetwork() bool { return f.Network == sandbox.NetworkHost }
 
-// within tells whether the clean path p is dir or lies below it.
-func within(p, dir string) bool {
-	return p == dir || strings.HasPrefix(p, dir) && p[len(dir)] == '/'
-}
-
 // Plan turns the document into what the runner carries out.
 //
 // In an argument, in the entrypoint and in the value of a variable, {NAME}
-// becomes the path of the pipe NAME in the container; {progress} is the pipe of
-// --progress. Only names of this job's pipes are replaced: any other text in
-// braces stays as it is, so that JSON, awk and templates pass unchanged. Doubled
-// braces protect a name: {{NAME}} becomes the text {NAME}.
+// becomes the path in the container of what has that name in the document: a
+// pipe, a volume or bind, a download, an upload; {progress} is the pipe of
+// --progress, and {GIRDER.token} the token of a server. Only names of this job
+// are replaced: any other text in braces stays as it is, so that JSON, awk and
+// templates pass unchanged. Doubled braces protect a name: {{NAME}} becomes the
+// text {NAME}.
 func (f *JobFile) Plan() (Plan, error) {
 	if f.Task != TaskDockerRun {
 		return Plan{}, inField("task", problem("%q is not a task that this worker knows", f.Task))
@@ -122,60 +118,90 @@ func (f *JobFile) Plan() (Plan, error) {
 		Network:        f.Network,
 		ReadOnlyRootfs: f.ReadOnly,
 		Streams:        f.streams(),
+		SlicerProgress: f.SlicerProgress,
 		StopSignal:     f.StopSignal,
 		StopGrace:      f.StopGrace,
 	}
-	paths := make(map[string]string, len(p.Streams))
-	for _, s := range p.Streams {
-		if s.Path != "" {
-			paths[s.Name] = s.Path
-		}
+	if err := f.moves(&p); err != nil {
+		return Plan{}, err
 	}
-	p.Entrypoint = substituteAll(f.Entrypoint, paths)
-	p.Args = substituteAll(f.Args, paths)
-	for _, key := range f.sortedEnv() {
-		p.Env = append(p.Env, key+"="+substitute(f.Env[key], paths))
-	}
-	// A bind below another must be mounted after it, whatever the order in the
+	// A mount below another must come after it, whatever the order in the
 	// document; by name, a directory comes before what is in it.
 	p.Binds = slices.Clone(f.Binds)
 	slices.SortFunc(p.Binds, func(a, b Bind) int { return strings.Compare(a.Target, b.Target) })
+	p.Volumes = f.volumes()
+	slices.SortFunc(p.Volumes, func(a, b Volume) int { return strings.Compare(a.Target, b.Target) })
+
+	names := f.named(&p)
+	if f.Entrypoint != nil {
+		p.Entrypoint = make([]string, 0, len(f.Entrypoint))
+		for _, s := range f.Entrypoint {
+			p.Entrypoint = append(p.Entrypoint, p.expand(InsertEntrypoint, len(p.Entrypoint), "", s, names))
+		}
+	}
+	if f.Args != nil {
+		p.Args = make([]string, 0, len(f.Args))
+		for _, s := range f.Args {
+			p.Args = append(p.Args, p.expand(InsertArgs, len(p.Args), "", s, names))
+		}
+	}
+	for _, key := range f.sortedEnv() {
+		p.Env = append(p.Env, p.expand(InsertEnv, len(p.Env), key+"=", f.Env[key], names))
+	}
 	return p, nil
 }
 
-func (f *JobFile) streams() []Stream {
-	var streams []Stream
-	if f.Stdin != "" {
-		streams = append(streams, Stream{Name: stdinName, Kind: StreamStdin, File: f.Stdin})
-	}
-	for _, p := range f.Inputs {
-		streams = append(streams, Stream{Name: p.Name, Kind: StreamInput, File: p.File, Path: path.Join(PipeDirectory, p.Name)})
-	}
-	for _, p := range f.Outputs {
-		streams = append(streams, Stream{Name: p.Name, Kind: StreamOutput, File: p.File, Path: path.Join(PipeDirectory, p.Name)})
-	}
-	if f.Progress {
-		streams = append(streams, Stream{Name: progressName, Kind: StreamProgress, Path: path.Join(PipeDirectory, progressName)})
-	}
-	return streams
+// A named thing is what {NAME} stands for: a path that is known, or what has to
+// be inserted when the attempt runs.
+type named struct {
+	path         string
+	fetch, token string
 }
 
-func substituteAll(args []string, paths map[string]string) []string {
-	if args == nil {
-		return nil
+// named gives everything in the document that has a name, as the plan has it.
+func (f *JobFile) named(p *Plan) map[string]named {
+	all := make(map[string]named)
+	for _, g := range p.Girders {
+		all[tokenName(g.Name)] = named{token: g.Name}
 	}
-	out := make([]string, len(args))
-	for i, arg := range args {
-		out[i] = substitute(arg, paths)
+	for _, b := range p.Binds {
+		if b.Name != "" {
+			all[b.Name] = named{path: b.Target}
+		}
 	}
-	return out
+	for _, v := range p.Volumes {
+		all[v.Name] = named{path: v.Target}
+	}
+	for _, d := range p.Fetches {
+		all[d.Name] = named{fetch: d.Name}
+	}
+	for i, h := range p.Hooks {
+		if f.Uploads[i].Name != "" {
+			all[h.Name] = named{path: path.Join(all[h.From].path, h.Path)}
+		}
+	}
+	for _, s := range p.Streams {
+		if s.Path != "" {
+			all[s.Name] = named{path: s.Path}
+		}
+	}
+	return all
 }
 
-func substitute(s string, paths map[string]string) string {
-	if len(paths) == 0 || !strings.ContainsRune(s, '{') {
-		return s
+// expand replaces the names in s, an entry of the list, after prefix, which has none.
+func (p *Plan) expand(list InsertionList, index int, prefix, s string, names map[string]named) string {
+	return substitute(prefix, s, names, func(at int, n named) {
+		p.Inserts = append(p.Inserts, Insertion{List: list, Arg: index, At: at, Fetch: n.fetch, Token: n.token})
+	})
+}
+
+// substitute calls insert with where in the result something is to be inserted.
+func substitute(prefix, s string, names map[string]named, insert func(at int, n named)) string {
+	if len(names) == 0 || !strings.ContainsRune(s, '{') {
+		return prefix + s
 	}
 	var out strings.Builder
+	out.WriteString(prefix)
 	for {
 		open := strings.IndexByte(s, '{')
 		if open < 0 {
@@ -188,7 +214,7 @@ func substitute(s string, paths map[string]string) string {
 		if doubled {
 			name, rest, closed = strings.Cut(s[2:], "}}")
 		}
-		target, known := paths[name]
+		target, known := names[name]
 		switch {
 		case !closed || !known:
 			out.WriteByte('{')
@@ -201,7 +227,10 @@ func substitute(s string, paths map[string]string) string {
 			out.WriteString("{" + name + "}")
 			s = rest
 		default:
-			out.WriteString(target)
+			if target.path == "" {
+				insert(out.Len(), target)
+			}
+			out.WriteString(target.path)
 			s = rest
 		}
 	}

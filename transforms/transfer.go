@@ -51,6 +51,9 @@ type Secrets struct {
 	Headers map[string]map[string]string `json:"headers,omitempty"`
 }
 
+// Empty tells whether there is no secret.
+func (s Secrets) Empty() bool { return len(s.Tokens)+len(s.APIKeys)+len(s.Headers) == 0 }
+
 // FetchKind is what a [Fetch] fetches.
 type FetchKind string
 

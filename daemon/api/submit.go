@@ -3,6 +3,7 @@ package api
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -76,6 +77,10 @@ func inJob(i int, err error) error {
 // of the configuration does not change what was accepted.
 func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Identity, settings *Settings) (queue.Submission, error) {
 	owner := c.peer.Owner()
+	secrets, err := f.TakeSecrets()
+	if err != nil {
+		return queue.Submission{}, err
+	}
 	hash := sha256.Sum256(f.AppendJSON(make([]byte, 0, 512)))
 	sub := queue.Submission{
 		ID:        f.ID,
@@ -93,6 +98,11 @@ func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Ident
 		Hold:      f.Hold,
 		BodyHash:  hex.EncodeToString(hash[:]),
 	}
+	if !secrets.Empty() {
+		if sub.Secrets, err = json.Marshal(secrets); err != nil {
+			return sub, fmt.Errorf("cannot encode the job's secrets: %w", err)
+		}
+	}
 	repeated, err := s.isRepeated(f.ID, owner)
 	if err != nil {
 		return sub, err
@@ -106,6 +116,10 @@ func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Ident
 		}
 	}
 	f.Complete(settings.Defaults)
+	if f.NeedsGirder() && len(f.Girders) == 0 {
+		return sub, &refusal{apitype.Error{Kind: apitype.KindBadRequest, Field: "girder",
+			Message: "girder: missing; say which server has the job's files, as in https://girder.example.org/api/v1"}}
+	}
 	sub.Needs = queue.Needs{CPUs: f.Resources.CPUs, Memory: f.Resources.Memory, GPUs: f.Resources.GPUs}
 	sub.Limits = queue.Limits{Hard: f.Timeout, Soft: f.SoftTimeout, Idle: f.IdleTimeout}
 	sub.Retry = queue.Retry{Max: f.Retries.Max, Delay: f.Retries.Delay, FailInterrupted: f.Retries.FailInterrupted}
