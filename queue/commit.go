@@ -45,10 +45,10 @@ type txn struct {
 	writes   int
 	delta    [len(states) + 1]int // by code
 	notices  []Notice
-	wake     bool     // a claim may find something new
-	finished bool     // there is something to move to the history
-	reports  []uint64 // jobs with new events
-	more     bool     // dependents are left to settle
+	wake     bool         // a claim may find something new
+	finished bool         // there is something to move to the history
+	reports  []PendingJob // jobs with new events
+	more     bool         // dependents are left to settle
 }
 
 func (t *txn) bucket(name []byte) *bolt.Bucket {

@@ -67,7 +67,7 @@ func (t *txn) report(j *Job) error {
 	if j.State == Finishing || j.State.Final() {
 		e.Result = j.Result
 	}
-	t.reports = append(t.reports, j.Seq)
+	t.reports = append(t.reports, PendingJob{Seq: j.Seq, Oldest: t.now, Left: left})
 	return t.put(bucketOutbox, eventKey(j.Seq, seq), encodeEvent(&e))
 }
 
@@ -95,24 +95,28 @@ const maxReportable = 100_000
 // reportable is the jobs that have had events since somebody asked.
 type reportable struct {
 	mu   sync.Mutex
-	seqs map[uint64]struct{}
+	jobs map[uint64]PendingJob
 	all  bool // too many to remember, or from before the start
 }
 
-func (r *reportable) add(seqs []uint64) {
+func (r *reportable) add(jobs []PendingJob) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.all {
 		return
 	}
-	if r.seqs == nil {
-		r.seqs = make(map[uint64]struct{})
+	if r.jobs == nil {
+		r.jobs = make(map[uint64]PendingJob)
 	}
-	for _, seq := range seqs {
-		r.seqs[seq] = struct{}{}
+	for _, j := range jobs {
+		if old, ok := r.jobs[j.Seq]; ok {
+			j.Oldest = old.Oldest
+			j.Left |= old.Left
+		}
+		r.jobs[j.Seq] = j
 	}
-	if len(r.seqs) > maxReportable {
-		r.seqs, r.all = nil, true
+	if len(r.jobs) > maxReportable {
+		r.jobs, r.all = nil, true
 	}
 }
 
@@ -120,18 +124,18 @@ func (r *reportable) add(seqs []uint64) {
 // something new, and once after the start.
 func (s *Store) Outbox() <-chan struct{} { return s.outbox }
 
-// Reportable returns the sequences of the jobs that have had events since the
-// last call, in no order. all: they are not known, and [Store.Pending] tells. It
-// is for one caller.
-func (s *Store) Reportable() (jobs []uint64, all bool) {
+// Reportable returns the jobs that have had events since the last call, in no
+// order, with those events alone. all: they are not known, and [Store.Pending]
+// tells. It is for one caller.
+func (s *Store) Reportable() (jobs []PendingJob, all bool) {
 	r := &s.reportable
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for seq := range r.seqs {
-		jobs = append(jobs, seq)
+	for _, j := range r.jobs {
+		jobs = append(jobs, j)
 	}
 	all = r.all
-	r.seqs, r.all = nil, false
+	r.jobs, r.all = nil, false
 	return jobs, all
 }
 
@@ -229,7 +233,7 @@ func (s *Store) Delivered(ctx context.Context, seq, last uint64, sinks Sinks) er
 
 // Reporting is what whoever drains the outbox needs of one job.
 type Reporting struct {
-	// Job is the job with its body, as it stands now.
+	// Job is the job as it stands now, with its origin and without its body.
 	Job     Job
 	Secrets []byte
 	// Report is what [Store.SetReport] kept.
@@ -241,10 +245,11 @@ type Reporting struct {
 func (s *Store) Reporting(seq uint64) (r Reporting, err error) {
 	read := func(tx *bolt.Tx) error {
 		if r.Job, err = loadSeq(tx, seq); err == nil {
-			loadBodies(tx, &r.Job)
+			r.Job.Origin = loadOrigin(tx, seq)
 		}
 		return err
 	}
+	// The events first: the job is then at least as far as they say.
 	if r.Events, err = s.Events(seq); err != nil {
 		return r, err
 	}

@@ -27,8 +27,8 @@ func TestSinks(t *testing.T) {
 	}
 	claim(t, s, roomy, 1)
 	run(t, s, "j", 0)
-	if seqs, all := s.Reportable(); all || !slices.Equal(seqs, []uint64{j.Seq}) {
-		t.Errorf("reportable %v %t", seqs, all)
+	if jobs, all := s.Reportable(); all || len(jobs) != 1 || jobs[0].Seq != j.Seq || jobs[0].Left != allSinks {
+		t.Errorf("reportable %v %t", jobs, all)
 	}
 	must(t, s.moveFinished(ctx))
 	must(t, s.SetReport(ctx, j.Seq, []byte("so far")))
@@ -137,13 +137,13 @@ func TestSetMaxJobs(t *testing.T) {
 // TestReportableOverflow: whoever does not ask for long is told to look at everything.
 func TestReportableOverflow(t *testing.T) {
 	var r reportable
-	seqs := make([]uint64, maxReportable+1)
-	for i := range seqs {
-		seqs[i] = uint64(i)
+	jobs := make([]PendingJob, maxReportable+1)
+	for i := range jobs {
+		jobs[i].Seq = uint64(i)
 	}
-	r.add(seqs)
-	if !r.all || r.seqs != nil {
-		t.Errorf("%d are remembered", len(r.seqs))
+	r.add(jobs)
+	if !r.all || r.jobs != nil {
+		t.Errorf("%d are remembered", len(r.jobs))
 	}
 }
 

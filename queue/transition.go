@@ -163,5 +163,9 @@ func loadBody(tx *bolt.Tx, seq uint64) []byte {
 // loadBodies completes j with what stands apart from its row.
 func loadBodies(tx *bolt.Tx, j *Job) {
 	j.Body = loadBody(tx, j.Seq)
-	j.Origin = bytes.Clone(tx.Bucket(bucketOrigins).Get(seqKey(j.Seq)))
+	j.Origin = loadOrigin(tx, j.Seq)
+}
+
+func loadOrigin(tx *bolt.Tx, seq uint64) []byte {
+	return bytes.Clone(tx.Bucket(bucketOrigins).Get(seqKey(seq)))
 }

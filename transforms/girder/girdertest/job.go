@@ -259,6 +259,13 @@ func (s *Server) CancelJob(id string) error {
 	return s.cancel(s.jobs[id])
 }
 
+// SetJobStatus is what Girder itself, or a plugin, does to a job.
+func (s *Server) SetJobStatus(id string, status int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.move(s.jobs[id], status)
+}
+
 func (s *Server) cancel(j *job) error {
 	switch {
 	case j.status == 824 || j.status == 3 || j.status == 4 || j.status == 5:
