@@ -34,7 +34,7 @@ const (
 	classObjectID  = "bson.objectid.ObjectId"
 	classUUID      = "uuid.UUID"
 
-	// A link of a chain. It is a dict; what else its instance holds is Celery's
+	// A link of a chain, and its subclasses that stand for several tasks. It is a dict; what else its instance holds is Celery's
 	// application, pickled as calls: that part is dropped.
 	classSignature = "celery.canvas.Signature"
 )
@@ -356,7 +356,8 @@ func (d *decoder) contents(class string, o *rawObject) (Value, int, error) {
 			return nil, 0, malformed
 		}
 		return UUID(b), 0, nil
-	case classSignature:
+	case classSignature, "celery.canvas.group", "celery.canvas.chain", "celery.canvas._chain", "celery.canvas.chord",
+		"celery.canvas._chord", "celery.canvas.xmap", "celery.canvas.xstarmap", "celery.canvas.chunks":
 		attrs, height, err := d.members(rest, func(key string) bool { return key == attrDict || key == tagState })
 		return &Object{Class: class, Attrs: attrs}, height, err
 	}

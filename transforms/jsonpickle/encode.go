@@ -1,6 +1,7 @@
 package jsonpickle
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -200,15 +201,19 @@ func (e *encoder) float(f float64) {
 		e.out = append(e.out, "Infinity"...)
 		return
 	}
-	start := len(e.out)
-	e.out = strconv.AppendFloat(e.out, f, 'g', -1, 64)
-	for _, c := range e.out[start:] {
-		if c == '.' || c == 'e' {
-			return
-		}
+	format := byte('f')
+	if abs := math.Abs(f); abs != 0 && (abs < 1e-4 || abs >= 1e16) {
+		format = 'e' // where Python's repr changes, too
 	}
-	e.out = append(e.out, ".0"...)
+	start := len(e.out)
+	e.out = strconv.AppendFloat(e.out, f, format, -1, 64)
+	if !bytes.ContainsAny(e.out[start:], ".e") {
+		e.out = append(e.out, ".0"...)
+	}
 }
+
+// shortEscapes are the control characters that JSON has a letter for.
+var shortEscapes = [' ']byte{'\b': 'b', '\t': 't', '\n': 'n', '\f': 'f', '\r': 'r'}
 
 var errNotUTF8 = errors.New("a string that is not UTF-8")
 
@@ -221,7 +226,9 @@ func (e *encoder) text(s string) error {
 		switch c := s[i]; {
 		case c == '"' || c == '\\':
 			e.out = append(e.out, '\\', c)
-		case c < ' ' || c == 0x7f:
+		case c < ' ' && shortEscapes[c] != 0:
+			e.out = append(e.out, '\\', shortEscapes[c])
+		case c < ' ':
 			e.out = fmt.Appendf(e.out, `\u%04x`, c)
 		default:
 			e.out = append(e.out, c)
