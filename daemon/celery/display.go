@@ -311,9 +311,9 @@ func pyFloat(f float64) string {
 	case math.IsInf(f, -1):
 		return "-inf"
 	}
-	s := strconv.FormatFloat(f, 'g', -1, 64)
-	if !strings.ContainsAny(s, ".e") {
-		s += ".0"
+	text, err := jsonpickle.EncodePlain(f)
+	if err != nil {
+		return more // not to be had: a float has a form
 	}
-	return s
+	return string(text)
 }

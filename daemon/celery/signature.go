@@ -165,11 +165,64 @@ func (s Signature) value() *jsonpickle.Dict {
 	return &jsonpickle.Dict{Members: []jsonpickle.Member{
 		{Key: "task", Value: s.Task},
 		{Key: "args", Value: s.Args},
-		{Key: "kwargs", Value: orEmpty(s.Kwargs)},
-		{Key: "options", Value: orEmpty(s.Options)},
+		{Key: "kwargs", Value: plainSignatures(orEmpty(s.Kwargs))},
+		{Key: "options", Value: plainSignatures(orEmpty(s.Options))},
 		{Key: "subtask_type", Value: subtask},
 		{Key: "immutable", Value: s.Immutable},
 	}}
+}
+
+// plainSignatures is v with the signatures in it as plain dicts: pickled again
+// without what was not looked at, their class would be half an object. What has
+// none in it stays the very same value, so that references to it still hold.
+func plainSignatures(v jsonpickle.Value) jsonpickle.Value {
+	switch v := v.(type) {
+	case *jsonpickle.Object:
+		if isSignatureClass(v.Class) {
+			return plainSignatures(&jsonpickle.Dict{Members: v.Attrs})
+		}
+	case *jsonpickle.List:
+		if items, changed := plainEach(v.Items); changed {
+			return &jsonpickle.List{Items: items}
+		}
+	case jsonpickle.Tuple:
+		if items, changed := plainEach(v); changed {
+			return jsonpickle.Tuple(items)
+		}
+	case *jsonpickle.Dict:
+		var members []jsonpickle.Member
+		changed := false
+		for _, m := range v.Members {
+			plain := plainSignatures(m.Value)
+			changed = changed || !same(plain, m.Value)
+			members = append(members, jsonpickle.Member{Key: m.Key, Value: plain})
+		}
+		if changed {
+			return &jsonpickle.Dict{Members: members}
+		}
+	}
+	return v
+}
+
+func plainEach(items []jsonpickle.Value) (out []jsonpickle.Value, changed bool) {
+	for _, item := range items {
+		plain := plainSignatures(item)
+		changed = changed || !same(plain, item)
+		out = append(out, plain)
+	}
+	return out, changed
+}
+
+// same tells whether plainSignatures left a value alone. Tuples cannot be
+// compared, and are copied for nothing now and then.
+func same(a, b jsonpickle.Value) bool {
+	switch a.(type) {
+	case *jsonpickle.List, *jsonpickle.Dict, *jsonpickle.Object:
+		return a == b
+	case jsonpickle.Tuple:
+		return false
+	}
+	return true
 }
 
 func signatureValues(all []Signature) jsonpickle.Value {
