@@ -158,7 +158,7 @@ func (f *front) request(job *queue.Job) (*attempt.Request, error) {
 		Version:  attempt.Version,
 		Job:      job.ID,
 		Attempt:  job.Attempt,
-		Identity: attempt.Identity{UID: job.Identity.UID, GID: job.Identity.GID, Groups: job.Identity.Groups},
+		Identity: identityOf(job),
 		Plan:     plan,
 		ImageID:  image.ID,
 		Resources: attempt.Resources{

@@ -60,6 +60,9 @@ func (f *front) Status(context.Context) (apitype.Status, error) {
 		Attempts: f.attempts.count(),
 	}
 	st.Warnings = append(st.Warnings, *f.notes.Load()...)
+	if problem := f.rules.Load().problem; problem != "" {
+		st.Warnings = append(st.Warnings, "the policy on disk is bad and not in use: "+problem)
+	}
 	if f.resting() {
 		st.Warnings = append(st.Warnings, "the file system of the state directory is full: no job starts until there is room")
 	}

@@ -35,6 +35,7 @@ import (
 
 	"girderworker/daemon/config"
 	"girderworker/daemon/monitor"
+	"girderworker/daemon/policy"
 )
 
 // Options are what the command line knows.
@@ -76,6 +77,8 @@ func Run(o Options) error {
 		Socket:    c.SocketPath(),
 		SocketGID: who.socketGID,
 		IDs:       monitor.IDRange{Base: c.IDs.Base, Size: c.IDs.Size},
+		Policy:    c.PolicyFile,
+		Audit:     c.AuditPath(),
 		Launcher:  string(c.Launcher),
 		Drop:      c.DropPath(),
 		Front:     o.Args,
@@ -87,11 +90,12 @@ func Run(o Options) error {
 // and whether err is still to be told.
 func ExitCode(err error) (code int, tell bool) {
 	var invalid config.Invalid
+	var rules *policy.Invalid
 	var front *monitor.FrontExit
 	switch {
 	case err == nil:
 		return 0, false
-	case errors.As(err, &invalid):
+	case errors.As(err, &invalid), errors.As(err, &rules):
 		return 2, true
 	case errors.As(err, &front):
 		return max(front.Code, 1), false

@@ -46,6 +46,7 @@ type front struct {
 	proof    chan chan struct{}
 	rest     atomic.Pointer[time.Time] // nothing is started until then
 	notes    atomic.Pointer[[]string]  // what status tells of the configuration
+	rules    atomic.Pointer[rules]
 
 	fail context.CancelCauseFunc // ends the front with an error
 }
@@ -89,12 +90,15 @@ func Front(o Options) error {
 	defer f.monitor.Close()
 	stopGone := context.AfterFunc(contextOf(f.monitor.Done()), func() { fail(monitor.ErrGone) })
 	defer stopGone()
-	listener, err := listenerOf(monitor.FrontListener)
+	listener, err := monitor.Listen(os.NewFile(monitor.FrontListener, "listener"))
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
-	return f.run(ctx, &c, listener, signals)
+	if err := f.loadPolicy(ctx); err != nil {
+		return err
+	}
+	return f.run(ctx, &c, visitors{listener}, signals)
 }
 
 // run is the front from the queue's opening to its closing.
@@ -133,7 +137,8 @@ func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener
 
 	f.server = api.New(api.Config{
 		Queue: f.store, Control: f, Images: f.images, Live: f, StateDir: c.StateDir,
-		RunAs:    runAs(c.IDs, f.who.uid),
+		RunAs:    runAs,
+		Policy:   f,
 		Version:  apitype.Version{Version: f.options.Version, Commit: f.options.Commit, API: 1},
 		Settings: f.settings(c), Logger: f.logger.With("part", "api"),
 	})
@@ -161,6 +166,7 @@ func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener
 	work.Go(func() { f.vigil(claims) })
 	work.Go(func() { f.sweep(claims) })
 	work.Go(func() { f.watchConfig(claims) })
+	work.Go(func() { f.watchPolicy(claims) })
 
 	f.wait(ctx, signals)
 	cause := context.Cause(ctx)
@@ -209,18 +215,4 @@ func (f *front) notify(messages ...string) {
 			f.logger.Warn("Cannot notify the service manager", "error", err)
 		}
 	}
-}
-
-// listenerOf takes over a listening descriptor.
-func listenerOf(fd uintptr) (net.Listener, error) {
-	file := os.NewFile(fd, "listener")
-	defer file.Close()
-	l, err := net.FileListener(file)
-	if err != nil {
-		return nil, fmt.Errorf("cannot use the API's socket: %w", err)
-	}
-	if unix, ok := l.(*net.UnixListener); ok {
-		unix.SetUnlinkOnClose(false) // it is the monitor's, or the service manager's
-	}
-	return l, nil
 }

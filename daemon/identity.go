@@ -1,15 +1,18 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os/user"
-	"slices"
 	"strconv"
 
 	"girderworker/daemon/api"
+	"girderworker/daemon/attempt"
 	"girderworker/daemon/config"
+	"girderworker/daemon/monitor"
 	"girderworker/daemon/systemd"
 	"girderworker/queue"
 )
@@ -45,30 +48,49 @@ func groupNamed(name string) (int, error) {
 	return strconv.Atoi(g.Gid)
 }
 
-// runAs chooses the host identity of a peer's jobs: its own, but root and its
-// group, as which no job runs, become the unprivileged identity of the id range.
-func runAs(ids config.IDRange, frontUID int) func(api.Peer) (queue.Identity, error) {
-	return func(p api.Peer) (queue.Identity, error) {
-		if p.UID == frontUID {
-			return queue.Identity{}, fmt.Errorf("the daemon's own user must not run jobs; submit as a person")
-		}
-		nobody := ids.Unprivileged()
-		if p.UID == 0 {
-			return queue.Identity{UID: nobody, GID: nobody, User: fmt.Sprintf("root (its jobs run as %d)", nobody)}, nil
-		}
-		if ids.Contains(p.UID) {
-			return queue.Identity{}, fmt.Errorf("user %d belongs to the inside of containers", p.UID)
-		}
-		id := queue.Identity{UID: p.UID, GID: p.GID, User: p.User}
-		if id.GID == 0 {
-			id.GID = nobody
-		}
-		for _, g := range p.Groups {
-			if g != 0 && g != id.GID && !ids.Contains(g) && !slices.Contains(id.Groups, g) {
-				id.Groups = append(id.Groups, g)
-			}
-		}
-		return id, nil
+// visitors are the connections that the monitor passes on, with its word for
+// who they are.
+type visitors struct{ *monitor.Listener }
+
+func (v visitors) Accept() (net.Conn, error) {
+	c, err := v.Listener.Accept()
+	if p, ok := c.(*monitor.PeerConn); ok {
+		return visitor{p}, err
+	}
+	return c, err
+}
+
+type visitor struct{ *monitor.PeerConn }
+
+// Vouch implements [api.Vouched].
+func (v visitor) Vouch() (queue.Identity, error) {
+	if v.Refused != "" {
+		return queue.Identity{}, errors.New(v.Refused)
+	}
+	id := v.Identity
+	return queue.Identity{UID: id.UID, GID: id.GID, Groups: id.Groups, Submitter: id.Submitter, PID: id.PID, Seal: id.Seal}, nil
+}
+
+// runAs is who a peer's jobs run as: whom the monitor says, which nobody else
+// can make up.
+func runAs(p api.Peer) (queue.Identity, error) {
+	id := p.Identity
+	id.User = p.User
+	if p.UID == 0 {
+		id.User = fmt.Sprintf("root (its jobs run as %d)", id.UID)
+	}
+	return id, p.Refused
+}
+
+// identityOf is what the monitor is told of a job's identity.
+func identityOf(job *queue.Job) attempt.Identity {
+	id := job.Identity
+	if job.Source != queue.SourceSocket {
+		return attempt.Identity{Source: string(job.Source)} // the monitor chooses
+	}
+	return attempt.Identity{
+		UID: id.UID, GID: id.GID, Groups: id.Groups,
+		Source: string(job.Source), Submitter: id.Submitter, PID: id.PID, Seal: id.Seal,
 	}
 }
 

@@ -127,6 +127,11 @@ type Identity struct {
 	GID    int    `json:"gid"`
 	Groups []int  `json:"groups,omitempty"`
 	User   string `json:"user,omitempty"` // login name, for display only
+	// Submitter and PID are the user and the process that asked; Seal is by what
+	// whoever starts the job knows that all this is true. The queue only keeps them.
+	Submitter int    `json:"submitter,omitempty"`
+	PID       int    `json:"pid,omitempty"`
+	Seal      string `json:"seal,omitempty"`
 }
 
 // Needs is what admission counts.

@@ -19,7 +19,7 @@ const (
 	fieldVersion
 	fieldSource
 	fieldOwner
-	fieldIdentity // 1 uid, 2 gid, 3 groups, 4 user
+	fieldIdentity // 1 uid, 2 gid, 3 groups, 4 user, 5 submitter, 6 pid, 7 seal
 	fieldName
 	fieldTask
 	fieldImage
@@ -101,6 +101,9 @@ func encodeJob(j *Job) []byte {
 		sub = protowire.AppendVarint(protowire.AppendTag(sub, 3, protowire.VarintType), protowire.EncodeZigZag(int64(g)))
 	}
 	sub.string(4, j.Identity.User)
+	sub.int(5, int64(j.Identity.Submitter))
+	sub.int(6, int64(j.Identity.PID))
+	sub.string(7, j.Identity.Seal)
 	m.bytes(fieldIdentity, sub)
 	m.string(fieldName, j.Name)
 	m.string(fieldTask, j.Task)
@@ -228,6 +231,12 @@ func decodeJob(seq uint64, row []byte) (Job, error) {
 					j.Identity.Groups = append(j.Identity.Groups, int(f.int()))
 				case 4:
 					j.Identity.User = string(f.b)
+				case 5:
+					j.Identity.Submitter = int(f.int())
+				case 6:
+					j.Identity.PID = int(f.int())
+				case 7:
+					j.Identity.Seal = string(f.b)
 				}
 				return nil
 			})

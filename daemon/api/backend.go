@@ -6,6 +6,7 @@ import (
 
 	"girderworker/daemon/apitype"
 	"girderworker/queue"
+	"girderworker/transforms"
 )
 
 // Control is what the API asks of the daemon beyond the queue.
@@ -50,4 +51,13 @@ type Live interface {
 	// Live returns the stage and the last progress of the job's attempt; zero
 	// values where there is none.
 	Live(id string) (stage string, progress *apitype.Progress)
+}
+
+// Policy says what jobs may ask of the machine, and by whom.
+type Policy interface {
+	// Defaults are d, less what the peer may not have.
+	Defaults(p *Peer, d transforms.Defaults) transforms.Defaults
+	// Judge holds a completed document, whose image came to imageID, against what
+	// the peer may ask. The error is a [*policy.Denied] where that is less.
+	Judge(p *Peer, f *transforms.JobFile, imageID string) error
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/apitype"
+	"girderworker/daemon/policy"
 	"girderworker/queue"
 	"girderworker/transforms"
 )
@@ -64,6 +65,7 @@ func explain(err error) apitype.Error {
 		document   *transforms.DocumentError
 		transition *queue.TransitionError
 		tooLarge   *http.MaxBytesError
+		denied     *policy.Denied
 		kind       string
 	)
 	switch {
@@ -75,6 +77,8 @@ func explain(err error) apitype.Error {
 			kind = apitype.KindTooLarge
 		}
 		return apitype.Error{Kind: kind, Message: document.Error(), Field: document.Field}
+	case errors.As(err, &denied):
+		return apitype.Error{Kind: apitype.KindForbidden, Message: denied.Error(), Field: denied.Refusals[0].Field}
 	case errors.As(err, &transition):
 		return apitype.Error{Kind: apitype.KindState,
 			Message: refusedChange(transition)}

@@ -11,9 +11,9 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
-	"unsafe"
 
-	"golang.org/x/sys/unix"
+	"girderworker/daemon/peer"
+	"girderworker/queue"
 )
 
 // A Peer is the process at the other end of a connection, as the kernel told
@@ -26,6 +26,15 @@ type Peer struct {
 	PID int
 	// User is the login name where /etc/passwd has one, for display only.
 	User string
+	// Identity and Refused are what a [Vouched] connection says.
+	Identity queue.Identity
+	Refused  error
+}
+
+// A Vouched connection comes with the word of somebody more trusted than this
+// process for who its peer's jobs run as, or why there can be none.
+type Vouched interface {
+	Vouch() (queue.Identity, error)
 }
 
 // Owner is the owner of the jobs that the peer submits.
@@ -102,8 +111,8 @@ func (c *connections) remove(conn net.Conn) {
 
 // identify asks the kernel who connected (unix(7), SO_PEERCRED and SO_PEERGROUPS).
 func identify(conn net.Conn) (Peer, error) {
-	uc, ok := conn.(*net.UnixConn)
-	if !ok {
+	uc, ok := conn.(syscall.Conn)
+	if !ok || conn.LocalAddr().Network() != "unix" {
 		return Peer{}, fmt.Errorf("cannot identify the peer: %T is not a Unix socket", conn)
 	}
 	raw, err := uc.SyscallConn()
@@ -111,51 +120,18 @@ func identify(conn net.Conn) (Peer, error) {
 		return Peer{}, fmt.Errorf("cannot identify the peer: %w", err)
 	}
 	var (
-		cred    *unix.Ucred
-		groups  []int
+		who     peer.Credentials
 		sockErr error
 	)
-	err = raw.Control(func(fd uintptr) {
-		if cred, sockErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); sockErr != nil {
-			sockErr = os.NewSyscallError("SO_PEERCRED", sockErr)
-			return
-		}
-		groups, sockErr = peerGroups(int(fd))
-	})
+	err = raw.Control(func(fd uintptr) { who, sockErr = peer.Of(int(fd)) })
 	if err = errors.Join(err, sockErr); err != nil {
 		return Peer{}, fmt.Errorf("cannot identify the peer: %w", err)
 	}
-	return Peer{
-		UID:    int(cred.Uid),
-		GID:    int(cred.Gid),
-		Groups: groups,
-		PID:    int(cred.Pid),
-		User:   loginName(int(cred.Uid)),
-	}, nil
-}
-
-// peerGroups reads SO_PEERGROUPS, for which x/sys has no function. The kernel
-// answers ERANGE with the length that is needed.
-func peerGroups(fd int) ([]int, error) {
-	const size = uint32(unsafe.Sizeof(uint32(0)))
-	buf := make([]uint32, 64)
-	for {
-		length := uint32(len(buf)) * size
-		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
-			uintptr(unsafe.Pointer(&buf[0])), uintptr(unsafe.Pointer(&length)), 0)
-		switch {
-		case errno == syscall.ERANGE && length/size > uint32(len(buf)):
-			buf = make([]uint32, length/size)
-			continue
-		case errno != 0:
-			return nil, os.NewSyscallError("SO_PEERGROUPS", errno)
-		}
-		groups := make([]int, length/size)
-		for i := range groups {
-			groups[i] = int(buf[i])
-		}
-		return groups, nil
+	p := Peer{UID: who.UID, GID: who.GID, Groups: who.Groups, PID: who.PID, User: loginName(who.UID)}
+	if vouched, ok := conn.(Vouched); ok {
+		p.Identity, p.Refused = vouched.Vouch()
 	}
+	return p, nil
 }
 
 // loginName looks in /etc/passwd alone: a static binary has nothing else, and a

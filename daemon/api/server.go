@@ -47,7 +47,9 @@ type Config struct {
 	StateDir string
 	// RunAs chooses who a peer's jobs run as on the host. It must not answer
 	// uid 0: what root submits gets an unprivileged identity.
-	RunAs    func(Peer) (queue.Identity, error)
+	RunAs func(Peer) (queue.Identity, error)
+	// Policy says what a peer's jobs may ask; nil lets them ask anything.
+	Policy   Policy
 	Version  apitype.Version
 	Settings Settings
 	Logger   *slog.Logger
@@ -74,6 +76,7 @@ type Server struct {
 	live     Live
 	stateDir string
 	runAs    func(Peer) (queue.Identity, error)
+	policy   Policy
 	version  apitype.Version
 	logger   *slog.Logger
 	settings atomic.Pointer[Settings]
@@ -103,6 +106,7 @@ func New(c Config) *Server {
 		live:     c.Live,
 		stateDir: c.StateDir,
 		runAs:    c.RunAs,
+		policy:   c.Policy,
 		version:  c.Version,
 		logger:   c.Logger,
 		conns:    connections{perUser: perUser, conns: make(map[net.Conn]int), users: make(map[int]int)},

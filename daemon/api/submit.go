@@ -107,15 +107,25 @@ func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Ident
 	if err != nil {
 		return sub, err
 	}
+	judged := ""
 	switch {
 	case f.Task != transforms.TaskDockerRun:
 		sub.Fail = fmt.Sprintf("unknown task %q; this worker knows %s", f.Task, transforms.TaskDockerRun)
 	case !repeated:
-		if err := s.checkMachine(f, c, settings); err != nil {
+		if judged, err = s.checkMachine(f, c, settings); err != nil {
 			return sub, err
 		}
 	}
-	f.Complete(settings.Defaults)
+	defaults := settings.Defaults
+	if s.policy != nil {
+		defaults = s.policy.Defaults(c.peer, defaults)
+	}
+	f.Complete(defaults)
+	if judged != "" && s.policy != nil {
+		if err := s.policy.Judge(c.peer, f, judged); err != nil {
+			return sub, err
+		}
+	}
 	if f.NeedsGirder() && len(f.Girders) == 0 {
 		return sub, &refusal{apitype.Error{Kind: apitype.KindBadRequest, Field: "girder",
 			Message: "girder: missing; say which server has the job's files, as in https://girder.example.org/api/v1"}}
@@ -141,14 +151,15 @@ func (s *Server) isRepeated(id, owner string) (bool, error) {
 	return err == nil && job.Owner == owner, err
 }
 
-// checkMachine refuses what this machine can never run.
-func (s *Server) checkMachine(f *transforms.JobFile, c *call, settings *Settings) error {
+// checkMachine refuses what this machine can never run. It returns the id of
+// the job's image.
+func (s *Server) checkMachine(f *transforms.JobFile, c *call, settings *Settings) (string, error) {
 	want, have := f.Resources, settings.Machine
 	if have.CPUs > 0 && want.CPUs > have.CPUs {
-		return tooMuch("cpus", strconv.FormatFloat(want.CPUs, 'f', -1, 64), strconv.FormatFloat(have.CPUs, 'f', -1, 64))
+		return "", tooMuch("cpus", strconv.FormatFloat(want.CPUs, 'f', -1, 64), strconv.FormatFloat(have.CPUs, 'f', -1, 64))
 	}
 	if want.GPUs > have.GPUs {
-		return tooMuch("gpus", strconv.Itoa(want.GPUs), strconv.Itoa(have.GPUs))
+		return "", tooMuch("gpus", strconv.Itoa(want.GPUs), strconv.Itoa(have.GPUs))
 	}
 	for _, res := range []struct {
 		name       string
@@ -160,14 +171,14 @@ func (s *Server) checkMachine(f *transforms.JobFile, c *call, settings *Settings
 		{"log", want.Log, have.Log},
 	} {
 		if res.have > 0 && res.want > res.have {
-			return tooMuch(res.name, transforms.FormatBytes(res.want), transforms.FormatBytes(res.have))
+			return "", tooMuch(res.name, transforms.FormatBytes(res.want), transforms.FormatBytes(res.have))
 		}
 	}
 	if have.PIDs > 0 && want.PIDs > have.PIDs {
-		return tooMuch("pids", strconv.FormatInt(want.PIDs, 10), strconv.FormatInt(have.PIDs, 10))
+		return "", tooMuch("pids", strconv.FormatInt(want.PIDs, 10), strconv.FormatInt(have.PIDs, 10))
 	}
-	if f.HostNetwork() && !settings.HostNetwork {
-		return &refusal{apitype.Error{Kind: apitype.KindForbidden, Field: "network",
+	if f.HostNetwork() && s.policy == nil && !settings.HostNetwork {
+		return "", &refusal{apitype.Error{Kind: apitype.KindForbidden, Field: "network",
 			Message: "network: host is not allowed on this machine; use private or none"}}
 	}
 	for _, list := range []struct {
@@ -175,18 +186,19 @@ func (s *Server) checkMachine(f *transforms.JobFile, c *call, settings *Settings
 		ids   []string
 	}{{"after", f.After}, {"after_any", f.AfterAny}} {
 		if err := s.checkAfter(list.field, list.ids, c); err != nil {
-			return err
+			return "", err
 		}
 	}
-	if _, err := s.images.Resolve(f.Image, c.peer.UID); err != nil {
+	image, err := s.images.Resolve(f.Image, c.peer.UID)
+	if err != nil {
 		told := explain(err)
 		if told.Kind == apitype.KindNoImage {
 			told.Field = "image"
 			told.Message = fmt.Sprintf("no image %q here; `girder-worker images ls` lists them, `girder-worker images import` adds one", f.Image)
 		}
-		return &refusal{told}
+		return "", &refusal{told}
 	}
-	return nil
+	return image.ID, nil
 }
 
 func tooMuch(resource, want, have string) error {

@@ -52,12 +52,31 @@ type Request struct {
 	Grant Grant `json:"grant"`
 }
 
-// Identity is whom the attempt acts as on the host. UID 0 is refused: a job of
-// root is given an unprivileged identity before it gets here.
+// Identity is whom the attempt acts as on the host, and who asked for it. The
+// monitor learns it from the kernel when somebody connects to the socket, and
+// knows it again at the start by Seal: between those the front keeps it, and
+// cannot make one. UID 0 is refused: a job of root has an unprivileged identity.
+// Of a job from the message queue there is only its Source: whom it acts as is
+// chosen when it starts.
 type Identity struct {
 	UID    int   `json:"uid"`
 	GID    int   `json:"gid"`
 	Groups []int `json:"groups,omitempty"`
+
+	// Source is "socket" or "amqp".
+	Source string `json:"source,omitempty"`
+	// Submitter is the uid, and PID the process, that connected. By then the
+	// process may be gone and its number another's.
+	Submitter int `json:"submitter,omitempty"`
+	PID       int `json:"pid,omitempty"`
+	// Seal is the monitor's mark on all of the above.
+	Seal string `json:"seal,omitempty"`
+}
+
+// Root is a directory beneath which a job may have files of the host.
+type Root struct {
+	Path  string `json:"path"`
+	Write bool   `json:"write,omitempty"`
 }
 
 // Resources are the container's limits. All are set: the front fills in defaults.
@@ -85,6 +104,13 @@ type Grant struct {
 	// UIDMappings and GIDMappings are the container's user namespace.
 	UIDMappings []sandbox.IDMapping `json:"uid_mappings"`
 	GIDMappings []sandbox.IDMapping `json:"gid_mappings"`
+	// Roots are where the job's files may lie, and Closed where none may, whatever
+	// Roots has: what a path leads to is held against both when it is opened.
+	Roots  []Root   `json:"roots,omitempty"`
+	Closed []string `json:"closed,omitempty"`
+	// Withheld are capabilities that the container does not get, see
+	// policy.Rights.SwitchUser.
+	Withheld []string `json:"withheld,omitempty"`
 	// WorkDir is <state>/work/<job>-<attempt>, existing and empty.
 	WorkDir string `json:"work_dir"`
 	// ImageDir is the image store.

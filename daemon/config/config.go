@@ -37,6 +37,12 @@ type Config struct {
 
 	Launcher Launcher
 
+	// PolicyFile says what jobs may ask. It need not be there.
+	PolicyFile string
+
+	// AuditLog tells who had what run; empty is audit.jsonl in StateDir.
+	AuditLog string
+
 	// DropDir is watched for archives to import; empty is images/drop in StateDir.
 	DropDir string
 
@@ -128,6 +134,7 @@ func Default() Config {
 		User:           "girder-worker",
 		Group:          "girder-worker",
 		AdminGroup:     "girder-worker-admin",
+		PolicyFile:     "/etc/girder-worker/policy.toml",
 		Launcher:       LauncherAuto,
 		MaxQueue:       2_000_000,
 		// Above systemd's ranges for services and containers, above what
@@ -150,6 +157,14 @@ func (c *Config) SocketPath() string {
 		return c.Socket
 	}
 	return filepath.Join(c.RuntimeDir, "girder-worker.sock")
+}
+
+// AuditPath is where the audit log is.
+func (c *Config) AuditPath() string {
+	if c.AuditLog != "" {
+		return c.AuditLog
+	}
+	return filepath.Join(c.StateDir, "audit.jsonl")
 }
 
 // DropPath is the directory watched for images.

@@ -114,7 +114,7 @@ func TestMissingFile(t *testing.T) {
 // Every value reads back what it prints, so that `config list` can be pasted.
 func TestValuesRoundTrip(t *testing.T) {
 	c := Default()
-	c.Socket, c.DropDir = "/s", "/d"
+	c.Socket, c.DropDir, c.AuditLog = "/s", "/d", "/a"
 	c.fill(8, 16<<30, 1<<40)
 	again := Default()
 	again.Hardware = c.Hardware

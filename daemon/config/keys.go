@@ -80,6 +80,8 @@ func (c *Config) Keys() []Key {
 		{sectionWorker, "group", "group whose members may use the socket", false, (*nameValue)(&c.Group)},
 		{sectionWorker, "admin_group", "group whose members see and change every job", false, (*nameValue)(&c.AdminGroup)},
 		{sectionWorker, "launcher", "how attempts are started: auto, session or systemd", false, (*launcherValue)(&c.Launcher)},
+		{sectionWorker, "policy_file", "what jobs may ask, and whose; reloaded when it is changed", false, (*pathValue)(&c.PolicyFile)},
+		{sectionWorker, "audit_log", "who had what run (default: audit.jsonl in state_dir)", false, (*pathValue)(&c.AuditLog)},
 		{sectionWorker, "drop_dir", "directory watched for image archives (default: images/drop in state_dir)", false, (*pathValue)(&c.DropDir)},
 		{sectionWorker, "max_queue", "how many jobs may wait", true, &countValue{&c.MaxQueue, 1, 100_000_000}},
 		{sectionWorker, "slots", "attempts at a time (default: half the processors)", true, &countValue{&c.Machine.Slots, 1, MaxSlots}},

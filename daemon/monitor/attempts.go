@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"girderworker/daemon/attempt"
+	"girderworker/daemon/policy"
 	"girderworker/sandbox/cgroup"
 	"girderworker/transforms"
 )
@@ -39,17 +40,21 @@ func (m *Monitor) start(ctx context.Context, a Attempt, r *attempt.Request, secr
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	if err := m.policy.check(r); err != nil {
+	if err := m.bounds.check(r); err != nil {
+		return err
+	}
+	rights, err := m.judge(r)
+	if err != nil {
 		return err
 	}
 	// The runner will move its container into a group some milliseconds from
 	// now: the wait that this costs begins here. Only time is lost if it fails.
 	m.wg.Go(func() { _ = cgroup.Warm() })
-	l, err := m.admit(ctx, dir)
+	l, err := m.admit(ctx, dir, owner(r))
 	if err != nil {
 		return err
 	}
-	if err := m.launch(ctx, l, r, secrets); err != nil {
+	if err := m.launch(ctx, l, r, rights, secrets); err != nil {
 		// The launcher left no process. What else there is goes, too.
 		m.settle(l, false)
 		return fmt.Errorf("cannot start attempt %s: %w", dir.ID(), err)
@@ -60,7 +65,7 @@ func (m *Monitor) start(ctx context.Context, a Attempt, r *attempt.Request, secr
 
 // admit enters an attempt into the table, unless its job has one there that is
 // not over.
-func (m *Monitor) admit(ctx context.Context, dir attempt.Dir) (*live, error) {
+func (m *Monitor) admit(ctx context.Context, dir attempt.Dir, owner string) (*live, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.vacate(ctx, dir.Job()); err != nil {
@@ -69,15 +74,11 @@ func (m *Monitor) admit(ctx context.Context, dir attempt.Dir) (*live, error) {
 	if m.removing[dir.Job()] {
 		return nil, fmt.Errorf("%w: its files are being removed", ErrBusy)
 	}
-	slice := 0
-	for m.slices[slice] {
-		slice++
-	}
-	if slice >= m.options.IDs.slices() {
-		return nil, fmt.Errorf("cannot start attempt %s: all %d slices of the id range are in use", dir.ID(), slice)
+	slice, err := m.ranges.take(owner)
+	if err != nil {
+		return nil, fmt.Errorf("cannot start attempt %s: %w", dir.ID(), err)
 	}
 	l := &live{dir: dir, slice: slice, cgroup: m.launcher.cgroup(dir), gone: make(chan struct{})}
-	m.slices[slice] = true
 	m.live[l.name()] = l
 	return l, nil
 }
@@ -124,20 +125,27 @@ func (m *Monitor) vacate(ctx context.Context, job string) error {
 }
 
 // launch makes the attempt's directory, which is its fence, and its runner.
-func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request, secrets transforms.Secrets) error {
+func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request, rights *policy.Rights, secrets transforms.Secrets) error {
 	d := l.dir
-	r.Identity.Groups = r.Identity.Groups[:min(len(r.Identity.Groups), maxGroups)]
 	base := m.options.IDs.slice(l.slice)
+	if r.Identity.Source == policy.AMQP {
+		r.Identity.UID, r.Identity.GID = base, base
+	}
 	work := filepath.Join(m.files.work(), d.ID())
 	r.Grant = attempt.Grant{
 		UIDMappings: keepID(0, r.Identity.UID, base, nil),
 		GIDMappings: keepID(0, r.Identity.GID, base, r.Identity.Groups),
+		Roots:       rights.Roots(),
+		Closed:      m.closed(),
 		WorkDir:     work,
 		ImageDir:    m.files.image(),
 		CacheDir:    m.files.cache(),
 		Cgroup:      l.cgroup,
 		BootID:      m.bootID,
 		GroupID:     m.options.GID,
+	}
+	if !rights.SwitchUser() && len(r.Plan.Binds) > 0 {
+		r.Grant.Withheld = []string{"CAP_SETUID", "CAP_SETGID"}
 	}
 	if err := d.Create(m.options.GID); err != nil {
 		if errors.Is(err, os.ErrExist) {
@@ -297,10 +305,10 @@ func (m *Monitor) settle(l *live, tell bool) {
 	m.forget(l.dir)
 	m.mu.Lock()
 	delete(m.live, l.name())
-	if l.slice >= 0 {
-		delete(m.slices, l.slice)
-	}
 	m.mu.Unlock()
+	if l.slice >= 0 {
+		m.ranges.release(l.slice)
+	}
 	close(l.gone)
 	if tell {
 		m.tell(l.name())
@@ -405,10 +413,10 @@ func (m *Monitor) revive(ctx context.Context, d attempt.Dir) error {
 	m.logger.Info("Found a live attempt", "attempt", d.ID(), "uploading", unfinished)
 	m.mu.Lock()
 	m.live[l.name()] = l
-	if l.slice >= 0 {
-		m.slices[l.slice] = true
-	}
 	m.mu.Unlock()
+	if l.slice >= 0 {
+		m.ranges.hold(l.slice)
+	}
 	if alive {
 		m.watch(l)
 		return nil

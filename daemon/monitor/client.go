@@ -27,7 +27,8 @@ type Client struct {
 	ended   map[Attempt]bool               // told before anyone watched
 	err     error                          // why it ended
 
-	done chan struct{}
+	rulesChanged chan struct{} // capacity 1
+	done         chan struct{}
 }
 
 // Connect takes over the descriptor that the monitor passed to the front.
@@ -42,6 +43,8 @@ func Connect(f *os.File) (*Client, error) {
 		watched: map[Attempt]context.CancelFunc{},
 		ended:   map[Attempt]bool{},
 		done:    make(chan struct{}),
+
+		rulesChanged: make(chan struct{}, 1),
 	}
 	go client.receive()
 	return client, nil
@@ -71,6 +74,11 @@ func (c *Client) receive() {
 		}
 		c.mu.Lock()
 		switch {
+		case r.RulesChanged:
+			select {
+			case c.rulesChanged <- struct{}{}:
+			default: // it will look anyway
+			}
 		case r.Ended != nil:
 			if end, ok := c.watched[*r.Ended]; ok {
 				end()

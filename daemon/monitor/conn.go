@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -60,6 +61,14 @@ func (c *conn) Close() error { return c.sock.Close() }
 
 // send writes one message; file may be nil and stays the caller's.
 func (c *conn) send(message any, file *os.File) error {
+	if file == nil {
+		return c.sendFD(message, -1)
+	}
+	defer runtime.KeepAlive(file)
+	return c.sendFD(message, int(file.Fd()))
+}
+
+func (c *conn) sendFD(message any, fd int) error {
 	data, err := json.Marshal(message)
 	if err != nil {
 		return fmt.Errorf("cannot encode a message: %w", err)
@@ -68,8 +77,8 @@ func (c *conn) send(message any, file *os.File) error {
 		return fmt.Errorf("cannot send a message of %d bytes: the limit is %d", len(data), maxMessage)
 	}
 	var oob []byte
-	if file != nil {
-		oob = unix.UnixRights(int(file.Fd()))
+	if fd >= 0 {
+		oob = unix.UnixRights(fd)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

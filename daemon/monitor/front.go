@@ -17,7 +17,7 @@ import (
 const (
 	FrontConn     = 3 // for [Connect]
 	FrontLock     = 4 // the state directory's, to be held and nothing else
-	FrontListener = 5 // the API's, listening
+	FrontListener = 5 // for [Listen]: the API's connections
 )
 
 // FrontExit is the end of a front that ended by itself: it has said why.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,10 @@ type Options struct {
 	Socket    string
 	SocketGID int
 	IDs       IDRange
+	// Policy is the policy's file, which need not be there.
+	Policy string
+	// Audit is the audit log's file.
+	Audit string
 	// Launcher is "auto", "session" or "systemd".
 	Launcher string
 	// Drop is the directory watched for images.
@@ -48,7 +53,10 @@ type Monitor struct {
 	options  Options
 	files    layout
 	logger   *slog.Logger
-	policy   policy
+	bounds   bounds
+	seal     sealKey
+	ranges   *ranges
+	rules    atomic.Pointer[rules]
 	bootID   string
 	launcher launcher
 	lock     *os.File // the state directory's
@@ -60,7 +68,6 @@ type Monitor struct {
 
 	mu       sync.Mutex
 	live     map[Attempt]*live
-	slices   map[int]bool    // of the id range, in use
 	removing map[string]bool // jobs whose directories are being deleted
 }
 
@@ -81,12 +88,21 @@ func Run(o Options, signals <-chan os.Signal) (err error) {
 		return err
 	}
 	defer listener.close()
-	front, err := m.startFront(listener.file)
+	door, theirs, err := socketpair()
 	if err != nil {
 		return err
 	}
-	listener.file.Close()
+	front, err := m.startFront(theirs)
+	theirs.Close()
+	if err != nil {
+		door.Close()
+		return err
+	}
+	open, shut := context.WithCancel(m.ctx)
+	defer shut()
+	m.wg.Go(func() { m.keepDoor(open, listener.file, door) })
 	m.wg.Go(m.watchDrop)
+	m.wg.Go(m.watchRules)
 	return m.supervise(front, signals)
 }
 
@@ -101,7 +117,6 @@ func open(o Options) (_ *Monitor, err error) {
 		files:    layout{o.State},
 		logger:   o.Logger,
 		live:     map[Attempt]*live{},
-		slices:   map[int]bool{},
 		removing: map[string]bool{},
 	}
 	m.ctx, m.stop = context.WithCancelCause(context.Background())
@@ -110,9 +125,14 @@ func open(o Options) (_ *Monitor, err error) {
 			m.close()
 		}
 	}()
-	if m.policy, err = newPolicy(&o); err != nil {
+	if m.bounds, err = newBounds(&o); err != nil {
 		return nil, err
 	}
+	first, err := m.loadRules()
+	if err != nil {
+		return nil, err
+	}
+	m.rules.Store(first)
 	if err := o.IDs.free("/etc"); err != nil {
 		return nil, err
 	}
@@ -123,6 +143,12 @@ func open(o Options) (_ *Monitor, err error) {
 		return nil, err
 	}
 	if err := m.files.prepare(o.UID, o.GID); err != nil {
+		return nil, err
+	}
+	if m.seal, err = loadSealKey(o.State); err != nil {
+		return nil, err
+	}
+	if m.ranges, err = loadRanges(o.State, o.IDs); err != nil {
 		return nil, err
 	}
 	// Of runners that ended while no monitor lived.
@@ -170,6 +196,7 @@ func (m *Monitor) supervise(front *frontProcess, signals <-chan os.Signal) error
 		case sig := <-signals:
 			switch {
 			case sig == unix.SIGHUP:
+				m.reloadRules()
 				front.signal(unix.SIGHUP)
 			case stopping:
 				front.signal(unix.SIGKILL)
@@ -266,6 +293,8 @@ func (m *Monitor) handle(r *request, file *os.File) (answer reply) {
 		err = m.kill(m.ctx, a)
 	case opRemove:
 		err = m.remove(m.ctx, r.Job)
+	case opPolicy:
+		answer.Rules = &m.rules.Load().Rules
 	case opImage:
 		if r.Image == nil {
 			err = fmt.Errorf("%w: an image operation that does not say which", ErrRefused)

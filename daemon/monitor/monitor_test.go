@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/attempt"
+	"girderworker/daemon/policy"
 	"girderworker/daemon/systemd"
 	"girderworker/sandbox/cgroup"
 	"girderworker/transforms"
@@ -120,6 +121,7 @@ func testOptions(t *testing.T) Options {
 		UID:   testUID, GID: testUID,
 		Socket:   filepath.Join(base, "run", "s"),
 		IDs:      IDRange{Base: 0x70000000, Size: 8 * sliceSize},
+		Policy:   filepath.Join(base, "policy.toml"),
 		Launcher: "session",
 		Drop:     filepath.Join(base, "drop"),
 		Logger:   slog.New(slog.NewTextHandler(testWriter{t}, nil)),
@@ -159,6 +161,13 @@ func startDaemon(t *testing.T, o Options) *daemon {
 	d := &daemon{m, client, make(chan error, 1)}
 	go func() { d.served <- m.serve() }()
 	return d
+}
+
+// start starts an attempt of somebody who has connected.
+func (d *daemon) start(ctx context.Context, r attempt.Request) error {
+	r.Identity.Source = policy.Socket
+	r.Identity.Seal = d.seal.seal(&r.Identity)
+	return d.client.Start(ctx, r, transforms.Secrets{})
 }
 
 // end ends the monitor, as a kill would: attempts live on.
@@ -253,7 +262,7 @@ func TestAttemptEnds(t *testing.T) { onEachLauncher(t, attemptEnds) }
 func attemptEnds(t *testing.T, o Options) {
 	d := startDaemon(t, o)
 	a := Attempt{"job", 1}
-	if err := d.client.Start(t.Context(), testRequest("job", 1, "exit"), transforms.Secrets{}); err != nil {
+	if err := d.start(t.Context(), testRequest("job", 1, "exit")); err != nil {
 		t.Fatal(err)
 	}
 	waitEnded(t, d.client.Ended(a))
@@ -273,10 +282,10 @@ func attemptEnds(t *testing.T, o Options) {
 		t.Errorf("grant %+v", r.Grant)
 	}
 	// Once in its life.
-	if err := d.client.Start(t.Context(), testRequest("job", 1, "exit"), transforms.Secrets{}); !errors.Is(err, ErrRefused) {
+	if err := d.start(t.Context(), testRequest("job", 1, "exit")); !errors.Is(err, ErrRefused) {
 		t.Errorf("started twice: %v", err)
 	}
-	if err := d.client.Start(t.Context(), testRequest("job", 2, "exit"), transforms.Secrets{}); err != nil {
+	if err := d.start(t.Context(), testRequest("job", 2, "exit")); err != nil {
 		t.Errorf("a second attempt: %v", err)
 	}
 	waitEnded(t, d.client.Ended(Attempt{"job", 2}))
@@ -295,12 +304,12 @@ func TestOneLiveAttemptOfAJob(t *testing.T) { onEachLauncher(t, oneLiveAttemptOf
 func oneLiveAttemptOfAJob(t *testing.T, o Options) {
 	d := startDaemon(t, o)
 	a := Attempt{"job", 1}
-	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait"), transforms.Secrets{}); err != nil {
+	if err := d.start(t.Context(), testRequest("job", 1, "wait")); err != nil {
 		t.Fatal(err)
 	}
 	dir, _ := attempt.NewDir(o.State, "job", 1)
 	waitFor(t, filepath.Join(dir.Path(), "ready"))
-	if err := d.client.Start(t.Context(), testRequest("job", 2, "exit"), transforms.Secrets{}); !errors.Is(err, ErrBusy) {
+	if err := d.start(t.Context(), testRequest("job", 2, "exit")); !errors.Is(err, ErrBusy) {
 		t.Errorf("a second attempt beside the first: %v", err)
 	}
 	if err := d.client.RemoveJob(t.Context(), "job"); !errors.Is(err, ErrBusy) {
@@ -330,7 +339,7 @@ func TestRunnerKilled(t *testing.T) { onEachLauncher(t, runnerKilled) }
 func runnerKilled(t *testing.T, o Options) {
 	d := startDaemon(t, o)
 	a := Attempt{"job", 1}
-	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait"), transforms.Secrets{}); err != nil {
+	if err := d.start(t.Context(), testRequest("job", 1, "wait")); err != nil {
 		t.Fatal(err)
 	}
 	dir, _ := attempt.NewDir(o.State, "job", 1)
@@ -357,7 +366,7 @@ func TestAttemptOutlivesMonitor(t *testing.T) { onEachLauncher(t, attemptOutlive
 func attemptOutlivesMonitor(t *testing.T, o Options) {
 	d := startDaemon(t, o)
 	a := Attempt{"job-with-dashes", 1}
-	if err := d.client.Start(t.Context(), testRequest(a.Job, 1, "wait"), transforms.Secrets{}); err != nil {
+	if err := d.start(t.Context(), testRequest(a.Job, 1, "wait")); err != nil {
 		t.Fatal(err)
 	}
 	dir, _ := attempt.NewDir(o.State, a.Job, 1)
@@ -369,8 +378,10 @@ func attemptOutlivesMonitor(t *testing.T, o Options) {
 		t.Errorf("list %v, %v", list, err)
 	}
 	ended := d.client.Ended(a)
-	// The slice of the live one is not given out again.
-	if err := d.client.Start(t.Context(), testRequest("other", 1, "exit"), transforms.Secrets{}); err != nil {
+	// The slice of the live one is not given to another.
+	stranger := testRequest("other", 1, "exit")
+	stranger.Identity = attempt.Identity{UID: testJob + 1, GID: testJob + 1}
+	if err := d.start(t.Context(), stranger); err != nil {
 		t.Fatal(err)
 	}
 	waitEnded(t, d.client.Ended(Attempt{"other", 1}))
@@ -396,7 +407,7 @@ func TestRunnerDiedWithoutMonitor(t *testing.T) { onEachLauncher(t, runnerDiedWi
 
 func runnerDiedWithoutMonitor(t *testing.T, o Options) {
 	d := startDaemon(t, o)
-	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait"), transforms.Secrets{}); err != nil {
+	if err := d.start(t.Context(), testRequest("job", 1, "wait")); err != nil {
 		t.Fatal(err)
 	}
 	dir, _ := attempt.NewDir(o.State, "job", 1)
@@ -431,7 +442,7 @@ func TestKill(t *testing.T) { onEachLauncher(t, killAttempt) }
 func killAttempt(t *testing.T, o Options) {
 	d := startDaemon(t, o)
 	a := Attempt{"job", 1}
-	if err := d.client.Start(t.Context(), testRequest("job", 1, "wait"), transforms.Secrets{}); err != nil {
+	if err := d.start(t.Context(), testRequest("job", 1, "wait")); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.client.Kill(t.Context(), a); err != nil {
@@ -453,7 +464,7 @@ func manyAtOnce(t *testing.T, o Options) {
 	for i := range cap(errs) {
 		go func() {
 			job := fmt.Sprintf("job%d", i)
-			err := d.client.Start(t.Context(), testRequest(job, 1, "exit"), transforms.Secrets{})
+			err := d.start(t.Context(), testRequest(job, 1, "exit"))
 			if err == nil {
 				<-d.client.Ended(Attempt{job, 1}).Done()
 			}

@@ -23,6 +23,7 @@ const (
 	opKill   op = "kill"
 	opRemove op = "remove"
 	opImage  op = "image"
+	opPolicy op = "policy"
 )
 
 // request is one message of the front.
@@ -50,6 +51,9 @@ type reply struct {
 	Attempts []Attempt `json:"attempts,omitempty"`
 	// Ended is told unasked: a runner is gone and nothing of it is left.
 	Ended *Attempt `json:"ended,omitempty"`
+	// Rules answers opPolicy; RulesChanged is told unasked.
+	Rules        *Rules `json:"rules,omitempty"`
+	RulesChanged bool   `json:"rules_changed,omitempty"`
 	// Result is what an image helper said, not looked at here.
 	Result json.RawMessage `json:"result,omitempty"`
 }

@@ -28,7 +28,12 @@ type listening struct {
 func listen(path string, gid int) (*listening, error) {
 	for name, files := range systemd.Sockets() {
 		if name == socketName && len(files) == 1 {
-			return &listening{file: files[0]}, nil
+			// It is waited for, whatever mode it comes in.
+			f, err := nonblocking(files[0])
+			if err != nil {
+				return nil, fmt.Errorf("cannot use the activated socket: %w", err)
+			}
+			return &listening{file: f}, nil
 		}
 		for _, f := range files {
 			f.Close()
@@ -48,6 +53,20 @@ func (l *listening) close() {
 	if l.path != "" {
 		os.Remove(l.path)
 	}
+}
+
+// nonblocking takes a file over and returns it in that mode.
+func nonblocking(f *os.File) (*os.File, error) {
+	defer f.Close()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 func bind(path string, gid int) (*os.File, error) {

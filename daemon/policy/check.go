@@ -143,6 +143,8 @@ var rules = map[string]func(*checker){
 	"Limits.Hard": (*checker).time,
 	// They only end a job earlier.
 	"Limits.Soft": nil, "Limits.Idle": nil,
+	// How patient a job is with its server costs a slot that is its own.
+	"Limits.Outage": nil,
 }
 
 func (c *checker) image() {

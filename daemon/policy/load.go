@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -55,6 +57,37 @@ func rootsOwn(fd int, name string, kind uint32) error {
 			"it is not used: it must belong to root, and nobody else may write it (it belongs to user %d, mode %04o)", st.Uid, st.Mode&0o7777)}}}
 	}
 	return nil
+}
+
+// SystemNames looks names up in /etc/passwd and /etc/group alone. A number needs
+// no entry there: directory services have their users elsewhere.
+func SystemNames() Names {
+	find := func(get func(string) (string, error)) func(string) (int, error) {
+		return func(name string) (int, error) {
+			id, err := get(name)
+			if err != nil {
+				id = name
+			}
+			n, err := strconv.ParseUint(id, 10, 31)
+			return int(n), err
+		}
+	}
+	return Names{
+		User: find(func(name string) (string, error) {
+			u, err := user.Lookup(name)
+			if err != nil {
+				return "", err
+			}
+			return u.Uid, nil
+		}),
+		Group: find(func(name string) (string, error) {
+			g, err := user.LookupGroup(name)
+			if err != nil {
+				return "", err
+			}
+			return g.Gid, nil
+		}),
+	}
 }
 
 // Clip makes the defaults of a job that names no limits small enough for r.

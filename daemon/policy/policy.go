@@ -9,6 +9,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"girderworker/daemon/attempt"
 	"girderworker/sandbox"
 )
 
@@ -97,10 +98,7 @@ type Rights struct {
 type imageRule struct{ patterns, keys []string }
 
 // Root is a directory beneath which jobs may have files of the host.
-type Root struct {
-	Path  string `json:"path"`
-	Write bool   `json:"write,omitempty"`
-}
+type Root = attempt.Root
 
 // For adds up what a subject has. A source that is not known has nothing.
 func (p *Policy) For(who Subject) *Rights {

@@ -11,12 +11,11 @@ import (
 
 	"girderworker/daemon/attempt"
 	"girderworker/sandbox"
-	"girderworker/transforms"
 )
 
-func TestPolicy(t *testing.T) {
+func TestBounds(t *testing.T) {
 	ids := IDRange{Base: 0x70000000, Size: 8 * sliceSize}
-	p, err := newPolicy(&Options{UID: 998, GID: 998, IDs: ids})
+	p, err := newBounds(&Options{UID: 998, GID: 998, IDs: ids})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +45,6 @@ func TestPolicy(t *testing.T) {
 		"endless scratch":       func(r *attempt.Request) { r.Resources.Scratch = math.MaxInt64 },
 		"no log limit":          func(r *attempt.Request) { r.Resources.Log = 0 },
 		"negative time":         func(r *attempt.Request) { r.Limits.Hard = -1 },
-		"host network":          func(r *attempt.Request) { r.Plan.Network = sandbox.NetworkHost },
 	} {
 		r := testRequest("job", 1, "x")
 		spoil(&r)
@@ -62,14 +60,14 @@ func TestNamesAreChecked(t *testing.T) {
 	d := startDaemon(t, o)
 	defer d.end(t)
 	for _, job := range []string{"", ".", "..", "../x", "a/b", "/etc", "a\x00b", "-x", strings.Repeat("a", 300)} {
-		if err := d.client.Start(t.Context(), testRequest(job, 1, "exit"), transforms.Secrets{}); !errors.Is(err, ErrRefused) {
+		if err := d.start(t.Context(), testRequest(job, 1, "exit")); !errors.Is(err, ErrRefused) {
 			t.Errorf("start of %q: %v", job, err)
 		}
 		if err := d.client.RemoveJob(t.Context(), job); !errors.Is(err, ErrRefused) {
 			t.Errorf("removal of %q: %v", job, err)
 		}
 	}
-	if err := d.client.Start(t.Context(), testRequest("a", 0, "exit"), transforms.Secrets{}); !errors.Is(err, ErrRefused) {
+	if err := d.start(t.Context(), testRequest("a", 0, "exit")); !errors.Is(err, ErrRefused) {
 		t.Errorf("attempt 0: %v", err)
 	}
 	if err := d.client.Notify(t.Context(), "MAINPID=1"); !errors.Is(err, ErrRefused) {

@@ -9,12 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/attempt"
-	"girderworker/sandbox"
+	"girderworker/daemon/policy"
 )
 
-// policy is what no request of the front may exceed, whatever it was told or
-// whoever speaks through it.
-type policy struct {
+// bounds are what no request of the front may exceed, whatever policy says.
+type bounds struct {
 	ids      IDRange
 	frontUID int
 	frontGID int
@@ -22,12 +21,12 @@ type policy struct {
 	memory   int64
 }
 
-func newPolicy(o *Options) (policy, error) {
+func newBounds(o *Options) (bounds, error) {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
-		return policy{}, fmt.Errorf("cannot tell the machine's memory: %w", err)
+		return bounds{}, fmt.Errorf("cannot tell the machine's memory: %w", err)
 	}
-	return policy{
+	return bounds{
 		ids:      o.IDs,
 		frontUID: o.UID,
 		frontGID: o.GID,
@@ -45,25 +44,27 @@ const (
 	maxText     = 4096
 )
 
-// check holds a request against the policy. What makes it well-formed is
+// check holds a request against the bounds. What makes it well-formed is
 // checked where it is written, see [attempt.Dir.WriteRequest].
-func (p *policy) check(r *attempt.Request) error {
+func (b *bounds) check(r *attempt.Request) error {
 	refuse := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrRefused, fmt.Sprintf(format, args...))
 	}
-	if err := p.identity(r.Identity); err != nil {
-		return err
+	if r.Identity.Source != policy.AMQP { // whose identity is chosen here
+		if err := b.identity(r.Identity); err != nil {
+			return err
+		}
 	}
 	res := r.Resources
 	switch {
-	case !(res.CPUs > 0) || res.CPUs > p.cpus: // the negation catches NaN
-		return refuse("%g processors; the machine has %g", res.CPUs, p.cpus)
-	case res.Memory < minMemory || res.Memory > p.memory:
-		return refuse("%d bytes of memory; the machine has %d", res.Memory, p.memory)
+	case !(res.CPUs > 0) || res.CPUs > b.cpus: // the negation catches NaN
+		return refuse("%g processors; the machine has %g", res.CPUs, b.cpus)
+	case res.Memory < minMemory || res.Memory > b.memory:
+		return refuse("%d bytes of memory; the machine has %d", res.Memory, b.memory)
 	case res.PIDs < 1 || res.PIDs > maxPIDs:
 		return refuse("%d processes; the limit is %d", res.PIDs, maxPIDs)
-	case res.Shm < 0 || res.Shm > p.memory:
-		return refuse("%d bytes of /dev/shm; the machine has %d of memory", res.Shm, p.memory)
+	case res.Shm < 0 || res.Shm > b.memory:
+		return refuse("%d bytes of /dev/shm; the machine has %d of memory", res.Shm, b.memory)
 	case res.Scratch < 1 || res.Scratch > maxBytes:
 		return refuse("%d bytes of scratch space", res.Scratch)
 	case res.Log < 1 || res.Log > maxBytes:
@@ -73,11 +74,6 @@ func (p *policy) check(r *attempt.Request) error {
 		if d < 0 || d > maxDuration {
 			return refuse("a time limit of %v", d)
 		}
-	}
-	switch r.Plan.Network {
-	case "", sandbox.NetworkNone, sandbox.NetworkPrivate:
-	default:
-		return refuse("the network %q", r.Plan.Network)
 	}
 	for _, text := range []string{r.Plan.Image, r.Plan.Cwd, r.Plan.User, r.Plan.Hostname} {
 		if len(text) > maxText {
@@ -89,14 +85,14 @@ func (p *policy) check(r *attempt.Request) error {
 
 // identity refuses everyone whom a job must not be: root, the daemon itself,
 // and the insides of other attempts' containers.
-func (p *policy) identity(id attempt.Identity) error {
+func (b *bounds) identity(id attempt.Identity) error {
 	refuse := func(what string, n int) error {
 		return fmt.Errorf("%w: a job must not run as %s %d", ErrRefused, what, n)
 	}
 	bad := func(n int) bool {
-		return n <= 0 || n >= math.MaxInt32 || p.ids.contains(n) && n != p.ids.unprivileged()
+		return n <= 0 || n >= math.MaxInt32 || b.ids.contains(n) && n != b.ids.unprivileged()
 	}
-	if bad(id.UID) || id.UID == p.frontUID {
+	if bad(id.UID) || id.UID == b.frontUID {
 		return refuse("user", id.UID)
 	}
 	if bad(id.GID) {

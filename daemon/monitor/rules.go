@@ -1,0 +1,180 @@
+package monitor
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"girderworker/daemon/attempt"
+	"girderworker/daemon/policy"
+)
+
+// Rules is the policy that is in force, on its way to the front, which cannot
+// always read the file.
+type Rules struct {
+	Text []byte `json:"text"`
+	// Problem says why the file as it is now is not what is in force.
+	Problem string `json:"problem,omitempty"`
+}
+
+// rules is the policy in force, and its text.
+type rules struct {
+	Rules
+	policy *policy.Policy
+}
+
+// loadRules reads the policy's file.
+func (m *Monitor) loadRules() (*rules, error) {
+	text, err := policy.Read(m.options.Policy)
+	if err != nil {
+		return nil, err
+	}
+	p, err := policy.Parse(m.options.Policy, text, policy.SystemNames())
+	if err != nil {
+		return nil, err
+	}
+	return &rules{Rules{Text: text}, p}, nil
+}
+
+// reloadRules puts the file into force. A bad one changes nothing, but is told.
+func (m *Monitor) reloadRules() {
+	current := m.rules.Load()
+	next, err := m.loadRules()
+	if err != nil {
+		m.logger.Error("Keeping the old policy: the new one is bad", "error", err)
+		kept := *current
+		kept.Problem = err.Error()
+		next = &kept
+	} else if bytes.Equal(next.Text, current.Text) {
+		if current.Problem == "" {
+			return
+		}
+	} else {
+		m.logger.Info("Policy reloaded", "file", m.options.Policy)
+	}
+	m.rules.Store(next)
+	if m.conn == nil {
+		return
+	}
+	if err := m.conn.send(reply{RulesChanged: true}, nil); err != nil && m.ctx.Err() == nil {
+		m.logger.Debug("Cannot tell the front of the policy", "error", err)
+	}
+}
+
+// settleTime lets an editor finish what it does in several steps.
+const settleTime = 200 * time.Millisecond
+
+// watchRules reloads when the file was written, replaced or removed. It watches
+// its directory: editors replace files.
+func (m *Monitor) watchRules() {
+	w, err := fsnotify.NewWatcher()
+	if err == nil {
+		defer w.Close()
+		err = w.Add(filepath.Dir(m.options.Policy))
+	}
+	if err != nil {
+		m.logger.Info("Not watching the policy; SIGHUP reloads it", "error", err)
+		return
+	}
+	var settled <-chan time.Time
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case e, ok := <-w.Events:
+			if !ok {
+				return
+			}
+			// Chmod as well: a file that others may write is no policy.
+			if e.Name == m.options.Policy {
+				settled = time.After(settleTime)
+			}
+		case err, ok := <-w.Errors:
+			if !ok {
+				return
+			}
+			m.logger.Warn("Cannot watch the policy; SIGHUP reloads it", "error", err)
+		case <-settled:
+			settled = nil
+			m.reloadRules()
+		}
+	}
+}
+
+// judge holds a request against the policy of now, whatever held when the job
+// was accepted, with an identity that is not the front's to choose.
+func (m *Monitor) judge(r *attempt.Request) (*policy.Rights, error) {
+	id := &r.Identity
+	switch {
+	case id.Source == policy.Socket && m.seal.check(id):
+	case id.Source == policy.AMQP && id.UID == 0 && id.GID == 0 && len(id.Groups) == 0:
+	default:
+		return nil, fmt.Errorf("%w: its submitter is not known here; submit the job again", ErrRefused)
+	}
+	who := policy.Subject{Source: id.Source, UID: id.Submitter, Groups: append([]int{id.GID}, id.Groups...)}
+	rights := m.rules.Load().policy.For(who)
+	err := rights.Check(&policy.Job{
+		Plan: &r.Plan, Resources: r.Resources, Limits: r.Limits, ImageID: r.ImageID, Closed: m.closed(),
+	})
+	if err != nil {
+		var denied *policy.Denied
+		if errors.As(err, &denied) {
+			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+		}
+		return nil, err
+	}
+	return rights, nil
+}
+
+// closed are the places of ours that no job may have.
+func (m *Monitor) closed() []string { return Closed(m.options.State, m.options.Socket) }
+
+// Closed are the places that no job of a daemon has anything of: the system's,
+// and its own two.
+func Closed(state, socket string) []string {
+	return policy.SystemPaths(state, filepath.Dir(socket))
+}
+
+// owner is who keeps the slice of an attempt's ids; "" is nobody, because none
+// of its files outlive it.
+func owner(r *attempt.Request) string {
+	if r.Identity.Source != policy.AMQP {
+		return userOwner(r.Identity.UID)
+	}
+	for _, b := range r.Plan.Binds {
+		if !b.ReadOnly {
+			return queueOwner
+		}
+	}
+	for _, v := range r.Plan.Volumes {
+		if v.HostDir != "" {
+			return queueOwner
+		}
+	}
+	for _, s := range r.Plan.Streams {
+		if s.File != "" {
+			return queueOwner
+		}
+	}
+	return ""
+}
+
+// Policy returns the policy in force.
+func (c *Client) Policy(ctx context.Context) (Rules, error) {
+	answer, err := c.call(ctx, request{Op: opPolicy}, nil)
+	if err != nil {
+		return Rules{}, err
+	}
+	if answer.Rules == nil {
+		return Rules{}, errors.New("cannot learn the policy: the monitor did not tell it")
+	}
+	return *answer.Rules, nil
+}
+
+// PolicyChanged has a value when [Client.Policy] would answer anew.
+func (c *Client) PolicyChanged() <-chan struct{} { return c.rulesChanged }

@@ -1,0 +1,78 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+
+	"girderworker/daemon/api"
+	"girderworker/daemon/attempt"
+	"girderworker/daemon/monitor"
+	"girderworker/daemon/policy"
+	"girderworker/transforms"
+)
+
+// rules is the policy that the monitor has in force. Here it only makes that a
+// refusal is told at the submission; the monitor decides again.
+type rules struct {
+	policy  *policy.Policy
+	problem string // with the file as it is now
+}
+
+// loadPolicy asks the monitor for the policy.
+func (f *front) loadPolicy(ctx context.Context) error {
+	now, err := f.monitor.Policy(ctx)
+	if err != nil {
+		return err
+	}
+	p, err := policy.Parse("policy.toml", now.Text, policy.SystemNames())
+	if err != nil {
+		return fmt.Errorf("cannot use the monitor's policy: %w", err)
+	}
+	f.rules.Store(&rules{p, now.Problem})
+	return nil
+}
+
+// watchPolicy follows the monitor's policy.
+func (f *front) watchPolicy(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.monitor.PolicyChanged():
+			if err := f.loadPolicy(ctx); err != nil && ctx.Err() == nil {
+				f.logger.Error("Cannot follow the policy", "error", err)
+			}
+		}
+	}
+}
+
+// rightsOf is what a peer's jobs may ask.
+func (f *front) rightsOf(p *api.Peer) *policy.Rights {
+	id := p.Identity
+	return f.rules.Load().policy.For(policy.Subject{Source: policy.Socket, UID: p.UID, Groups: append([]int{id.GID}, id.Groups...)})
+}
+
+// Defaults implements [api.Policy].
+func (f *front) Defaults(p *api.Peer, d transforms.Defaults) transforms.Defaults {
+	return f.rightsOf(p).Clip(d)
+}
+
+// Judge implements [api.Policy].
+func (f *front) Judge(p *api.Peer, file *transforms.JobFile, imageID string) error {
+	plan, err := file.Plan()
+	if err != nil {
+		return err
+	}
+	res := file.Resources
+	return f.rightsOf(p).Check(&policy.Job{
+		Plan: &plan, ImageID: imageID, Closed: f.closed(),
+		Resources: attempt.Resources{CPUs: res.CPUs, Memory: res.Memory, PIDs: res.PIDs, Shm: res.Shm, Scratch: res.Scratch, Log: res.Log},
+		Limits:    attempt.Limits{Hard: file.Timeout, Soft: file.SoftTimeout, Idle: file.IdleTimeout},
+	})
+}
+
+// closed are the places of the daemon, which no job has.
+func (f *front) closed() []string {
+	c := f.config.Load()
+	return monitor.Closed(c.StateDir, c.SocketPath())
+}
