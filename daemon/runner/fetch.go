@@ -30,15 +30,11 @@ func (m *mover) volume(v *transforms.Volume, made *os.File) (give *os.File, wher
 		return nil, nil, fmt.Errorf("cannot make a volume in %s: %w", v.HostDir, reason(err))
 	}
 	mode := volumeMode(*v)
-	if err := os.Mkdir(v.HostDir, 0o700); err == nil {
-		// Ours, and so it has the mode that was asked for, as Girder Worker does it.
-		if err := os.Chmod(v.HostDir, mode); err != nil {
-			return fail(err)
-		}
-	} else if !errors.Is(err, fs.ErrExist) {
+	// One that is new has the mode that was asked for, as Girder Worker does it.
+	if err := m.opener.makeDirectory(v.HostDir, mode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fail(err)
 	}
-	parent, _, err := openPath(v.HostDir)
+	parent, err := m.opener.open(v.HostDir, true)
 	if err != nil {
 		return fail(err)
 	}
@@ -68,15 +64,15 @@ func (m *mover) volume(v *transforms.Volume, made *os.File) (give *os.File, wher
 // findVolume opens a volume that was made in a directory of the submitter by a
 // process before this one.
 func (m *mover) findVolume(v *attempt.HostVolume) error {
-	f, st, err := openPath(v.Path)
-	if err == nil && (st.Dev != v.Dev || st.Ino != v.Ino) {
+	f, err := m.opener.open(v.Path, true)
+	if err == nil && (f.stat.Dev != v.Dev || f.stat.Ino != v.Ino) {
 		f.Close()
 		err = errors.New("it is not the directory that was made")
 	}
 	if err != nil {
 		return fmt.Errorf("cannot find the volume %s: %w", v.Path, reason(err))
 	}
-	m.addPlace(v.Name, &tree{dir: f, name: v.Path})
+	m.addPlace(v.Name, &tree{dir: f.File, name: v.Path})
 	return nil
 }
 
@@ -87,7 +83,7 @@ func (m *mover) removeVolume(v *attempt.HostVolume) error {
 		err = t.empty()
 	}
 	if err == nil {
-		err = os.Remove(v.Path)
+		err = m.opener.removeDirectory(v.Path)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot remove the volume %s: %w", v.Path, err)
@@ -140,8 +136,8 @@ func (m *mover) fetch(ctx context.Context, f *transforms.Fetch) (at string, dire
 
 // openDirect opens a file of Girder's own storage, if the submitter may read it
 // and it has the size that Girder says.
-func openDirect(p string, file girder.File) *os.File {
-	f, err := openRegular(p, unix.O_RDONLY)
+func (m *mover) openDirect(p string, file girder.File) *os.File {
+	f, err := m.opener.openRegular(p, unix.O_RDONLY)
 	if err != nil {
 		return nil
 	}
@@ -165,7 +161,7 @@ func (g *fetching) fetch(ctx context.Context, f *transforms.Fetch) (string, erro
 			at = path.Join(f.ID, girder.CleanName(file.Name))
 		}
 		if f.Direct != "" {
-			if g.direct = openDirect(f.Direct, file); g.direct != nil {
+			if g.direct = g.m.openDirect(f.Direct, file); g.direct != nil {
 				return at, g.into.mkdirs(path.Dir(at))
 			}
 		}

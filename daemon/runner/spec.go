@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -78,7 +79,7 @@ func newSpec(r *attempt.Request, config *image.Config) (*sandbox.Spec, error) {
 		User:           sandbox.User{UID: who.uid, GID: who.gid, AdditionalGIDs: distinct(groups, who.gid)},
 		UIDMappings:    uids,
 		GIDMappings:    gids,
-		Capabilities:   capabilities,
+		Capabilities:   without(capabilities, r.Grant.Withheld),
 		Network:        r.Plan.Network,
 		ExtraHosts:     r.Plan.ExtraHosts,
 		DNS:            r.Plan.DNS,
@@ -91,6 +92,10 @@ func newSpec(r *attempt.Request, config *image.Config) (*sandbox.Spec, error) {
 			Shm:    r.Resources.Shm,
 		},
 	}, nil
+}
+
+func without(all, withheld []string) []string {
+	return slices.DeleteFunc(slices.Clone(all), func(c string) bool { return slices.Contains(withheld, c) })
 }
 
 // command is the argument vector by Docker's rules: an entrypoint given

@@ -54,7 +54,7 @@ type transfer struct {
 }
 
 // startTransfer starts the process. The caller must call end.
-func startTransfer(id attempt.Identity) (*transfer, error) {
+func startTransfer(id attempt.Identity, roots []attempt.Root, closed []string) (*transfer, error) {
 	ours, theirs, err := wirePair()
 	if err != nil {
 		return nil, err
@@ -70,6 +70,10 @@ func startTransfer(id attempt.Identity) (*transfer, error) {
 	t := &transfer{wire: ours, process: process, heard: make(chan struct{})}
 	t.onDoing, t.onNote = func(string) {}, func(string) {}
 	t.onCommit = func([]byte) error { return errors.New("nothing is uploaded now") }
+	if err := t.wire.send(message{Op: opRoots, Roots: roots, Closed: closed}, nil); err != nil {
+		t.end()
+		return nil, fmt.Errorf("cannot start the process for the job's files: %w", err)
+	}
 	return t, nil
 }
 

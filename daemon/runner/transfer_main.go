@@ -49,7 +49,7 @@ func transferMain() error {
 		return fmt.Errorf("cannot hide from debuggers: %w", err)
 	}
 	unix.Umask(0o022)
-	m := &mover{wire: newWire(os.NewFile(transferFD, "runner"))}
+	m := &mover{opener: newOpener(nil, nil), wire: newWire(os.NewFile(transferFD, "runner"))}
 	return m.serve()
 }
 
@@ -59,6 +59,7 @@ type mover struct {
 	sendMu sync.Mutex
 	ends   []*end
 
+	opener  *opener
 	girders map[string]*girder.Client
 	places  map[string]*tree // volumes, and binds that have a name
 
@@ -97,6 +98,9 @@ func (m *mover) serve() error {
 		answer := message{Op: opOpened}
 		var give *os.File
 		switch msg.Op {
+		case opRoots:
+			m.opener = newOpener(msg.Roots, msg.Closed)
+			continue
 		case opGirder:
 			err = m.addServer(msg.Server)
 		case opVolume:
@@ -106,7 +110,10 @@ func (m *mover) serve() error {
 		case opRemove:
 			err = m.removeVolume(msg.Made)
 		case opBind:
-			give, err = m.openBind(msg.Bind)
+			var f *found
+			if f, err = m.openBind(msg.Bind); err == nil {
+				give = f.File
+			}
 		case opFetch:
 			answer.Path, give, err = m.fetch(life, msg.Fetch)
 		case opHook:
@@ -174,8 +181,8 @@ func (m *mover) commit(state []byte) error {
 
 // openBind opens what is to appear in the container. O_PATH is all that a mount
 // needs, and does nothing to a device or a named pipe.
-func (m *mover) openBind(b *transforms.Bind) (*os.File, error) {
-	f, _, err := openPath(b.Source)
+func (m *mover) openBind(b *transforms.Bind) (*found, error) {
+	f, err := m.opener.open(b.Source, !b.ReadOnly)
 	if err != nil {
 		return nil, fmt.Errorf("cannot use %s as a volume: %w", b.Source, reason(err))
 	}
@@ -187,26 +194,6 @@ func (m *mover) openBind(b *transforms.Bind) (*os.File, error) {
 		m.addPlace(b.Name, &tree{dir: os.NewFile(uintptr(fd), b.Source), name: b.Target, kept: true})
 	}
 	return f, nil
-}
-
-// openPath opens a path of the submitter's, links included, since it is opened
-// with no more than the submitter's rights. The links in /proc that lead to
-// open files of this process are no paths of anybody's.
-func openPath(path string) (*os.File, unix.Stat_t, error) {
-	var st unix.Stat_t
-	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_NO_MAGICLINKS,
-	})
-	if err != nil {
-		return nil, st, err
-	}
-	f := os.NewFile(uintptr(fd), path)
-	if err := unix.Fstat(fd, &st); err != nil {
-		f.Close()
-		return nil, st, err
-	}
-	return f, st, nil
 }
 
 // openStream opens a stream's end on the host. An output file is made if need
@@ -235,14 +222,14 @@ func (m *mover) openStream(ctx context.Context, msg *message, with *os.File) (*e
 		e.download = &file
 	case s.HTTP != nil:
 	case s.Kind == transforms.StreamInput || s.Kind == transforms.StreamStdin:
-		e.file, err = openRegular(s.File, unix.O_RDONLY)
+		e.file, err = m.opener.openRegular(s.File, unix.O_RDONLY)
 		if err != nil {
 			err = fmt.Errorf("cannot read input %s from %s: %w", s.Name, s.File, reason(err))
 		}
 	default:
-		e.file, err = openRegular(s.File, unix.O_WRONLY)
+		e.file, err = m.opener.openRegular(s.File, unix.O_WRONLY)
 		if errors.Is(err, fs.ErrNotExist) {
-			e.file, err = createRegular(s.File)
+			e.file, err = m.opener.createRegular(s.File)
 		}
 		if err != nil {
 			err = fmt.Errorf("cannot write output %s to %s: %w", s.Name, s.File, reason(err))
@@ -263,63 +250,6 @@ func (e *end) writes() bool {
 
 // outputFile tells whether it ends in a file of the submitter.
 func (e *end) outputFile() bool { return e.writes() && e.File != "" }
-
-// openRegular opens a file that exists. It looks first, because merely opening
-// a device or a named pipe can do something, or wait for ever.
-func openRegular(path string, flags int) (*os.File, error) {
-	found, st, err := openPath(path)
-	if err != nil {
-		return nil, err
-	}
-	defer found.Close()
-	if err := wantRegular(st.Mode); err != nil {
-		return nil, err
-	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", found.Fd()), flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), path), nil
-}
-
-// createRegular makes a file that does not exist, 0644 as programs do. If
-// another has made something there meanwhile, that must be a regular file.
-func createRegular(path string) (*os.File, error) {
-	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	var st unix.Stat_t
-	err = unix.Fstat(fd, &st)
-	if err == nil {
-		err = wantRegular(st.Mode)
-	}
-	if err == nil {
-		err = unix.SetNonblock(fd, false)
-	}
-	if err != nil {
-		unix.Close(fd)
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), path), nil
-}
-
-func wantRegular(mode uint32) error {
-	var is string
-	switch mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		return nil
-	case unix.S_IFDIR:
-		is = "a directory"
-	case unix.S_IFIFO:
-		is = "a named pipe"
-	case unix.S_IFSOCK:
-		is = "a socket"
-	default:
-		is = "a device"
-	}
-	return fmt.Errorf("it is %s; only a regular file can be streamed", is)
-}
 
 // reason puts the usual errors as the person would, to whom the path was named already.
 func reason(err error) error {

@@ -20,6 +20,7 @@ import (
 // binary, so there is no version.
 //
 //	runner                               transfer
+//	roots: where files may lie      ──►
 //	girder: a server and its token  ──►
 //	                                ◄──  opened
 //	volume, perhaps with descriptor ──►
@@ -53,6 +54,8 @@ import (
 type message struct {
 	Op string `json:"op"`
 
+	Roots  []attempt.Root       `json:"roots,omitempty"`
+	Closed []string             `json:"closed,omitempty"`
 	Bind   *transforms.Bind     `json:"bind,omitempty"`
 	Stream *transforms.Stream   `json:"stream,omitempty"`
 	Pipes  map[string]fifo.Pipe `json:"pipes,omitempty"`
@@ -77,6 +80,7 @@ type message struct {
 
 // The operations.
 const (
+	opRoots    = "roots"
 	opGirder   = "girder"
 	opVolume   = "volume"
 	opFound    = "found"

@@ -173,6 +173,7 @@ func newWorld(t testing.TB, args ...string) *world {
 		Grant: attempt.Grant{
 			UIDMappings: []sandbox.IDMapping{{ContainerID: 0, HostID: submitter, Size: 1}, {ContainerID: 1, HostID: subIDs, Size: 65535}},
 			GIDMappings: []sandbox.IDMapping{{ContainerID: 0, HostID: group, Size: 1}, {ContainerID: 1, HostID: subIDs, Size: 65535}},
+			Roots:       everywhere,
 			WorkDir:     work, ImageDir: imageDir, CacheDir: filepath.Join(imageDir, "cache"),
 			Cgroup: "girder-worker-runner-test/" + dir.ID(),
 		},
@@ -197,6 +198,9 @@ func (w *world) sweep() {
 		unix.Rmdir(root) // the last test's succeeds
 	}
 }
+
+// everywhere lets jobs have any file.
+var everywhere = []attempt.Root{{Path: "/", Write: true}}
 
 func sh(script string) []string { return []string{"sh", "-c", script} }
 
