@@ -125,8 +125,8 @@ var rules = map[string]func(*checker){
 	// A process with the submitter's identity talks to the servers, with the
 	// submitter's tokens: it can do there what the submitter could without a job.
 	"Plan.Girders": nil, "Girder.Name": nil, "Girder.URL": nil, "Girder.Session": nil,
-	"Plan.Fetches": nil, "Fetch.Name": nil, "Fetch.Kind": nil, "Fetch.Girder": nil, "Fetch.ID": nil, "Fetch.Into": nil, "Fetch.Rename": nil,
-	"Plan.Inserts": nil, "Insertion.Arg": nil, "Insertion.At": nil, "Insertion.Fetch": nil,
+	"Plan.Fetches": nil, "Fetch.Name": nil, "Fetch.Kind": nil, "Fetch.Girder": nil, "Fetch.ID": nil, "Fetch.Into": nil, "Fetch.Rename": nil, "Fetch.Direct": nil,
+	"Plan.Inserts": nil, "Insertion.Arg": nil, "Insertion.At": nil, "Insertion.Fetch": nil, "Insertion.List": nil, "Insertion.Token": nil,
 	"GirderFile.Girder": nil, "GirderFile.ID": nil, "HTTPTarget.URL": nil,
 	"Plan.Hooks": nil, "Hook.Name": nil, "Hook.Kind": nil, "Hook.Girder": nil, "Hook.ID": nil, "Hook.From": nil, "Hook.Path": nil,
 	"Hook.ArtifactName": nil, "Hook.Reference": nil, "Hook.MimeType": nil, "Hook.FileName": nil, "Hook.DeleteFile": nil,
