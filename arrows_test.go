@@ -27,7 +27,7 @@ var arrows = map[string]struct {
 	"sandbox/image":         {[]string{"sandbox"}, "the image store serves the sandbox; it knows neither jobs nor the daemon"},
 	"sandbox/runc":          {[]string{"sandbox", "sandbox/cgroup"}, "the only package that links libcontainer and cgo: nothing may be pulled in beside it"},
 	"sandbox/network":       {[]string{"sandbox"}, "what is behind a container's network runs as the submitter and talks to the world: it knows the words for its rules and nothing of jobs"},
-	"transforms":            {[]string{"sandbox"}, "decoding a job's document opens nothing and runs nothing: only the words of the sandbox"},
+	"transforms":            {[]string{"sandbox", "transforms/jsonpickle"}, "decoding a job's document or a task opens nothing and runs nothing: only the words of the sandbox, and a decoder that knows nothing"},
 	"transforms/jsonpickle": {nil, "a decoder of foreign bytes: the less it can reach, the less it can do"},
 	"transforms/girder":     {nil, "a client of one server: what is done with its files and jobs is decided elsewhere"},
 	"daemon":                {[]string{"daemon/api", "daemon/apitype", "daemon/attempt", "daemon/config", "daemon/jobsync", "daemon/metrics", "daemon/monitor", "daemon/policy", "daemon/systemd", "queue", "sandbox", "sandbox/image", "transforms"}, "the front builds the parts; it never runs a container, so it may not reach sandbox/runc or the runner"},
