@@ -110,6 +110,13 @@ func (f *front) started(r *running) {
 
 // runAttempt sees a claimed job's attempt through.
 func (f *front) runAttempt(ctx context.Context, job *queue.Job, r *running) {
+	if f.stoppedInGirder(ctx, job) {
+		f.started(r)
+		f.finish(ctx, r.name, &queue.Result{
+			Outcome: string(attempt.OutcomeCanceled), Code: attempt.CodeCanceled, Error: "its job had ended in Girder before it began",
+		}, "", time.Now())
+		return
+	}
 	req, err := f.request(job)
 	if err == nil {
 		r.mu.Lock()

@@ -18,6 +18,7 @@ import (
 	"girderworker/daemon/apitype"
 	"girderworker/daemon/attempt"
 	"girderworker/daemon/config"
+	"girderworker/daemon/jobsync"
 	"girderworker/daemon/metrics"
 	"girderworker/daemon/monitor"
 	"girderworker/daemon/systemd"
@@ -40,6 +41,7 @@ type front struct {
 	images  *images
 	server  *api.Server
 	pause   *pause
+	reports *jobsync.Syncer
 
 	attempts attempts
 	nudge    chan struct{} // capacity 1: the dispatcher should look again
@@ -125,6 +127,14 @@ func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener
 		return err
 	}
 
+	reporting, err := reportSettings(c)
+	if err != nil {
+		return err
+	}
+	f.reports = jobsync.New(jobsync.Config{
+		Queue: f.store, StateDir: c.StateDir, Logger: f.logger.With("part", "reports"), Cancel: f.cancelReported, Settings: reporting,
+	})
+
 	// work ends with what must have ended before the queue closes; claims end first.
 	var work sync.WaitGroup
 	defer work.Wait()
@@ -163,6 +173,8 @@ func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener
 			f.fail(fmt.Errorf("cannot claim jobs: %w", err))
 		}
 	})
+	// Reports go on until the work has ended: the last of it is told at once.
+	work.Go(func() { f.reports.Run(workCtx) })
 	work.Go(func() { f.vigil(claims) })
 	work.Go(func() { f.sweep(claims) })
 	work.Go(func() { f.watchConfig(claims) })

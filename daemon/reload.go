@@ -50,6 +50,9 @@ func (f *front) reload() {
 	f.level.Set(current.Log.Level)
 	f.store.SetMaxJobs(current.MaxQueue)
 	f.store.SetRetention(queue.Retention{Age: current.Retention.Age, Count: current.Retention.Count})
+	if reporting, err := reportSettings(&current); err == nil { // it was checked with the configuration
+		f.reports.Apply(reporting)
+	}
 	f.server.Apply(f.settings(&current))
 	f.lookAgain()
 	f.logger.Info("Configuration reloaded", "changed", strings.Join(live, " "))

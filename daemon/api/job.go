@@ -30,6 +30,7 @@ func view(j *queue.Job) apitype.Job {
 		Image:           j.Image,
 		State:           string(j.State),
 		Reason:          j.Reason,
+		Untold:          j.Untold,
 		Priority:        j.Priority,
 		Attempt:         j.Attempt,
 		CancelRequested: j.CancelRequested,

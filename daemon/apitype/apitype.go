@@ -19,6 +19,7 @@ type Job struct {
 	State           string          `json:"state"`
 	Stage           string          `json:"stage,omitempty"`
 	Reason          string          `json:"reason,omitempty"`
+	Untold          string          `json:"untold,omitempty"` // why the rest of its reports was given up
 	Priority        int             `json:"priority"`
 	Attempt         int             `json:"attempt"`
 	CancelRequested bool            `json:"cancel_requested,omitempty"`
@@ -78,9 +79,28 @@ type Status struct {
 	Capacity map[string]float64 `json:"capacity"`
 	InUse    map[string]float64 `json:"in_use"`
 	Attempts int                `json:"attempts"` // live runners
+	Reports  Reports            `json:"reports"`
 	// Warnings are for the admin: what works less well than it could, and what to do.
 	Warnings []string `json:"warnings,omitempty"`
 }
+
+// Reports is how the reports to those who asked for jobs stand.
+type Reports struct {
+	// Girder and Celery are how many jobs each has still to be told something of,
+	// and Oldest since when the first of it waits.
+	Girder int       `json:"girder"`
+	Celery int       `json:"celery"`
+	Oldest time.Time `json:"oldest,omitzero"`
+	// What follows is counted since the daemon's start.
+	Delivered  uint64 `json:"delivered"`
+	LogBytes   uint64 `json:"log_bytes"`
+	Duplicates uint64 `json:"duplicates"` // pieces of logs that may be there twice
+	Refused    uint64 `json:"refused"`
+	GaveUp     uint64 `json:"gave_up"` // jobs
+}
+
+// Pending is how many jobs somebody has still to be told of.
+func (r Reports) Pending() int { return r.Girder + r.Celery }
 
 // Error is the body of every answer that is not 2xx.
 type Error struct {

@@ -69,7 +69,7 @@ func (a *app) printJob(j *apitype.Job) error {
 	pairs := []string{
 		"id", j.ID, "name", j.Name, "owner", owner(j), "task", j.Task, "image", j.Image,
 		"state", state, "reason", reason, "position", position, "progress", progress,
-		"exit code", exit, "outcome", j.Outcome, "error", j.Error,
+		"exit code", exit, "outcome", j.Outcome, "error", j.Error, "not reported", j.Untold,
 		"priority", strconv.Itoa(j.Priority), "attempt", attempt,
 		"after", strings.Join(j.After, " "), "after any", strings.Join(j.AfterAny, " "),
 		"not before", clock(j.NotBefore), "expires", clock(j.Expires),

@@ -46,6 +46,10 @@ type Config struct {
 	// DropDir is watched for archives to import; empty is images/drop in StateDir.
 	DropDir string
 
+	// APIURL says where a Girder is reached from here, when messages name it by
+	// another address: URL, or FROM=TO, several separated by commas.
+	APIURL string
+
 	// MaxQueue is how many jobs may wait.
 	MaxQueue int
 
@@ -116,6 +120,8 @@ type Limits struct {
 type Retention struct {
 	Age   time.Duration
 	Count int
+	// Reports is how long after a job's end it is tried to report it.
+	Reports time.Duration
 }
 
 // Log is how the daemon tells of itself.
@@ -146,7 +152,7 @@ func Default() Config {
 			Log:  64 << 20,
 			Time: 7 * 24 * time.Hour,
 		},
-		Retention: Retention{Age: 90 * 24 * time.Hour, Count: 100_000},
+		Retention: Retention{Age: 90 * 24 * time.Hour, Count: 100_000, Reports: 7 * 24 * time.Hour},
 		Log:       Log{Level: slog.LevelInfo},
 	}
 }

@@ -48,6 +48,8 @@ func (k Key) Kind() string {
 		return "path"
 	case *addressValue:
 		return "address"
+	case *apiValue:
+		return "URL"
 	case *nameValue:
 		return "name"
 	case *countValue, *count64Value, *cpusValue:
@@ -83,6 +85,7 @@ func (c *Config) Keys() []Key {
 		{sectionWorker, "policy_file", "what jobs may ask, and whose; reloaded when it is changed", false, (*pathValue)(&c.PolicyFile)},
 		{sectionWorker, "audit_log", "who had what run (default: audit.jsonl in state_dir)", false, (*pathValue)(&c.AuditLog)},
 		{sectionWorker, "drop_dir", "directory watched for image archives (default: images/drop in state_dir)", false, (*pathValue)(&c.DropDir)},
+		{sectionWorker, "api_url", "where Girder is reached from here: URL, or FROM=TO,... by prefix", true, (*apiValue)(&c.APIURL)},
 		{sectionWorker, "max_queue", "how many jobs may wait", true, &countValue{&c.MaxQueue, 1, 100_000_000}},
 		{sectionWorker, "slots", "attempts at a time (default: half the processors)", true, &countValue{&c.Machine.Slots, 1, MaxSlots}},
 		{sectionWorker, "cpus", "processors for all jobs (default: all)", true, (*cpusValue)(&c.Machine.CPUs)},
@@ -98,6 +101,7 @@ func (c *Config) Keys() []Key {
 		{sectionLimits, "time", "how long a job may run", true, (*durationValue)(&c.Limits.Time)},
 		{sectionHistory, "age", "finished jobs older than this are removed; 0 keeps them", true, (*durationValue)(&c.Retention.Age)},
 		{sectionHistory, "count", "finished jobs beyond this number are removed; 0 keeps them", true, &countValue{&c.Retention.Count, 0, 100_000_000}},
+		{sectionHistory, "reports", "how long after a job's end it is tried to report it to Girder", true, (*durationValue)(&c.Retention.Reports)},
 		{sectionLogging, "level", "debug, info, warning or error", true, (*levelValue)(&c.Log.Level)},
 		{sectionLogging, "output", "text or json", false, (*outputValue)(&c.Log.JSON)},
 	}
@@ -121,7 +125,7 @@ var pythonOptions = []string{
 
 // Variables of the Python worker and of the command line, not the daemon's.
 var otherVariables = []string{
-	"BROKER", "BACKEND", "API_URL", "DOCKER_RUN_OPTIONS", "JOB_GC_SCOPE", "LOGGING_FORMAT",
+	"BROKER", "BACKEND", "DOCKER_RUN_OPTIONS", "JOB_GC_SCOPE", "LOGGING_FORMAT",
 	"CELERY_APP_MAIN", "TASK_ALWAYS_EAGER",
 }
 

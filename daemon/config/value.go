@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -231,4 +232,35 @@ func ParseDuration(s string) (time.Duration, error) {
 		return 0, bad
 	}
 	return d, nil
+}
+
+// apiValue is where servers are reached: URL, or FROM=TO, separated by commas.
+type apiValue string
+
+func (v *apiValue) String() string { return string(*v) }
+
+func (v *apiValue) Set(s string) error {
+	all := 0
+	for _, part := range strings.Split(s, ",") {
+		part = strings.TrimSpace(part)
+		if part == "" {
+			continue
+		}
+		from, to, mapped := strings.Cut(part, "=")
+		if !mapped {
+			from, to = part, part
+			all++
+		}
+		for _, address := range []string{from, to} {
+			u, err := url.Parse(address)
+			if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+				return errors.New("must be http://HOST/api/v1, or FROM=TO with such addresses, separated by commas")
+			}
+		}
+	}
+	if all > 1 {
+		return errors.New("must name FROM=TO where there is more than one server")
+	}
+	*v = apiValue(s)
+	return nil
 }

@@ -243,3 +243,9 @@ func (s *Syncer) Stats() Stats {
 	}
 	return st
 }
+
+// ParseSettings reads settings as a configuration has them.
+func ParseSettings(override string, age time.Duration) (Settings, error) {
+	o, err := girder.ParseOverride(override)
+	return Settings{Override: o, Age: age}, err
+}

@@ -123,6 +123,10 @@ var (
 	attempts = prometheus.NewDesc("girder_worker_attempts", "Attempts under way.", nil, nil)
 	capacity = prometheus.NewDesc("girder_worker_capacity", "What jobs may use in all.", []string{"resource"}, nil)
 	inUse    = prometheus.NewDesc("girder_worker_in_use", "What jobs use.", []string{"resource"}, nil)
+	reports  = prometheus.NewDesc("girder_worker_reports_pending_jobs", "Jobs of which somebody has still to be told something.", []string{"sink"}, nil)
+	oldest   = prometheus.NewDesc("girder_worker_reports_oldest_seconds", "How long the first report waits; 0 when none does.", nil, nil)
+	reported = prometheus.NewDesc("girder_worker_reports_total", "What became of reports: changes of state that were told, pieces of log that may be there twice, refusals, jobs given up.", []string{"result"}, nil)
+	logged   = prometheus.NewDesc("girder_worker_reports_log_bytes_total", "Text that was added to logs in Girder.", nil, nil)
 	paused   = prometheus.NewDesc("girder_worker_paused", "1 while no jobs are started.", nil, nil)
 	start    = prometheus.NewDesc("girder_worker_start_time_seconds", "When the daemon was started, in seconds since 1970.", nil, nil)
 	info     = prometheus.NewDesc("girder_worker_build_info", "The daemon's version.", []string{"version", "commit"}, nil)
@@ -131,7 +135,7 @@ var (
 type collector struct{ source Source }
 
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{jobs, attempts, capacity, inUse, paused, start, info} {
+	for _, d := range []*prometheus.Desc{jobs, attempts, capacity, inUse, reports, oldest, reported, logged, paused, start, info} {
 		ch <- d
 	}
 }
@@ -155,6 +159,21 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(inUse, v, resource)
 	}
 	gauge(attempts, float64(st.Attempts))
+	r := st.Reports
+	gauge(reports, float64(r.Girder), "girder")
+	gauge(reports, float64(r.Celery), "celery")
+	age := 0.0
+	if !r.Oldest.IsZero() {
+		age = max(0, time.Since(r.Oldest).Seconds())
+	}
+	gauge(oldest, age)
+	count := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	count(logged, r.LogBytes)
+	for result, n := range map[string]uint64{"delivered": r.Delivered, "duplicate": r.Duplicates, "refused": r.Refused, "gave_up": r.GaveUp} {
+		count(reported, n, result)
+	}
 	isPaused := 0.0
 	if st.Paused {
 		isPaused = 1
