@@ -31,6 +31,8 @@ type Spec struct {
 	Cwd string
 	// Hostname is the UTS name.
 	Hostname string
+	// Domainname is the NIS domain name, which hardly anything uses.
+	Domainname string
 
 	// User is who the process runs as, in the container's own numbers.
 	User User
@@ -67,6 +69,14 @@ type Spec struct {
 
 	// ReadOnlyRootfs mounts the root file system read-only.
 	ReadOnlyRootfs bool
+
+	// Init starts Args below a first process of ours, which passes signals on and
+	// reaps. A command that is not there then is an exit code of 127, and one that
+	// cannot be executed 126, and not an error of Start.
+	Init bool
+
+	// OOMScoreAdj is from 1 to 1000; 0 is 500: jobs go before the machine's own.
+	OOMScoreAdj int
 
 	// StopSignal is sent first when the container is asked to end; 0 is SIGTERM.
 	StopSignal int
@@ -112,9 +122,10 @@ type Mount struct {
 	// Recursive binds what is mounted below Source as well, with the same flags.
 	Recursive bool
 	// Tmpfs, when larger than 0, asks for a tmpfs of so many bytes instead of a
-	// bind; Mode is its mode.
+	// bind; Mode is its mode, and Exec allows programs on it to be executed.
 	Tmpfs int64
 	Mode  os.FileMode
+	Exec  bool
 }
 
 // NetworkMode names a network namespace.
@@ -153,6 +164,13 @@ type Resources struct {
 	Memory int64
 	// Swap is in bytes on top of Memory.
 	Swap int64
+	// Reservation is in bytes: what the kernel leaves the container when memory
+	// is short.
+	Reservation int64
+	// MemorySet are the NUMA nodes, as CPUSet.
+	MemorySet string
+	// CPUShares is the weight beside other containers, 1024 by default.
+	CPUShares int64
 	// PIDs is the largest number of tasks.
 	PIDs int64
 	// Shm is the size of /dev/shm in bytes.

@@ -24,6 +24,14 @@ func (f *JobFile) AppendJSON(b []byte) []byte {
 	w.text("user", f.User)
 	w.text("hostname", f.Hostname)
 	w.text("network", string(f.Network))
+	if len(f.ExtraHosts) > 0 {
+		w.open("extra_hosts", '{')
+		for _, h := range f.ExtraHosts {
+			w.text(h.Name, h.Address)
+		}
+		w.close('}')
+	}
+	w.texts("dns", nonEmpty(f.DNS))
 	w.flag("read_only", f.ReadOnly)
 	w.mounts(f)
 	w.streams(f)
@@ -40,8 +48,14 @@ func (f *JobFile) AppendJSON(b []byte) []byte {
 		w.number("shm", f.Resources.Shm)
 		w.number("scratch", f.Resources.Scratch)
 		w.number("log", f.Resources.Log)
+		w.number("swap", f.Resources.Swap)
+		w.number("memory_reservation", f.Resources.Reservation)
+		w.text("cpuset", f.Resources.CPUSet)
+		w.text("cpuset_mems", f.Resources.MemorySet)
+		w.number("cpu_shares", f.Resources.CPUShares)
 		w.close('}')
 	}
+	w.options(&f.Options)
 	w.number("priority", int64(f.Priority))
 	w.texts("after", nonEmpty(f.After))
 	w.texts("after_any", nonEmpty(f.AfterAny))

@@ -186,15 +186,7 @@ func (r *reader) hostname() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for label := range strings.SplitSeq(s, ".") {
-		if !ValidIdentifier(label) || strings.ContainsRune(label, '_') || strings.HasSuffix(label, "-") {
-			return "", problem("%.80q is not a host name", s)
-		}
-	}
-	if len(s) > 63 {
-		return "", problem("a host name of %d bytes; the limit is 63", len(s))
-	}
-	return s, nil
+	return s, checkHostname(s)
 }
 
 func (r *reader) network() (sandbox.NetworkMode, error) {

@@ -37,6 +37,7 @@ const (
 
 	minMemory = 4 << 20
 	minCPUs   = 0.01
+	maxShares = 262144 // the kernel's
 )
 
 // TaskDockerRun is the task that a document without one asks for.
@@ -59,7 +60,9 @@ type JobFile struct {
 	User       string
 	Hostname   string
 	Network    sandbox.NetworkMode
-	ReadOnly   bool // the root file system
+	ExtraHosts []sandbox.HostEntry // by name
+	DNS        []string            // IP addresses, instead of the network's own
+	ReadOnly   bool                // the root file system
 
 	Binds   []Bind
 	Volumes []Volume
@@ -101,6 +104,8 @@ type JobFile struct {
 
 	StopSignal int // 0: the image's
 	StopGrace  time.Duration
+
+	Options
 }
 
 // Resources are what a job takes, in bytes where nothing else is said. Zero is
@@ -113,6 +118,16 @@ type Resources struct {
 	Shm     int64
 	Scratch int64
 	Log     int64
+	// Swap is on top of Memory. Nobody gets any by default.
+	Swap int64
+	// Reservation is the memory that the job keeps when the machine runs short.
+	Reservation int64
+	// CPUSet are the processors that the job may run on, as in "0-3,8", and
+	// MemorySet the nodes of a NUMA machine.
+	CPUSet, MemorySet string
+	// CPUShares weighs the job against others where processors are short; 1024
+	// is what a job has that says nothing.
+	CPUShares int64
 }
 
 // Or fills what r does not name from defaults.
@@ -312,6 +327,10 @@ func (r *reader) jobField(f *JobFile, key string) (err error) {
 		f.Hostname, err = r.hostname()
 	case "network":
 		f.Network, err = r.network()
+	case "extra_hosts":
+		f.ExtraHosts, err = r.extraHosts()
+	case "dns":
+		f.DNS, err = r.listOf(sandbox.MaxResolvers, func(s string) (string, error) { return s, checkAddress(s) })
 	case "read_only":
 		f.ReadOnly, err = r.boolean()
 	case "binds":
@@ -386,7 +405,10 @@ func (r *reader) jobField(f *JobFile, key string) (err error) {
 	case "stop_grace":
 		f.StopGrace, err = r.duration(MaxGrace)
 	default:
-		err = problem("unknown field")
+		known := false
+		if known, err = r.optionField(&f.Options, key); !known {
+			err = problem("unknown field")
+		}
 	}
 	return err
 }
@@ -412,6 +434,18 @@ func (r *reader) resourceField(res *Resources, key string) (err error) {
 		res.Scratch, err = r.size(1 << 20)
 	case "log":
 		res.Log, err = r.size(1 << 12)
+	case "swap":
+		res.Swap, err = r.size(0)
+	case "memory_reservation":
+		res.Reservation, err = r.size(0)
+	case "cpuset":
+		res.CPUSet, err = r.cpuList()
+	case "cpuset_mems":
+		res.MemorySet, err = r.cpuList()
+	case "cpu_shares":
+		var n int
+		n, err = r.whole(2, maxShares)
+		res.CPUShares = int64(n)
 	default:
 		err = problem("unknown field")
 	}

@@ -30,7 +30,12 @@ const full = `{
   "uploads": [{"name": "mask.nii", "item_id": "6b00f0cb9508e6951c974254", "upload_kwargs": {"reference": "r", "mimeType": "image/x", "filename": "m"}, "delete_file": true},
     {"path": ".", "volume": "work", "folder_id": "6b00f0cb9508e6951c974255", "must_exist": false, "girder": "other"},
     {"path": "log.txt", "job_id": "6b00f0cb9508e6951c974256", "artifact_name": "log", "upload_on_exception": true}], "network": "private", "read_only": true,
-  "resources": {"cpus": 1.5, "memory": "2g", "gpus": 1, "pids": 100, "shm": "64m", "scratch": 1073741824, "log": "1MiB"},
+  "resources": {"cpus": 1.5, "memory": "2g", "gpus": 1, "pids": 100, "shm": "64m", "scratch": 1073741824, "log": "1MiB",
+    "swap": "1g", "memory_reservation": "1g", "cpuset": "0-3,8", "cpuset_mems": "0", "cpu_shares": 512},
+  "cap_add": ["sys_ptrace"], "cap_drop": ["ALL"], "group_add": ["video", "44"], "init": true, "labels": {"study": "b"},
+  "tmpfs": [{"target": "/run", "size": "16m", "mode": "0755", "exec": true}], "ulimits": [{"name": "nofile", "soft": 1024, "hard": 4096}],
+  "sysctls": {"net.core.somaxconn": "1024"}, "devices": [{"source": "/dev/fuse", "target": "/dev/f", "access": "rw"}],
+  "domainname": "lab", "extra_hosts": {"girder": "10.0.0.2"}, "dns": ["10.0.0.1"], "oom_score_adj": 700, "seccomp": "unconfined",
   "priority": 7, "after": ["a", "b"], "after_any": ["c"],
   "not_before": "2026-03-01T10:00:00+02:00", "expires": "2026-03-02T10:00:00Z",
   "timeout": "1d", "soft_timeout": 3600.5, "idle_timeout": "10m",
@@ -46,7 +51,12 @@ const local = `{
   "binds": [{"source": "/data", "target": "/in/data", "read_only": true}, {"source": "/out", "target": "/in"}],
   "inputs": [{"name": "data", "file": "/home/a/in.dat"}], "outputs": [{"name": "result", "file": "/home/a/out.dat"}],
   "stdin": "/home/a/stdin", "progress": true, "network": "private", "read_only": true,
-  "resources": {"cpus": 1.5, "memory": "2g", "gpus": 1, "pids": 100, "shm": "64m", "scratch": 1073741824, "log": "1MiB"},
+  "resources": {"cpus": 1.5, "memory": "2g", "gpus": 1, "pids": 100, "shm": "64m", "scratch": 1073741824, "log": "1MiB",
+    "swap": "1g", "memory_reservation": "1g", "cpuset": "0-3,8", "cpuset_mems": "0", "cpu_shares": 512},
+  "cap_add": ["sys_ptrace"], "cap_drop": ["ALL"], "group_add": ["video", "44"], "init": true, "labels": {"study": "b"},
+  "tmpfs": [{"target": "/run", "size": "16m", "mode": "0755", "exec": true}], "ulimits": [{"name": "nofile", "soft": 1024, "hard": 4096}],
+  "sysctls": {"net.core.somaxconn": "1024"}, "devices": [{"source": "/dev/fuse", "target": "/dev/f", "access": "rw"}],
+  "domainname": "lab", "extra_hosts": {"girder": "10.0.0.2"}, "dns": ["10.0.0.1"], "oom_score_adj": 700, "seccomp": "unconfined",
   "priority": 7, "after": ["a", "b"], "after_any": ["c"],
   "not_before": "2026-03-01T10:00:00+02:00", "expires": "2026-03-02T10:00:00Z",
   "timeout": "1d", "soft_timeout": 3600.5, "idle_timeout": "10m",
@@ -67,12 +77,15 @@ func TestParseJobFile(t *testing.T) {
 		Binds:  []Bind{{Source: "/data", Target: "/in/data", ReadOnly: true}, {Source: "/out", Target: "/in"}},
 		Inputs: []Pipe{{Name: "data", File: "/home/a/in.dat"}}, Outputs: []Pipe{{Name: "result", File: "/home/a/out.dat"}},
 		Stdin: Pipe{File: "/home/a/stdin"}, Progress: true, Network: sandbox.NetworkPrivate, ReadOnly: true,
-		Resources: Resources{CPUs: 1.5, Memory: 2 << 30, GPUs: 1, PIDs: 100, Shm: 64 << 20, Scratch: 1 << 30, Log: 1 << 20},
-		Priority:  7, After: []string{"a", "b"}, AfterAny: []string{"c"},
+		Resources: Resources{CPUs: 1.5, Memory: 2 << 30, GPUs: 1, PIDs: 100, Shm: 64 << 20, Scratch: 1 << 30, Log: 1 << 20,
+			Swap: 1 << 30, Reservation: 1 << 30, CPUSet: "0-3,8", MemorySet: "0", CPUShares: 512},
+		Priority: 7, After: []string{"a", "b"}, AfterAny: []string{"c"},
 		NotBefore: time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC), Expires: time.Date(2026, 3, 2, 10, 0, 0, 0, time.UTC),
 		Timeout: 24 * time.Hour, SoftTimeout: 3600500 * time.Millisecond, IdleTimeout: 10 * time.Minute,
 		Retries: Retries{Max: 3, Delay: 30 * time.Second, FailInterrupted: true},
 		Hold:    "until the disk is there", StopSignal: 2, StopGrace: 20 * time.Second,
+		Options:    fullOptions(),
+		ExtraHosts: []sandbox.HostEntry{{Name: "girder", Address: "10.0.0.2"}}, DNS: []string{"10.0.0.1"},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -84,13 +97,25 @@ func TestParseJobFile(t *testing.T) {
 	}
 }
 
+func fullOptions() Options {
+	return Options{
+		CapAdd: []string{"CAP_SYS_PTRACE"}, CapDrop: []string{"ALL"}, GroupAdd: []string{"video", "44"}, Init: true,
+		Labels:     map[string]string{"study": "b"},
+		Tmpfs:      []Tmpfs{{Target: "/run", Size: 16 << 20, Mode: 0o755, Exec: true}},
+		Ulimits:    []Ulimit{{Name: "nofile", Soft: 1024, Hard: 4096}},
+		Sysctls:    map[string]string{"net.core.somaxconn": "1024"},
+		Devices:    []Device{{Source: "/dev/fuse", Target: "/dev/f", Access: "rw"}},
+		Domainname: "lab", OOMScoreAdj: 700, Seccomp: sandbox.SeccompUnconfined,
+	}
+}
+
 // TestFullNamesEveryField keeps `full` honest: no field of JobFile is zero in it.
 func TestFullNamesEveryField(t *testing.T) {
 	f, err := ParseJobFile([]byte(full))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range []reflect.Value{reflect.ValueOf(*f), reflect.ValueOf(f.Resources), reflect.ValueOf(f.Retries)} {
+	for _, v := range []reflect.Value{reflect.ValueOf(*f), reflect.ValueOf(f.Resources), reflect.ValueOf(f.Retries), reflect.ValueOf(f.Options)} {
 		for i := range v.NumField() {
 			if v.Field(i).IsZero() && v.Type().Field(i).Name != "SlicerProgress" { // it cannot be beside Stdout
 				t.Errorf("%s.%s is not set by the full document", v.Type(), v.Type().Field(i).Name)
@@ -122,7 +147,10 @@ func TestPlan(t *testing.T) {
 			{Name: "progress", Kind: StreamProgress, Path: pipe("progress")},
 		},
 		StopSignal: 2, StopGrace: 20 * time.Second,
+		Options:    fullOptions(),
+		ExtraHosts: []sandbox.HostEntry{{Name: "girder", Address: "10.0.0.2"}}, DNS: []string{"10.0.0.1"},
 	}
+	want.Options.Labels = nil // for people
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}

@@ -29,7 +29,11 @@ func (f *JobFile) check() error {
 		return inField("resources.shm", problem("%s is more than memory, which is %s",
 			FormatBytes(f.Resources.Shm), FormatBytes(f.Resources.Memory)))
 	}
-	for _, check := range []func() error{f.checkTransfers, f.checkNames, f.checkStreams, f.checkMounts} {
+	if f.Resources.Reservation > 0 && f.Resources.Memory > 0 && f.Resources.Reservation > f.Resources.Memory {
+		return inField("resources.memory_reservation", problem("%s is more than memory, which is %s",
+			FormatBytes(f.Resources.Reservation), FormatBytes(f.Resources.Memory)))
+	}
+	for _, check := range []func() error{f.checkTransfers, f.checkNames, f.checkStreams, f.checkMounts, f.Options.check} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -116,12 +120,16 @@ func (f *JobFile) Plan() (Plan, error) {
 		User:           f.User,
 		Hostname:       f.Hostname,
 		Network:        f.Network,
+		ExtraHosts:     f.ExtraHosts,
+		DNS:            f.DNS,
 		ReadOnlyRootfs: f.ReadOnly,
 		Streams:        f.streams(),
 		SlicerProgress: f.SlicerProgress,
 		StopSignal:     f.StopSignal,
 		StopGrace:      f.StopGrace,
+		Options:        f.Options,
 	}
+	p.Options.Labels = nil
 	if err := f.moves(&p); err != nil {
 		return Plan{}, err
 	}

@@ -43,6 +43,9 @@ type Plan struct {
 	// SlicerProgress reads slicer_cli_web's progress XML on the standard output.
 	SlicerProgress bool `json:"slicer_progress,omitempty"`
 
+	// Options are the rarer settings; its Labels are empty.
+	Options Options `json:"options,omitzero"`
+
 	StopSignal int           `json:"stop_signal,omitempty"` // 0: the image's, else SIGTERM
 	StopGrace  time.Duration `json:"stop_grace,omitempty"`  // 0: 10 s
 }

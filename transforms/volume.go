@@ -178,6 +178,11 @@ func (f *JobFile) checkMounts() error {
 			return err
 		}
 	}
+	for _, t := range f.Tmpfs {
+		if targets[t.Target] {
+			return inField("tmpfs", problem("the target %s is given twice", t.Target))
+		}
+	}
 	return nil
 }
 
