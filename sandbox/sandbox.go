@@ -86,6 +86,16 @@ type Spec struct {
 	Stdin, Stdout, Stderr *os.File
 }
 
+// DefaultCapabilities are what a container's root has when nobody says otherwise:
+// Docker's less MKNOD, NET_RAW, AUDIT_WRITE, SYS_CHROOT and SETFCAP. They reach no
+// further than the container's user namespace.
+func DefaultCapabilities() []string {
+	return []string{
+		"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
+		"CAP_NET_BIND_SERVICE", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID",
+	}
+}
+
 // Rootfs is a root file system made of image layers.
 type Rootfs struct {
 	// Layers are directories on the host, lowest first, as the image store
@@ -235,6 +245,9 @@ type Container interface {
 	Wait(ctx context.Context) (Exit, error)
 	// Signal sends a signal to the first process.
 	Signal(sig os.Signal) error
+	// Ignores tells whether Signal would change nothing: the first process of a
+	// container gets only signals that it catches or waits for.
+	Ignores(sig os.Signal) bool
 	// Kill ends every process of the cgroup at once. It works while Wait runs
 	// and after the container ended.
 	Kill() error

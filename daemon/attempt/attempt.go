@@ -87,6 +87,13 @@ type Resources struct {
 	Shm     int64   `json:"shm"`     // bytes of /dev/shm
 	Scratch int64   `json:"scratch"` // bytes the container may write to its root and volumes
 	Log     int64   `json:"log"`     // bytes of output kept
+
+	// What few jobs name, see transforms.Resources.
+	Swap        int64  `json:"swap,omitempty"`
+	Reservation int64  `json:"reservation,omitempty"`
+	CPUSet      string `json:"cpuset,omitempty"`
+	MemorySet   string `json:"memory_set,omitempty"`
+	CPUShares   int64  `json:"cpu_shares,omitempty"`
 }
 
 // Limits end an attempt; zero is no limit.

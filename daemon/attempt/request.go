@@ -124,7 +124,8 @@ func (r *Request) validate(d Dir) error {
 	case r.Plan.StopSignal < 0 || r.Plan.StopSignal > 64:
 		return bad("stop_signal %d: want 1 to 64", r.Plan.StopSignal)
 	case r.Resources.CPUs < 0 || r.Resources.Memory < 0 || r.Resources.PIDs < 0 ||
-		r.Resources.Shm < 0 || r.Resources.Scratch < 0 || r.Resources.Log < 0:
+		r.Resources.Shm < 0 || r.Resources.Scratch < 0 || r.Resources.Log < 0 ||
+		r.Resources.Swap < 0 || r.Resources.Reservation < 0 || r.Resources.CPUShares < 0:
 		return bad("a resource is negative")
 	}
 	for _, g := range r.Identity.Groups {

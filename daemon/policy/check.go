@@ -58,6 +58,7 @@ func (d *Denied) Error() string {
 func (r *Rights) Check(j *Job) error {
 	c := &checker{rights: r, job: j}
 	c.fields(reflect.ValueOf(j.Plan).Elem(), "Plan")
+	c.fields(reflect.ValueOf(j.Plan.Options), "Options")
 	c.fields(reflect.ValueOf(j.Resources), "Resources")
 	c.fields(reflect.ValueOf(j.Limits), "Limits")
 	c.image()
@@ -110,6 +111,8 @@ var rules = map[string]func(*checker){
 	"Plan.ReadOnlyRootfs": nil,
 	"Plan.StopSignal":     nil, "Plan.StopGrace": nil,
 
+	"Plan.Options": nil, // field by field, see options.go
+
 	"Plan.Network": (*checker).network,
 	// A name in the container's own /etc/hosts leads nowhere that its address would not.
 	"Plan.ExtraHosts": nil, "HostEntry.Name": nil, "HostEntry.Address": nil,
@@ -139,6 +142,25 @@ var rules = map[string]func(*checker){
 	"Resources.Shm":     func(c *checker) { c.size("shm", c.job.Resources.Shm, c.rights.shm) },
 	"Resources.Scratch": func(c *checker) { c.size("scratch", c.job.Resources.Scratch, c.rights.scratch) },
 	"Resources.Log":     func(c *checker) { c.size("log", c.job.Resources.Log, c.rights.log) },
+
+	"Options.CapAdd": (*checker).capAdd,
+	// Less than the default.
+	"Options.CapDrop": nil,
+	// Groups of the container: outside they are the submitter's own or nobody's.
+	"Options.GroupAdd": nil,
+	"Options.Init":     nil, "Options.Labels": nil, "Options.Domainname": nil,
+	// Memory, which is limited as such.
+	"Options.Tmpfs": nil, "Tmpfs.Target": nil, "Tmpfs.Size": nil, "Tmpfs.Mode": nil, "Tmpfs.Exec": nil,
+	"Options.Ulimits": (*checker).ulimitRules, "Ulimit.Name": nil, "Ulimit.Soft": nil, "Ulimit.Hard": nil,
+	"Options.Sysctls": (*checker).sysctlNames,
+	"Options.Devices": (*checker).devices, "Device.Source": nil, "Device.Target": nil, "Device.Access": nil,
+	// Never below 1: the machine's own processes go after every job.
+	"Options.OOMScoreAdj": nil,
+	"Options.Seccomp":     (*checker).seccomp,
+
+	"Resources.Swap": func(c *checker) { c.size("swap", c.job.Resources.Swap, c.rights.swap) },
+	// No more than the memory, and weights among jobs, whose processors are limited.
+	"Resources.Reservation": nil, "Resources.CPUSet": nil, "Resources.MemorySet": nil, "Resources.CPUShares": nil,
 
 	"Limits.Hard": (*checker).time,
 	// They only end a job earlier.

@@ -129,14 +129,14 @@ func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error
 		return nil, err
 	}
 	if needsTransfer(&r.Plan) {
-		if spec.Mounts, err = a.stage(ctx); err != nil {
-			return spec, err
+		mounts, err := a.stage(ctx)
+		if err != nil {
+			return &sandbox.Spec{Mounts: mounts}, err
 		}
-		mounts := spec.Mounts
 		if spec, err = newSpec(r, &img.Config); err != nil { // with what was fetched in its arguments
 			return &sandbox.Spec{Mounts: mounts}, err
 		}
-		spec.Mounts = mounts
+		spec.Mounts = append(mounts, spec.Mounts...)
 	}
 	scratch := filepath.Join(r.Grant.WorkDir, "scratch")
 	// Closed, because the files in it have whatever modes the container gives
@@ -289,6 +289,11 @@ func (a *attemptRun) supervise(stopSignal os.Signal) (sandbox.Exit, error) {
 			}
 			if asked.IsZero() {
 				asked = time.Now()
+				if grace > 0 && a.container.Ignores(stopSignal) {
+					// Nothing would be gained by waiting: the kernel gives the first
+					// process no signal that it is not prepared for.
+					grace = 0
+				}
 				if grace > 0 {
 					if err := a.container.Signal(stopSignal); err != nil {
 						a.logger.Warn("Cannot send the stop signal", "error", err)

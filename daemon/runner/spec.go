@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
@@ -16,13 +17,6 @@ import (
 	"girderworker/sandbox/image"
 	"girderworker/transforms"
 )
-
-// capabilities are Docker's less MKNOD, NET_RAW, AUDIT_WRITE, SYS_CHROOT and
-// SETFCAP. They reach no further than the container's user namespace.
-var capabilities = []string{
-	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
-	"CAP_NET_BIND_SERVICE", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID",
-}
 
 // The real-time signals that the C library leaves to programs.
 const realtimeMin, realtimeMax = 34, 64
@@ -64,11 +58,18 @@ func newSpec(r *attempt.Request, config *image.Config) (*sandbox.Spec, error) {
 	}
 	uids := keepID(r.Grant.UIDMappings, who.uid, r.Identity.UID)
 	gids := keepID(r.Grant.GIDMappings, who.gid, r.Identity.GID)
-	groups := who.groups
+	groups, err := addedGroups(who.groups, r.Plan.Options.GroupAdd, config)
+	if err != nil {
+		return nil, err
+	}
 	for _, host := range r.Identity.Groups {
 		if id, ok := containerID(gids, host); ok {
 			groups = append(groups, id)
 		}
+	}
+	var devices []sandbox.Device
+	for _, d := range r.Plan.Options.Devices {
+		devices = append(devices, sandbox.Device{HostPath: d.Source, Path: cmp.Or(d.Target, d.Source), Access: cmp.Or(d.Access, "rwm")})
 	}
 	return &sandbox.Spec{
 		ID:             path.Base(r.Grant.Cgroup),
@@ -79,23 +80,48 @@ func newSpec(r *attempt.Request, config *image.Config) (*sandbox.Spec, error) {
 		User:           sandbox.User{UID: who.uid, GID: who.gid, AdditionalGIDs: distinct(groups, who.gid)},
 		UIDMappings:    uids,
 		GIDMappings:    gids,
-		Capabilities:   without(capabilities, r.Grant.Withheld),
+		Capabilities:   capabilities(&r.Plan.Options, r.Grant.Withheld),
 		Network:        r.Plan.Network,
 		ExtraHosts:     r.Plan.ExtraHosts,
 		DNS:            r.Plan.DNS,
 		ReadOnlyRootfs: r.Plan.ReadOnlyRootfs,
 		StopSignal:     stopSignal,
+		Mounts:         r.Plan.Options.Mounts(r.Resources.Memory),
+		Rlimits:        r.Plan.Options.Rlimits(),
+		Sysctls:        r.Plan.Options.Sysctls,
+		Seccomp:        r.Plan.Options.Seccomp,
+		Init:           r.Plan.Options.Init,
+		Domainname:     r.Plan.Options.Domainname,
+		OOMScoreAdj:    r.Plan.Options.OOMScoreAdj,
 		Resources: sandbox.Resources{
-			CPUs:   r.Resources.CPUs,
-			Memory: r.Resources.Memory,
-			PIDs:   r.Resources.PIDs,
-			Shm:    r.Resources.Shm,
+			CPUs:        r.Resources.CPUs,
+			CPUSet:      r.Resources.CPUSet,
+			MemorySet:   r.Resources.MemorySet,
+			CPUShares:   r.Resources.CPUShares,
+			Memory:      r.Resources.Memory,
+			Swap:        r.Resources.Swap,
+			Reservation: r.Resources.Reservation,
+			PIDs:        r.Resources.PIDs,
+			Shm:         r.Resources.Shm,
+			Devices:     devices,
 		},
 	}, nil
 }
 
-func without(all, withheld []string) []string {
-	return slices.DeleteFunc(slices.Clone(all), func(c string) bool { return slices.Contains(withheld, c) })
+// capabilities are the default ones, less what the job drops, and what it adds
+// within policy; none that is withheld.
+func capabilities(o *transforms.Options, withheld []string) []string {
+	caps := slices.DeleteFunc(sandbox.DefaultCapabilities(), func(c string) bool {
+		return slices.Contains(o.CapDrop, "ALL") || slices.Contains(o.CapDrop, c)
+	})
+	for _, c := range o.CapAdd {
+		if !slices.Contains(caps, c) {
+			caps = append(caps, c)
+		}
+	}
+	caps = slices.DeleteFunc(caps, func(c string) bool { return slices.Contains(withheld, c) })
+	slices.Sort(caps) // one compiled filter for one set
+	return caps
 }
 
 // command is the argument vector by Docker's rules: an entrypoint given

@@ -62,6 +62,25 @@ func resolveUser(wanted string, config *image.Config) (containerUser, error) {
 	return u, nil
 }
 
+// addedGroups are groups and those that the job adds, by the image's names or by
+// number.
+func addedGroups(groups []int, add []string, config *image.Config) ([]int, error) {
+	groups = slices.Clone(groups)
+	for _, name := range add {
+		i := slices.IndexFunc(config.Groups, func(g image.Group) bool { return g.Name == name })
+		if i >= 0 {
+			groups = append(groups, config.Groups[i].GID)
+			continue
+		}
+		gid, err := id(name)
+		if err != nil {
+			return nil, fmt.Errorf("the image has no group %q", name)
+		}
+		groups = append(groups, gid)
+	}
+	return groups, nil
+}
+
 func id(s string) (int, error) {
 	n, err := strconv.ParseUint(s, 10, 31)
 	return int(n), err

@@ -36,6 +36,10 @@ func validate(spec *sandbox.Spec) error {
 		return invalid("the working directory %q must be absolute", spec.Cwd)
 	case len(spec.Hostname) > 64 || strings.Trim(spec.Hostname, idCharacters) != "":
 		return invalid("the host name %q must be at most 64 letters, digits, '_', '-' and '.'", spec.Hostname)
+	case len(spec.Domainname) > 64 || strings.Trim(spec.Domainname, idCharacters) != "":
+		return invalid("the domain name %q must be at most 64 letters, digits, '_', '-' and '.'", spec.Domainname)
+	case spec.OOMScoreAdj < 0 || spec.OOMScoreAdj > 1000:
+		return invalid("an oom_score_adj of %d is not between 0 and 1000", spec.OOMScoreAdj)
 	case spec.User.UID < 0 || spec.User.GID < 0:
 		return invalid("user %d:%d must not be negative", spec.User.UID, spec.User.GID)
 	case (len(spec.UIDMappings) == 0) != (len(spec.GIDMappings) == 0):
@@ -101,7 +105,7 @@ func validate(spec *sandbox.Spec) error {
 	switch {
 	case r.CPUs < 0 || r.CPUs > 1<<20 || math.IsNaN(r.CPUs):
 		return invalid("%v cpus is no number of processors", r.CPUs)
-	case r.Memory < 0 || r.Swap < 0 || r.PIDs < 0 || r.Shm < 0:
+	case r.Memory < 0 || r.Swap < 0 || r.Reservation < 0 || r.CPUShares < 0 || r.PIDs < 0 || r.Shm < 0:
 		return invalid("limits must not be negative")
 	case r.Memory > 0 && r.Memory < minMemory:
 		return invalid("%d bytes of memory are too few to start a container; give at least %d MiB", r.Memory, minMemory>>20)
@@ -175,10 +179,14 @@ func newConfig(spec *sandbox.Spec, rootfs, group string, masked []string, mounts
 		shm = defaultShm
 	}
 	score := oomScore
+	if spec.OOMScoreAdj != 0 {
+		score = spec.OOMScoreAdj
+	}
 	c := &configs.Config{
 		Rootfs:     rootfs,
 		Readonlyfs: spec.ReadOnlyRootfs,
 		Hostname:   spec.Hostname,
+		Domainname: spec.Domainname,
 		Namespaces: configs.Namespaces{
 			{Type: configs.NEWNS}, {Type: configs.NEWPID}, {Type: configs.NEWIPC}, {Type: configs.NEWUTS}, {Type: configs.NEWCGROUP},
 		},
@@ -238,13 +246,20 @@ func idMaps(mappings []sandbox.IDMapping) []configs.IDMap {
 func resources(r sandbox.Resources, rules []*devices.Rule) *cgroups.Resources {
 	const period = 100_000 // microseconds
 	res := &cgroups.Resources{
-		Devices:    rules,
-		CpusetCpus: r.CPUSet,
-		Memory:     r.Memory,
+		Devices:           rules,
+		CpusetCpus:        r.CPUSet,
+		CpusetMems:        r.MemorySet,
+		CpuShares:         uint64(r.CPUShares),
+		Memory:            r.Memory,
+		MemoryReservation: r.Reservation,
 	}
 	if r.CPUs > 0 {
 		res.CpuPeriod = period
 		res.CpuQuota = int64(math.Round(r.CPUs * period))
+	}
+	if r.CPUShares > 0 && cgroup.Unified() {
+		res.CpuShares = 0
+		res.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(uint64(r.CPUShares))
 	}
 	if r.PIDs > 0 {
 		res.PidsLimit = &r.PIDs
@@ -310,8 +325,12 @@ func device(d sandbox.Device) (*devices.Rule, *configs.Mount, error) {
 // newProcess is the job's process. The control socket is its descriptor 3
 // until it is executed.
 func newProcess(spec *sandbox.Spec, control *os.File) *libcontainer.Process {
+	args := spec.Args
+	if spec.Init {
+		args = append([]string{initPath}, args...)
+	}
 	p := &libcontainer.Process{
-		Args:             spec.Args,
+		Args:             args,
 		Env:              spec.Env,
 		UID:              spec.User.UID,
 		GID:              spec.User.GID,

@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -135,6 +138,54 @@ func (c *container) Signal(sig os.Signal) error {
 		return fmt.Errorf("cannot send %v to container %s: %w", sig, c.id, err)
 	}
 	return nil
+}
+
+// Ignores implements [sandbox.Container]. What it cannot tell it takes for no.
+func (c *container) Ignores(sig os.Signal) bool {
+	number, ok := sig.(syscall.Signal)
+	if !ok || number == unix.SIGKILL || number == unix.SIGSTOP {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reaped {
+		return false
+	}
+	// The number is the process's for as long as it is not reaped.
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", c.pid))
+	if err != nil {
+		return false
+	}
+	for _, task := range tasks {
+		if cares(task, number) {
+			return false
+		}
+	}
+	return len(tasks) > 0
+}
+
+// cares tells whether a thread catches, blocks or waits for a signal. One that
+// waits has it unblocked meanwhile, so what it waits in is looked at as well.
+func cares(task string, sig syscall.Signal) bool {
+	status, err := os.ReadFile(filepath.Join(task, "status"))
+	if err != nil {
+		return !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH)
+	}
+	call, err := os.ReadFile(filepath.Join(task, "syscall"))
+	if err != nil || strings.HasPrefix(string(call), strconv.Itoa(unix.SYS_RT_SIGTIMEDWAIT)+" ") {
+		return true
+	}
+	for line := range strings.Lines(string(status)) {
+		for _, field := range []string{"SigCgt:", "SigBlk:"} {
+			if hex, ok := strings.CutPrefix(line, field); ok {
+				mask, err := strconv.ParseUint(strings.TrimSpace(hex), 16, 64)
+				if err != nil || mask&(1<<(sig-1)) != 0 {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // sendSignal goes by descriptor: the process's number may be another's already.

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,14 +38,21 @@ func limit(t *testing.T, group cgroup.Group, v1, v2 string) string {
 func TestLimitsAreWritten(t *testing.T) {
 	r := testRunner(t)
 	spec := testSpec(t, "sleep", "1000")
-	spec.Resources = sandbox.Resources{CPUs: 0.5, CPUSet: "0", Memory: 64 << 20, PIDs: 17}
+	spec.Resources = sandbox.Resources{
+		CPUs: 0.5, CPUSet: "0", Memory: 64 << 20, PIDs: 17,
+		MemorySet: "0", CPUShares: 512, Reservation: 32 << 20, Swap: 16 << 20,
+	}
+	spec.OOMScoreAdj = 700
 	s := start(t, r, spec)
 	want := map[[2]string][2]string{
 		{"cpu/cpu.cfs_quota_us", "cpu.max"}:                       {"50000", "50000 100000"},
 		{"cpuset/cpuset.cpus", "cpuset.cpus"}:                     {"0", "0"},
 		{"memory/memory.limit_in_bytes", "memory.max"}:            {"67108864", "67108864"},
-		{"memory/memory.memsw.limit_in_bytes", "memory.swap.max"}: {"67108864", "0"},
+		{"memory/memory.memsw.limit_in_bytes", "memory.swap.max"}: {"83886080", "16777216"},
 		{"pids/pids.max", "pids.max"}:                             {"17", "17"},
+		{"cpuset/cpuset.mems", "cpuset.mems"}:                     {"0", "0"},
+		{"cpu/cpu.shares", "cpu.weight"}:                          {"512", "59"},
+		{"memory/memory.soft_limit_in_bytes", "memory.low"}:       {"33554432", "33554432"},
 	}
 	if cgroup.Unified() {
 		want[[2]string{"", "memory.oom.group"}] = [2]string{"", "1"}
@@ -57,6 +65,9 @@ func TestLimitsAreWritten(t *testing.T) {
 		if got := limit(t, s.group, files[0], files[1]); got != value {
 			t.Errorf("%v: got %q, want %q", files, got, value)
 		}
+	}
+	if score, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", s.PID())); err != nil || string(score) != "700\n" {
+		t.Errorf("oom_score_adj is %q, %v", score, err)
 	}
 	if err := s.Kill(); err != nil {
 		t.Error(err)

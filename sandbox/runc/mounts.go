@@ -114,6 +114,9 @@ func (w *workspace) bindMounts(mounts []sandbox.Mount) ([]*configs.Mount, error)
 			if m.ReadOnly {
 				flags |= unix.MS_RDONLY
 			}
+			if !m.Exec {
+				flags |= unix.MS_NOEXEC
+			}
 			result = append(result, &configs.Mount{Source: "tmpfs", Destination: target, Device: "tmpfs", Flags: flags, Data: tmpfsData(m.Tmpfs, unixMode(mode))})
 			continue
 		}

@@ -153,7 +153,7 @@ func TestTmpfs(t *testing.T) {
 	}, "stat -c %a /scratch /empty",
 		"dd if=/dev/zero of=/scratch/file bs=64k count=64 2>/dev/null; stat -c %s /scratch/file",
 		"grep -E ' /(scratch|empty|dev/shm) ' /proc/mounts | while read a target c options rest; do echo $target ${options%%,rel*}; done")
-	want := "1777\n700\n1048576\n/dev/shm rw,nosuid,nodev,noexec\n/scratch rw,nosuid,nodev\n/empty ro,nosuid,nodev\n"
+	want := "1777\n700\n1048576\n/dev/shm rw,nosuid,nodev,noexec\n/scratch rw,nosuid,nodev,noexec\n/empty ro,nosuid,nodev,noexec\n"
 	if got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}

@@ -52,6 +52,9 @@ type Options struct {
 	// its own. Everyone must be able to search the directories above it. Empty
 	// is [DefaultMountDir].
 	MountDir string
+	// Init is the program that containers with an init get: statically linked, and
+	// this one's code in reaper.c. Empty is the program that runs.
+	Init string
 	// Logger gets what fails no container; nil discards it.
 	Logger *slog.Logger
 }

@@ -192,6 +192,13 @@ func (r *Runner) prepare(spec *sandbox.Spec) (_ *container, _ *configs.Config, e
 	if err != nil {
 		return nil, nil, err
 	}
+	if spec.Init {
+		init, err := c.work.bindInit(r.options.Init)
+		if err != nil {
+			return nil, nil, err
+		}
+		mounts = append(mounts, init)
+	}
 	config, err := newConfig(spec, rootfs, path, r.masked, mounts)
 	if err != nil {
 		return nil, nil, err
