@@ -137,6 +137,8 @@ func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error
 			return &sandbox.Spec{Mounts: mounts}, err
 		}
 		spec.Mounts = append(mounts, spec.Mounts...)
+		// What is below another mount comes after it.
+		slices.SortStableFunc(spec.Mounts, func(a, b sandbox.Mount) int { return strings.Compare(a.Target, b.Target) })
 	}
 	scratch := filepath.Join(r.Grant.WorkDir, "scratch")
 	// Closed, because the files in it have whatever modes the container gives
