@@ -34,6 +34,8 @@ const (
 const (
 	// finishGrace is how long streams are still finished once the attempt is to end.
 	finishGrace = 10 * time.Second
+	// cancelGrace is the same where somebody canceled it, who wants no outputs.
+	cancelGrace = 500 * time.Millisecond
 	// endPatience is how long the end of a killed container is waited for
 	// where the attempt has failed already.
 	endPatience = time.Minute
@@ -335,7 +337,11 @@ func (a *attemptRun) finish(ended sandbox.Exit, reason *stopReason) attempt.Exit
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		undo := context.AfterFunc(a.stop.ctx, func() {
-			time.Sleep(finishGrace)
+			patience := finishGrace
+			if reason != nil && reason.outcome == attempt.OutcomeCanceled {
+				patience = cancelGrace
+			}
+			time.Sleep(patience)
 			cancel()
 		})
 		exit.Streams = a.transfer.finish(ctx)

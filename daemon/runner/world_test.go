@@ -237,13 +237,7 @@ func (w *world) start() *process {
 	if err := w.dir.WriteRequest(w.request); err != nil {
 		w.t.Fatal(err)
 	}
-	p := &process{Cmd: exec.Command("/proc/self/exe", Command, "--directory", w.dir.Path())}
-	p.Stderr = &p.stderr
-	p.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	if err := p.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	return p
+	return w.again()
 }
 
 // end waits for the runner and returns the exit, having checked that nothing
@@ -391,4 +385,16 @@ func streamNamed(t testing.TB, exit attempt.Exit, name string) attempt.StreamRes
 	}
 	t.Fatalf("no result for stream %s in %+v", name, exit.Streams)
 	return attempt.StreamResult{}
+}
+
+// again starts another runner for the same attempt.
+func (w *world) again() *process {
+	w.t.Helper()
+	p := &process{Cmd: exec.Command("/proc/self/exe", Command, "--directory", w.dir.Path())}
+	p.Stderr = &p.stderr
+	p.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	if err := p.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	return p
 }

@@ -1,0 +1,271 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"girderworker/daemon/attempt"
+	"girderworker/transforms"
+	"girderworker/transforms/girder/girdertest"
+)
+
+// named lists the files of an item as NAME=CONTENTS.
+func (w *girderWorld) named(item string) string {
+	var out []string
+	for _, f := range w.Files(item) {
+		out = append(out, f.Name+"="+contents(f))
+	}
+	return strings.Join(out, " ")
+}
+
+func in(path string) string { return volumeTarget + "/" + path }
+
+func TestHooks(t *testing.T) {
+	make := func(script string) []string { return sh("cd " + volumeTarget + "; " + script) }
+	for _, test := range []struct {
+		name   string
+		script string
+		hooks  func(w *girderWorld)
+		code   int
+		files  string // of the item, afterwards
+		done   string // part of the error
+		note   string
+		look   func(t *testing.T, w *girderWorld)
+	}{
+		{name: "not after a failure", script: "echo a >a; exit 3", code: 3,
+			hooks: func(w *girderWorld) { w.hook(transforms.HookItem, w.item, "a") }},
+		{name: "on exception", script: "echo -n a >a; exit 3", code: 3, files: "a=a",
+			hooks: func(w *girderWorld) {
+				w.hook(transforms.HookItem, w.item, "b").MustExist = true
+				w.hook(transforms.HookItem, w.item, "a").OnException = true
+			}},
+		{name: "missing", script: "true", note: "nothing to upload",
+			hooks: func(w *girderWorld) {
+				w.hook(transforms.HookItem, w.item, "a")
+				w.hook(transforms.HookArtifact, w.item, "a")
+			}},
+		{name: "missing that must exist", script: "echo -n b >b", files: "b=b", done: in("a") + ": a: there is no such file",
+			hooks: func(w *girderWorld) {
+				w.hook(transforms.HookItem, w.item, "a").MustExist = true
+				w.hook(transforms.HookItem, w.item, "b")
+			}},
+		{name: "directory into an item", script: "mkdir d; cd d; echo -n b >b; echo -n a >a.csv; mkdir sub; touch sub/no", files: "a.csv=a b=b",
+			hooks: func(w *girderWorld) { w.hook(transforms.HookItem, w.item, "d") }},
+		{name: "upload_kwargs", script: "echo -n a >a.csv", files: "other=a",
+			hooks: func(w *girderWorld) {
+				h := w.hook(transforms.HookItem, w.item, "a.csv")
+				h.FileName, h.MimeType, h.Reference = "other", "image/png", "ref"
+			},
+			look: func(t *testing.T, w *girderWorld) {
+				if f := w.Files(w.item)[0]; f.MimeType != "image/png" || f.Reference != "ref" {
+					t.Errorf("file is %+v", f)
+				}
+			}},
+		{name: "empty", script: "touch a", files: "a=",
+			hooks: func(w *girderWorld) { w.hook(transforms.HookItem, w.item, "a") }},
+		{name: "same name and size", script: "echo -n new >old", files: "old=was", note: "with the same size",
+			hooks: func(w *girderWorld) {
+				w.AddFile(w.item, "old", []byte("was"))
+				w.hook(transforms.HookItem, w.item, "old")
+			}},
+		{name: "same name, other size", script: "echo -n longer >old", files: "old=longer",
+			hooks: func(w *girderWorld) {
+				w.AddFile(w.item, "old", []byte("was"))
+				w.hook(transforms.HookItem, w.item, "old")
+			}},
+		{name: "deleted afterwards", script: "echo -n a >a; mkdir -p d/e; echo -n b >d/b", files: "a=a b=b",
+			hooks: func(w *girderWorld) {
+				w.request.Plan.Volumes = nil
+				w.request.Plan.Binds = []transforms.Bind{{Name: transforms.DefaultVolume, Source: w.files, Target: volumeTarget}}
+				w.hook(transforms.HookItem, w.item, "a").DeleteFile = true
+				w.hook(transforms.HookItem, w.item, "d").DeleteFile = true
+				w.hook(transforms.HookItem, w.item, "none").DeleteFile = true
+			},
+			look: func(t *testing.T, w *girderWorld) {
+				if left, err := os.ReadDir(w.files); err != nil || len(left) > 0 {
+					t.Errorf("left are %v, %v", left, err)
+				}
+			}},
+		{name: "tree into a folder", script: "mkdir -p d/e/f; echo -n 1 >d/1; echo -n 2 >d/e/2; echo -n 3 >d/e/f/3; ln -s e d/linked",
+			note: "1 things were not regular files",
+			hooks: func(w *girderWorld) {
+				w.hook(transforms.HookFolder, w.folder, "d")
+			},
+			look: func(t *testing.T, w *girderWorld) {
+				got := fmt.Sprint(w.Tree(w.folder))
+				for _, want := range []string{" 1/1 (1 bytes)", " e/2/2 (1 bytes)", " e/f/3/3 (1 bytes)"} {
+					if !strings.Contains(strings.ReplaceAll(got, "[", "[ "), want) {
+						t.Errorf("folder is %s, without %q", got, want)
+					}
+				}
+				if strings.Contains(got, "linked") {
+					t.Errorf("folder is %s", got)
+				}
+			}},
+		{name: "artifacts", script: "echo -n a >a.csv; mkdir d; echo -n b >d/b; mkdir d/sub; exit 2", code: 2,
+			hooks: func(w *girderWorld) {
+				job, _ := w.AddJob(w.user, "worker_handler")
+				w.request.Job = w.dir.Job()
+				h := w.hook(transforms.HookArtifact, job, "a.csv")
+				h.OnException, h.ArtifactName = true, "renamed.csv"
+				w.hook(transforms.HookArtifact, job, "d").OnException = true
+			},
+			look: func(t *testing.T, w *girderWorld) {
+				var got []string
+				for _, f := range w.Artifacts(w.request.Plan.Hooks[0].ID) {
+					got = append(got, f.Name+"="+contents(f)+" "+f.MimeType)
+				}
+				if fmt.Sprintf("%q", got) != `["renamed.csv=a text/csv" "b=b application/octet-stream"]` {
+					t.Errorf("artifacts are %q", got)
+				}
+			}},
+
+		// What a container may plant: nothing of the host's goes out.
+		{name: "link out of the volume", script: "ln -s /etc/hostname a", done: "it is a link",
+			hooks: func(w *girderWorld) { w.hook(transforms.HookItem, w.item, "a") }},
+		{name: "link on the way", script: "ln -s / d", done: "it is a link",
+			hooks: func(w *girderWorld) { w.hook(transforms.HookItem, w.item, "d/etc/hostname") }},
+		{name: "magic link", script: "ln -s /proc/self/root d", done: "it is a link",
+			hooks: func(w *girderWorld) { w.hook(transforms.HookItem, w.item, "d/etc/hostname") }},
+		{name: "named pipe", script: "mkfifo a", done: "not a regular file",
+			hooks: func(w *girderWorld) { w.hook(transforms.HookItem, w.item, "a") }},
+		{name: "links and pipes in a directory", script: "mkdir d; ln -s /etc/hostname d/a; mkfifo d/b; echo -n c >d/c", files: "c=c", note: "2 things were not regular files",
+			hooks: func(w *girderWorld) { w.hook(transforms.HookItem, w.item, "d") }},
+		{name: "the first error stays", script: "echo a >a; exit 7", code: 7, done: "Girder answered 400",
+			hooks: func(w *girderWorld) {
+				w.hook(transforms.HookItem, "0123456789abcdef01234567", "a").OnException = true
+			}},
+		{name: "no permission", script: "echo a >a", done: "Girder answered 401",
+			hooks: func(w *girderWorld) {
+				w.RevokeToken(w.token)
+				w.hook(transforms.HookItem, w.item, "a")
+			}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newGirderWorld(t, make(test.script)...)
+			test.hooks(w)
+			w.want(w.run(), attempt.OutcomeExited, test.code, "")
+			done := w.done()
+			if (test.done == "") != (done.Error == "") || !strings.Contains(done.Error, test.done) {
+				t.Errorf("done with %q, want %q", done.Error, test.done)
+			}
+			if got := w.named(w.item); got != test.files {
+				t.Errorf("the item has %q, want %q", got, test.files)
+			}
+			if notes := w.notes(); !strings.Contains(notes, test.note) {
+				t.Errorf("notes are %q, without %q", notes, test.note)
+			}
+			if test.look != nil {
+				test.look(t, w)
+			}
+			w.secretsGone()
+		})
+	}
+}
+
+// TestHostDirectory: a volume in a directory of the submitter is made there as
+// the submitter, and removed at the end whatever happened.
+func TestHostDirectory(t *testing.T) {
+	for _, code := range []int{0, 3} {
+		t.Run(fmt.Sprint(code), func(t *testing.T) {
+			w := newGirderWorld(t, sh(fmt.Sprintf("echo -n a >%s; exit %d", in("a"), code))...)
+			host := filepath.Join(w.files, "scratch")
+			w.request.Plan.Volumes[0].HostDir = host
+			w.hook(transforms.HookItem, w.item, "a")
+			w.want(w.run(), attempt.OutcomeExited, code, "")
+			if got := w.named(w.item); code == 0 && got != "a=a" {
+				t.Errorf("the item has %q", got)
+			}
+			if left, err := os.ReadDir(host); err != nil || len(left) > 0 {
+				t.Errorf("left are %v, %v; notes %s", left, err, w.notes())
+			}
+			var st unix.Stat_t
+			if err := unix.Stat(host, &st); err != nil || st.Uid != submitter || st.Mode&0o7777 != 0o2777 {
+				t.Errorf("%s is %d's, mode %o, %v", host, st.Uid, st.Mode, err)
+			}
+		})
+	}
+}
+
+// waitCall returns when the server has had n calls of a route.
+func (w *girderWorld) waitCall(route string, n int) {
+	w.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for len(w.Calls(route)) < n {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%s was not called %d times; events %+v", route, n, w.events())
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// TestResume: runners die over the uploads, wherever; each next one goes on,
+// and in the end every file is there once.
+func TestResume(t *testing.T) {
+	for _, test := range []struct {
+		route string
+		fault girdertest.Fault
+	}{
+		{"GET /item/{id}/files", girdertest.Hang()},
+		{"POST /file", girdertest.Hang()},
+		{"POST /file/chunk", girdertest.Hang()},
+		{"POST /file/chunk", girdertest.DropAfter()},
+		{"POST /file/chunk", girdertest.DropBody(3)},
+		{"POST /file", girdertest.DropAfter()},
+	} {
+		t.Run(test.route+fmt.Sprint(test.fault), func(t *testing.T) {
+			w := newGirderWorld(t, sh("cd "+volumeTarget+"; echo -n one >1; touch 2; mkdir d; echo -n three >d/3")...)
+			for _, path := range []string{"1", "2", "d"} {
+				w.hook(transforms.HookItem, w.item, path)
+			}
+			out := w.AddFolder(w.user, "out")
+			w.hook(transforms.HookFolder, out, ".")
+			for deaths := range 3 {
+				w.FailAfter(test.route, deaths, 1, test.fault)
+			}
+			p := w.start()
+			for range 3 {
+				w.waitCall(test.route, len(w.Calls(test.route))+1)
+				if err := p.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				p.Wait()
+				unfinished, err := w.dir.Unfinished()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !unfinished {
+					break
+				}
+				p = w.again()
+			}
+			w.Mend()
+			if p.ProcessState == nil {
+				w.end(p)
+			} else if unfinished, _ := w.dir.Unfinished(); unfinished {
+				w.end(w.again())
+			}
+			if done := w.done(); done.Error != "" {
+				t.Errorf("done with %q", done.Error)
+			}
+			if got := w.named(w.item); got != "1=one 2= 3=three" {
+				t.Errorf("the item has %q", got)
+			}
+			if got := fmt.Sprint(w.Tree(out)); strings.Count(got, "bytes") != 3 {
+				t.Errorf("the folder has %s", got)
+			}
+			if _, err := os.Lstat(filepath.Join(w.dir.Path(), "finish.json")); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("finish.json is left: %v", err)
+			}
+			w.secretsGone()
+		})
+	}
+}
