@@ -84,13 +84,17 @@ func runAs(p api.Peer) (queue.Identity, error) {
 
 // identityOf is what the monitor is told of a job's identity.
 func identityOf(job *queue.Job) attempt.Identity {
-	id := job.Identity
 	if job.Source != queue.SourceSocket {
 		return attempt.Identity{Source: string(job.Source)} // the monitor chooses
 	}
+	return sealed(&job.Identity, job.Source)
+}
+
+// sealed is an identity as the monitor sealed it.
+func sealed(id *queue.Identity, source queue.Source) attempt.Identity {
 	return attempt.Identity{
 		UID: id.UID, GID: id.GID, Groups: id.Groups,
-		Source: string(job.Source), Submitter: id.Submitter, PID: id.PID, Seal: id.Seal,
+		Source: string(source), Submitter: id.Submitter, PID: id.PID, Seal: id.Seal,
 	}
 }
 

@@ -3,11 +3,13 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"girderworker/daemon/api"
 	"girderworker/daemon/attempt"
 	"girderworker/daemon/monitor"
 	"girderworker/daemon/policy"
+	"girderworker/queue"
 	"girderworker/transforms"
 )
 
@@ -64,10 +66,27 @@ func (f *front) Judge(p *api.Peer, file *transforms.JobFile, imageID string) err
 		return err
 	}
 	res := file.Resources
-	return f.rightsOf(p).Check(&policy.Job{
+	err = f.rightsOf(p).Check(&policy.Job{
 		Plan: &plan, ImageID: imageID, Closed: f.closed(),
 		Resources: attempt.Resources{CPUs: res.CPUs, Memory: res.Memory, PIDs: res.PIDs, Shm: res.Shm, Scratch: res.Scratch, Log: res.Log},
 		Limits:    attempt.Limits{Hard: file.Timeout, Soft: file.SoftTimeout, Idle: file.IdleTimeout},
+	})
+	if err != nil {
+		f.auditRefusal(p, file.Image, err)
+	}
+	return err
+}
+
+// auditRefusal has the audit log tell of it; the submitter does not wait for that.
+func (f *front) auditRefusal(p *api.Peer, image string, why error) {
+	r := monitor.RefusedJob{Identity: sealed(&p.Identity, queue.SourceSocket), Image: image, Reason: why.Error()}
+	r.Image, r.Reason = r.Image[:min(len(r.Image), 1<<10)], r.Reason[:min(len(r.Reason), 4<<10)]
+	f.attempts.work.Go(func() {
+		ctx, cancel := context.WithTimeout(f.attempts.ctx, time.Minute)
+		defer cancel()
+		if err := f.monitor.Refused(ctx, r); err != nil && ctx.Err() == nil {
+			f.logger.Warn("Cannot tell the audit log of a refusal", "error", err)
+		}
 	})
 }
 

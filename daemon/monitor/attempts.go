@@ -33,6 +33,14 @@ func (l *live) name() Attempt { return Attempt{l.dir.Job(), l.dir.Number()} }
 
 // start starts an attempt, once in its life.
 func (m *Monitor) start(ctx context.Context, a Attempt, r *attempt.Request, secrets transforms.Secrets) error {
+	err := m.tryStart(ctx, a, r, secrets)
+	if errors.Is(err, ErrRefused) {
+		m.auditRefusal(r, err)
+	}
+	return err
+}
+
+func (m *Monitor) tryStart(ctx context.Context, a Attempt, r *attempt.Request, secrets transforms.Secrets) error {
 	if r.Job != a.Job || r.Attempt != a.Attempt {
 		return fmt.Errorf("%w: the request is another attempt's", ErrRefused)
 	}
@@ -59,6 +67,7 @@ func (m *Monitor) start(ctx context.Context, a Attempt, r *attempt.Request, secr
 		m.settle(l, false)
 		return fmt.Errorf("cannot start attempt %s: %w", dir.ID(), err)
 	}
+	m.audit.write(m.auditOf(auditStart, r))
 	m.watch(l)
 	return nil
 }
@@ -309,6 +318,9 @@ func (m *Monitor) settle(l *live, tell bool) {
 	if l.slice >= 0 {
 		m.ranges.release(l.slice)
 	}
+	if tell {
+		m.auditExit(l.dir) // while the directory cannot be removed
+	}
 	close(l.gone)
 	if tell {
 		m.tell(l.name())
@@ -408,7 +420,11 @@ func (m *Monitor) revive(ctx context.Context, d attempt.Dir) error {
 	if !alive && !unfinished {
 		m.forget(d)
 		m.logger.Info("Cleaning up after an attempt that has no runner", "attempt", d.ID())
-		return m.sweep(d, l.cgroup)
+		err := m.sweep(d, l.cgroup)
+		if err == nil {
+			m.auditExit(d)
+		}
+		return err
 	}
 	m.logger.Info("Found a live attempt", "attempt", d.ID(), "uploading", unfinished)
 	m.mu.Lock()

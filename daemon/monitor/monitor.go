@@ -31,7 +31,7 @@ type Options struct {
 	IDs       IDRange
 	// Policy is the policy's file, which need not be there.
 	Policy string
-	// Audit is the audit log's file.
+	// Audit is the audit log's file; empty is audit.jsonl in State.
 	Audit string
 	// Launcher is "auto", "session" or "systemd".
 	Launcher string
@@ -57,6 +57,7 @@ type Monitor struct {
 	seal     sealKey
 	ranges   *ranges
 	rules    atomic.Pointer[rules]
+	audit    *auditLog
 	bootID   string
 	launcher launcher
 	lock     *os.File // the state directory's
@@ -119,6 +120,10 @@ func open(o Options) (_ *Monitor, err error) {
 		live:     map[Attempt]*live{},
 		removing: map[string]bool{},
 	}
+	if o.Audit == "" {
+		o.Audit = filepath.Join(o.State, "audit.jsonl")
+	}
+	m.audit = newAuditLog(o.Audit, o.Logger)
 	m.ctx, m.stop = context.WithCancelCause(context.Background())
 	defer func() {
 		if err != nil {
@@ -173,6 +178,7 @@ func (m *Monitor) close() {
 		m.launcher.close()
 		removeEmptyCgroups(cgroupBase(m.options.State), m.files.work())
 	}
+	m.audit.close()
 	if m.lock != nil {
 		m.lock.Close()
 	}
@@ -293,6 +299,12 @@ func (m *Monitor) handle(r *request, file *os.File) (answer reply) {
 		err = m.kill(m.ctx, a)
 	case opRemove:
 		err = m.remove(m.ctx, r.Job)
+	case opRefused:
+		if r.Refused == nil {
+			err = fmt.Errorf("%w: a refusal of nothing", ErrRefused)
+			break
+		}
+		m.auditTold(r.Refused)
 	case opPolicy:
 		answer.Rules = &m.rules.Load().Rules
 	case opImage:

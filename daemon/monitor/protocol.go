@@ -24,6 +24,8 @@ const (
 	opRemove op = "remove"
 	opImage  op = "image"
 	opPolicy op = "policy"
+	// opRefused tells the audit log of a submission that was refused.
+	opRefused op = "refused"
 )
 
 // request is one message of the front.
@@ -35,6 +37,7 @@ type request struct {
 	Cancel  *attempt.Cancel `json:"cancel,omitempty"`
 	Notify  string          `json:"notify,omitempty"`
 	Image   *ImageRequest   `json:"image,omitempty"`
+	Refused *RefusedJob     `json:"refused,omitempty"`
 }
 
 // start is what comes with opStart, in a memory file beside the message.

@@ -354,3 +354,28 @@ func (r *Rights) Explain() []string {
 	}
 	return out
 }
+
+// harmless are the fields of a plan that say what runs and where its data is,
+// which an audit need not tell, or tells in words of its own.
+var harmless = []string{
+	"Image", "Entrypoint", "Args", "Env", "Cwd", "User", "Hostname", "Network", "ReadOnlyRootfs", "StopSignal", "StopGrace",
+	"Binds", "Volumes", "Streams", "Girders", "Fetches", "Inserts", "Hooks", "SlicerProgress",
+}
+
+// Privileges are the other fields of a plan that are set: what a job asks beyond
+// running a program with data.
+func Privileges(p *transforms.Plan) map[string]any {
+	var set map[string]any
+	v := reflect.ValueOf(p).Elem()
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Name
+		if v.Field(i).IsZero() || slices.Contains(harmless, name) {
+			continue
+		}
+		if set == nil {
+			set = map[string]any{}
+		}
+		set[name] = v.Field(i).Interface()
+	}
+	return set
+}
