@@ -54,6 +54,7 @@ func taskOf(t *testing.T, name, body string, hooks ...string) Task {
 // TestTransforms is the table of all transforms: what a message says and what a
 // person writes come to the same plan and the same secrets.
 func TestTransforms(t *testing.T) {
+	schema := jobSchema(t)
 	for _, c := range []struct {
 		transform string
 		kwargs    string // beside the image
@@ -151,6 +152,12 @@ func TestTransforms(t *testing.T) {
 			got, err := f.Plan()
 			if err != nil {
 				t.Fatal(err)
+			}
+			if err := validate(t, schema, messageParts.Replace(`{"image": "img"`+join(c.document)+`}`)); err != nil {
+				t.Errorf("the schema refuses the document: %v", err)
+			}
+			if err := validate(t, schema, string(f.AppendJSON(nil))); err != nil {
+				t.Errorf("the schema refuses what the message came to: %v", err)
 			}
 			written, err := ParseJobFile([]byte(messageParts.Replace(`{"image": "img"` + join(c.document) + `}`)))
 			if err != nil {

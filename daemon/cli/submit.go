@@ -18,11 +18,9 @@ come to an end, whatever happens to the daemon or the machine.
 
 The job is what the flags and arguments say, as with "run", or with --file a job
 document: a JSON object, or {"jobs": [...]} with up to 1,000 of them, which are
-accepted all or none. --file - reads it from stdin. Its fields are image, args,
-entrypoint, env, workdir, user, hostname, network, read_only, binds, inputs,
-outputs, stdin, progress, resources, priority, after, after_any, not_before,
-expires, timeout, soft_timeout, idle_timeout, retries, hold, stop_signal,
-stop_grace, id, name and task; any other is refused by name. Its paths on the
+accepted all or none. --file - reads it from stdin. girder-worker-job(5) tells its
+fields, among them what only a document can say: volumes, girder, downloads,
+uploads, stdout, stderr. Any other is refused by name. Its paths on the
 host are absolute. The disk space that a job writes in its container is not
 bounded yet, whatever resources.scratch says.`
 
