@@ -31,6 +31,7 @@ var arrows = map[string]struct {
 	"transforms/jsonpickle": {nil, "a decoder of foreign bytes: the less it can reach, the less it can do"},
 	"transforms/girder":     {nil, "a client of one server: what is done with its files and jobs is decided elsewhere"},
 	"daemon":                {[]string{"daemon/api", "daemon/apitype", "daemon/attempt", "daemon/config", "daemon/jobsync", "daemon/metrics", "daemon/monitor", "daemon/policy", "daemon/systemd", "queue", "sandbox", "sandbox/image", "transforms"}, "the front builds the parts; it never runs a container, so it may not reach sandbox/runc or the runner"},
+	"daemon/amqp":           {[]string{"daemon/celery"}, "a network between brokers and plain messages: what they mean, and what is done with them, is known elsewhere"},
 	"daemon/api":            {[]string{"daemon/apitype", "daemon/attempt", "daemon/peer", "daemon/policy", "queue", "transforms"}, "the API is transport over the queue; what else it needs comes in through its own small interfaces"},
 	"daemon/apitype":        {nil, "the wire's structs: a client must cost nothing to import"},
 	"daemon/attempt":        {[]string{"sandbox", "transforms"}, "the contract between processes of two releases: only words"},

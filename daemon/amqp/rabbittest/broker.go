@@ -31,7 +31,10 @@ const (
 )
 
 // startPatience is for a start on a busy machine; a quiet one takes 8 s.
-const startPatience = 3 * time.Minute
+const (
+	startPatience = 3 * time.Minute
+	evalPatience  = 40 * time.Second
+)
 
 // Broker is one RabbitMQ, started when it is first used. The zero value is
 // ready; whoever has one calls Stop in TestMain.
@@ -97,7 +100,8 @@ func (b *Broker) Kill() {
 // same process, which takes less than a second. Between, down is called.
 func (b *Broker) Restart(t testing.TB, down func()) {
 	t.Helper()
-	b.Eval(t, "rabbit:stop().")
+	// RabbitMQ's own stop may wait for ever for a connection that is just being made.
+	b.Eval(t, "rabbit_maintenance:suspend_all_client_listeners(), rabbit:stop().")
 	if down != nil {
 		down()
 	}
@@ -181,6 +185,12 @@ func (b *Broker) Depth(t testing.TB, vhost, queue string) (ready, unacked int) {
 	return ready, unacked
 }
 
+// HasQueue tells whether a queue exists.
+func (b *Broker) HasQueue(t testing.TB, vhost, queue string) bool {
+	t.Helper()
+	return b.Eval(t, fmt.Sprintf(`case rabbit_amqqueue:lookup(rabbit_misc:r(<<"%s">>, queue, <<"%s">>)) of {ok, _} -> yes; _ -> no end.`, vhost, queue)) == "yes"
+}
+
 // Eval runs Erlang expressions in the broker and returns the last one's value.
 func (b *Broker) Eval(t testing.TB, expressions string) string {
 	t.Helper()
@@ -192,10 +202,10 @@ func (b *Broker) Eval(t testing.TB, expressions string) string {
 }
 
 func (b *Broker) eval(expressions string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), startPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), evalPatience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, erlCall, "-address", net.JoinHostPort("127.0.0.1", strconv.Itoa(b.dist)),
-		"-c", cookie, "-timeout", strconv.Itoa(int(startPatience.Seconds())), "-e")
+		"-c", cookie, "-timeout", strconv.Itoa(int(evalPatience.Seconds())), "-e")
 	cmd.Stdin = strings.NewReader(expressions + "\n")
 	out, err := cmd.CombinedOutput()
 	text, ok := strings.CutPrefix(string(out), "{ok, ")

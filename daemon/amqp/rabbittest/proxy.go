@@ -16,6 +16,7 @@ type Proxy struct {
 	mu      sync.Mutex
 	changed *sync.Cond
 	held    [2]bool // by direction: nothing passes until it is released or cut
+	waiting [2]int  // connections of which something is held
 	refuse  bool
 	closed  bool
 	conns   map[net.Conn]bool
@@ -77,6 +78,13 @@ func (p *Proxy) Hold(direction int, on bool) {
 	defer p.mu.Unlock()
 	p.held[direction] = on
 	p.changed.Broadcast()
+}
+
+// Held is of how many connections something is held in a direction.
+func (p *Proxy) Held(direction int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.waiting[direction]
 }
 
 // Made is how many connections have come so far.
@@ -144,9 +152,11 @@ func (p *Proxy) pass(dst, src net.Conn, direction int) {
 	for {
 		n, err := src.Read(buf)
 		p.mu.Lock()
+		p.waiting[direction]++
 		for p.held[direction] && p.conns[src] {
 			p.changed.Wait()
 		}
+		p.waiting[direction]--
 		p.mu.Unlock()
 		if n > 0 {
 			if _, err := dst.Write(buf[:n]); err != nil {
