@@ -46,6 +46,7 @@ var arrows = map[string]struct {
 	"daemon/policy":         {[]string{"daemon/attempt", "sandbox", "transforms"}, "what jobs may ask is decided over the words for asking; the monitor links it, so it may bring nothing that reads foreign bytes"},
 	"daemon/runner":         {[]string{"daemon/attempt", "daemon/policy", "sandbox", "sandbox/cgroup", "sandbox/fifo", "sandbox/image", "sandbox/network", "sandbox/runc", "transforms", "transforms/girder"}, "one attempt, from its request to its exit: it must run without the daemon, so it may not know it"},
 	"daemon/systemd":        {nil, "systemd's protocols, without a word of ours"},
+	"daemon/worker":         {[]string{"daemon/celery", "daemon/jobsync", "queue", "sandbox", "transforms", "transforms/jsonpickle"}, "what a Celery worker is, over the queue: messages as Go values come in and go out; the broker itself stays outside, so that all of it is tested without one"},
 
 	"transforms/girder/girdertest": {nil, "a server for tests stands on its own, or it would only agree with the client"},
 
@@ -60,7 +61,7 @@ var notBelow = []struct {
 }{
 	{"github.com/opencontainers/runc/libcontainer", []string{"", "sandbox/runc", "daemon/runner", "daemon/cli"}, "libcontainer promises no stable API: one package wraps it"},
 	{"github.com/google/go-containerregistry", []string{"", "sandbox/image", "daemon/cli", "daemon/runner", "daemon"}, "reading archives is the image store's"},
-	{"go.etcd.io/bbolt", []string{"", "packaging/bench", "queue", "daemon", "daemon/api", "daemon/cli", "daemon/jobsync"}, "the database belongs to the queue"},
+	{"go.etcd.io/bbolt", []string{"", "packaging/bench", "queue", "daemon", "daemon/api", "daemon/cli", "daemon/jobsync", "daemon/worker"}, "the database belongs to the queue"},
 	{"testing", []string{"transforms/girder/girdertest"}, "test code must not be in the binary"},
 	{"github.com/sirupsen/logrus", []string{"", "sandbox/runc", "daemon/runner", "daemon/cli"}, "our log is slog; libcontainer brings its own"},
 }

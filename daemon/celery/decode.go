@@ -185,9 +185,9 @@ func jobInfo(f *fields) (*JobInfo, error) {
 	switch j.Method {
 	case "":
 		j.Method = "PUT"
-	case "PUT", "POST", "PATCH":
+	case "PUT":
 	default:
-		f.wrong("method", "%s is none that changes a job", quote(j.Method))
+		f.wrong("method", "%s is not how a job is told of, which is PUT", quote(j.Method))
 	}
 	if j.URL == "" {
 		f.wrong("url", "there is none")

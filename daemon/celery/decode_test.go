@@ -257,7 +257,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"spec without url":     {with("jobInfoSpec", named{}), Fail, ReasonJobInfo, "header jobInfoSpec, url: there is none"},
 		"spec url":             {spec("url", "gopher://g"), Fail, ReasonJobInfo, "no http or https URL"},
 		"spec url number":      {spec("url", 7), Fail, ReasonJobInfo, "url: the number 7, not text"},
-		"spec method":          {spec("method", "DELETE"), Fail, ReasonJobInfo, `"DELETE" is none`},
+		"spec method":          {spec("method", "DELETE"), Fail, ReasonJobInfo, `"DELETE" is not how`},
 		"spec reference":       {spec("reference", 7), Fail, ReasonJobInfo, "reference: the number 7"},
 		"spec logPrint":        {spec("logPrint", "yes"), Fail, ReasonJobInfo, "logPrint: text"},
 		"spec headers":         {spec("headers", "Girder-Token"), Fail, ReasonJobInfo, "headers: text, not a table"},

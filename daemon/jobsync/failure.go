@@ -35,6 +35,9 @@ func FailureOf(j *queue.Job) Failure {
 		if strings.HasPrefix(reason, "expired") {
 			return Failure{"TaskRevokedError", "celery.exceptions", "expired"}
 		}
+		if message, ok := strings.CutPrefix(reason, "TypeError: "); ok {
+			return Failure{"TypeError", "builtins", message} // a call that Python would not have made
+		}
 		return Failure{"ValueError", "builtins", reason}
 	case r.Outcome == "exited" && r.Code != 0 && r.Error == "":
 		return Failure{"DockerException", "docker.errors", fmt.Sprintf("Non-zero exit code from docker container (%d).", r.Code)}
