@@ -45,6 +45,7 @@ func JobID(task string) string {
 // pack puts what is to be known of a task later into a submission.
 func pack(sub *queue.Submission, t *celery.Task, secrets transforms.Secrets) error {
 	var err error
+	sub.Secrets, sub.Report = nil, 0
 	if sub.Origin, err = json.Marshal(origin{&t.Request}); err != nil {
 		return fmt.Errorf("cannot keep the task's headers: %w", err)
 	}
