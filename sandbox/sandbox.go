@@ -66,6 +66,10 @@ type Spec struct {
 
 	// Seccomp chooses the system call filter.
 	Seccomp SeccompMode
+	// NoSetUID has the filter refuse to give any file the setuid bit. The mounts
+	// of a container are nosuid, but what it leaves in a directory of the host may
+	// be executed there by others. It means nothing without a filter.
+	NoSetUID bool
 
 	// ReadOnlyRootfs mounts the root file system read-only.
 	ReadOnlyRootfs bool

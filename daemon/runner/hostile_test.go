@@ -1,298 +1,303 @@
 package runner
 
 import (
-	"bytes"
-	"context"
+	"errors"
 	"fmt"
-	"net/http"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
-	"time"
+
+	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/attempt"
 	"girderworker/transforms"
-	"girderworker/transforms/girder/girdertest"
 )
 
-const noID = "0123456789abcdef01234567"
-
-// TestBadServer: whatever a server does, a fetch and a stream end as they should:
-// well, where it mends itself, and else with an error that names the cause.
-func TestBadServer(t *testing.T) {
-	const download = "GET /file/{id}/download"
-	data := bytes.Repeat([]byte("0123456789abcdef"), 4096)
-	for _, test := range []struct {
-		name  string
-		spoil func(w *girderWorld)
-		id    string
-		want  string // part of the error; "": it ends well
-	}{
-		{name: "no such file", id: noID, want: "Invalid file id"},
-		{name: "no permission", spoil: func(w *girderWorld) { w.RevokeToken(w.token) }, want: "401"},
-		{name: "an item's id", id: "item", want: "Invalid file id"},
-		{name: "closes in the body", spoil: func(w *girderWorld) { w.Fail(download, 2, girdertest.Truncate(1000)) }},
-		{name: "does not know ranges", spoil: func(w *girderWorld) {
-			w.Fail(download, 1, girdertest.Truncate(1000))
-			w.Fail(download, -1, girdertest.NoRange())
-		}},
-		{name: "sends too much", spoil: func(w *girderWorld) { w.Fail(download, -1, girdertest.TooMuch(100)) }, want: "not as announced"},
-		{name: "garbage", spoil: func(w *girderWorld) { w.Fail("GET /file/{id}", -1, girdertest.Garbage()) }, want: "not an answer of Girder"},
-		{name: "redirects elsewhere", spoil: func(w *girderWorld) {
-			w.Fail("GET /file/{id}", -1, girdertest.Redirect(302, "http://127.0.0.1:1/"))
-		}, want: "cannot reach Girder"},
-		{name: "500 for a while", spoil: func(w *girderWorld) { w.Fail("GET /file/{id}", 3, girdertest.Status(500)) }},
-		{name: "500 for ever", spoil: func(w *girderWorld) {
-			w.Fail("GET /file/{id}", -1, girdertest.Status(500))
-		}, want: "500"},
-		{name: "drops every connection", spoil: func(w *girderWorld) {
-			w.Fail("GET /file/{id}", -1, girdertest.DropBefore())
-		}, want: "cannot reach Girder"},
-	} {
-		for _, how := range []string{"fetch", "stream"} {
-			t.Run(test.name+"/"+how, func(t *testing.T) {
-				t.Parallel()
-				w := newGirderWorld(t, "sh", "-c", `cat "$0" | wc -c`, "")
-				w.request.Limits.Outage = 2 * time.Second
-				if test.want == "" {
-					w.request.Limits.Outage = time.Minute
-				}
-				id := w.AddFile(w.item, "ct.nii", data)
-				switch test.id {
-				case "":
-				case "item":
-					id = w.item
-				default:
-					id = test.id
-				}
-				if how == "fetch" {
-					w.request.Plan.Inserts = []transforms.Insertion{{Arg: 3, Fetch: w.fetch(transforms.FetchFile, id)}}
-				} else {
-					w.request.Plan.Args[3] = "/in"
-					w.request.Plan.Streams = []transforms.Stream{{Name: "in", Kind: transforms.StreamInput, Path: "/in", Girder: &transforms.GirderFile{Girder: "g", ID: id}}}
-				}
-				if test.spoil != nil {
-					test.spoil(w)
-				}
-				exit := w.run()
-				if test.want == "" {
-					w.want(exit, attempt.OutcomeExited, 0, "")
-					if got := strings.TrimSpace(w.log()); got != fmt.Sprint(len(data)) {
-						t.Errorf("the container read %q bytes of %d", got, len(data))
-					}
-				} else {
-					w.want(exit, attempt.OutcomeError, attempt.CodeError, test.want)
-				}
-				w.secretsGone()
-			})
-		}
+// buildHostile makes the program that tries what a container must not be able to.
+func buildHostile(t *testing.T, path string) {
+	t.Helper()
+	if _, err := exec.LookPath("gcc"); err != nil {
+		t.Skip("not run: there is no gcc here to build the program with")
 	}
-}
-
-// TestBadNames: names from the server are one clean path element each.
-func TestBadNames(t *testing.T) {
-	w := newGirderWorld(t, "find", volumeTarget)
-	names := []string{"../../etc/passwd", "..", ".", "a\x00b", strings.Repeat("n", 300), "", " ", "-rf", "new\nline"}
-	for _, name := range names {
-		item := w.AddItem(w.folder, name)
-		w.AddFile(item, name, []byte("x"))
-	}
-	w.fetch(transforms.FetchFolder, w.folder)
-	exit := w.run()
-	w.want(exit, attempt.OutcomeExited, 0, "")
-	if got := strings.Count(w.log(), w.folder+"/data/"); got != len(names)+2 { // the item of the world, and that a name has two lines is no other
-		t.Logf("log is\n%s", w.log())
-	}
-	for _, want := range []string{"/data/.._.._etc_passwd\n", "/data/_..\n", "/data/_.\n", "/data/a_b\n", "/data/_\n", "/data/-rf\n", "~"} {
-		if !strings.Contains(w.log(), want) {
-			t.Errorf("log is\n%s\nwithout %q", w.log(), want)
-		}
-	}
-}
-
-// hanging is an HTTP target that never answers.
-func hanging(t *testing.T) string {
-	gone := make(chan struct{})
-	u := newUpload(t)
-	u.Config.Handler = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		select {
-		case <-r.Context().Done():
-		case <-gone:
-		}
-	})
-	t.Cleanup(func() { close(gone) })
-	return u.URL
-}
-
-// TestCancelAnywhere: whatever server and container do, a cancel ends the
-// attempt within a second, beyond the grace that the container has.
-func TestCancelAnywhere(t *testing.T) {
-	pipe := transforms.PipeDirectory
-	for _, test := range []struct {
-		name  string
-		args  []string
-		setup func(w *girderWorld)
-		until string // a call of the server; "": output of the container
-		doing string // or that this is being done
-	}{
-		{name: "fetch hangs", args: []string{"true"}, until: "GET /file/{id}", setup: func(w *girderWorld) {
-			w.Fail("GET /file/{id}", -1, girdertest.Hang())
-			w.fetch(transforms.FetchFile, w.AddFile(w.item, "a", []byte("a")))
-		}},
-		{name: "fetch stands still", args: []string{"true"}, until: "GET /file/{id}/download", setup: func(w *girderWorld) {
-			w.Fail("GET /file/{id}/download", -1, girdertest.Stall(3))
-			w.fetch(transforms.FetchFile, w.AddFile(w.item, "a", bytes.Repeat([]byte("a"), 1<<20)))
-		}},
-		{name: "Girder is away", args: []string{"true"}, doing: "trying again", setup: func(w *girderWorld) {
-			w.Fail("", -1, girdertest.Status(503))
-			w.fetch(transforms.FetchFile, w.AddFile(w.item, "a", []byte("a")))
-		}},
-		{name: "stream stands still", args: sh("echo up; cat /in"), setup: func(w *girderWorld) {
-			id := w.AddFile(w.item, "a", bytes.Repeat([]byte("a"), 1<<20))
-			w.Fail("GET /file/{id}/download", -1, girdertest.Stall(3))
-			w.request.Plan.Streams = []transforms.Stream{{Name: "in", Kind: transforms.StreamInput, Path: "/in", Girder: &transforms.GirderFile{Girder: "g", ID: id}}}
-		}},
-		{name: "pipe never opened", args: sh("echo up; sleep 1000"), setup: func(w *girderWorld) {
-			id := w.AddFile(w.item, "a", bytes.Repeat([]byte("a"), 1<<20))
-			w.request.Plan.Streams = []transforms.Stream{{Name: "in", Kind: transforms.StreamInput, Path: "/in", Girder: &transforms.GirderFile{Girder: "g", ID: id}},
-				{Name: "out", Kind: transforms.StreamOutput, Path: "/out", HTTP: &transforms.HTTPTarget{URL: newUpload(w.t.(*testing.T)).URL}}}
-		}},
-		{name: "pipe opened and not read", args: sh("exec 3</in; echo up; sleep 1000"), setup: func(w *girderWorld) {
-			id := w.AddFile(w.item, "a", bytes.Repeat([]byte("a"), 8<<20))
-			w.request.Plan.Streams = []transforms.Stream{{Name: "in", Kind: transforms.StreamInput, Path: "/in", Girder: &transforms.GirderFile{Girder: "g", ID: id}}}
-		}},
-		{name: "pipe opened twice", args: sh("cat /in >/dev/null; echo up; cat /in; sleep 1000"), setup: func(w *girderWorld) {
-			id := w.AddFile(w.item, "a", bytes.Repeat([]byte("a"), 1<<20))
-			w.request.Plan.Streams = []transforms.Stream{{Name: "in", Kind: transforms.StreamInput, Path: "/in", Girder: &transforms.GirderFile{Girder: "g", ID: id}}}
-		}},
-		{name: "writes for ever", args: sh("echo up; cat /dev/zero >" + pipe + "/out"), setup: func(w *girderWorld) {
-			w.request.Plan.Streams = []transforms.Stream{{Name: "out", Kind: transforms.StreamOutput, Path: pipe + "/out", HTTP: &transforms.HTTPTarget{URL: hanging(w.t.(*testing.T))}}}
-		}},
-		{name: "writes for ever into the log", args: sh("echo up; cat /dev/zero >" + pipe + "/out"), setup: func(w *girderWorld) {
-			w.request.Plan.Streams = []transforms.Stream{{Name: "out", Kind: transforms.StreamOutput, Path: pipe + "/out", Log: "stdout"}}
-		}},
-		{name: "floods progress", args: sh("echo up; yes '<filter-progress>0.5</filter-progress>' & yes '{\"total\":1}' >" + pipe + "/p"), setup: func(w *girderWorld) {
-			w.request.Plan.SlicerProgress = true
-			w.request.Plan.Streams = []transforms.Stream{{Name: "p", Kind: transforms.StreamProgress, Path: pipe + "/p"}}
-		}},
-		{name: "upload hangs", args: sh("echo a >" + in("a")), until: "POST /file/chunk", setup: func(w *girderWorld) {
-			w.Fail("POST /file/chunk", -1, girdertest.Hang())
-			w.hook(transforms.HookItem, w.item, "a")
-		}},
-		{name: "Girder is away afterwards", args: sh("echo a >" + in("a")), doing: "trying again", setup: func(w *girderWorld) {
-			w.Fail("", -1, girdertest.DropBefore())
-			w.hook(transforms.HookFolder, w.folder, ".")
-		}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			w := newGirderWorld(t, test.args...)
-			test.setup(w)
-			p := w.start()
-			switch {
-			case test.until != "":
-				w.waitCall(test.until, 1)
-			case test.doing != "":
-				w.waitDoing(test.doing)
-			default:
-				w.waitLog("up")
-			}
-			begun := time.Now()
-			w.cancel(attempt.Cancel{Outcome: attempt.OutcomeCanceled, Reason: "enough", Grace: -1})
-			exit := w.end(p)
-			if took := time.Since(begun); took > time.Second {
-				t.Errorf("the end took %v", took)
-			}
-			if exit.Outcome == attempt.OutcomeExited { // it was uploading
-				if done := w.done(); !strings.Contains(done.Error, "enough") {
-					t.Errorf("done with %q", done.Error)
-				}
-				if w.Uploads() > 1 || w.named(w.item) != "" {
-					t.Errorf("the item has %q, and %d uploads are open", w.named(w.item), w.Uploads())
-				}
-			} else {
-				w.want(exit, attempt.OutcomeCanceled, attempt.CodeCanceled, "enough")
-			}
-		})
-	}
-}
-
-// waitDoing returns when an event tells that something is being done.
-func (w *girderWorld) waitDoing(what string) {
-	w.t.Helper()
-	watcher, err := attempt.NewWatcher()
+	out, err := exec.Command("gcc", "-O1", "-static", "-o", path, "testdata/hostile.c").CombinedOutput()
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatalf("gcc: %v: %s", err, out)
 	}
-	defer watcher.Close()
-	r, err := w.dir.Events(0)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer r.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	for e, err := range r.Follow(ctx, watcher) {
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		if strings.Contains(e.Doing, what) {
-			return
-		}
-	}
-	w.t.Fatalf("%q was not done: %+v", what, w.events())
-}
-
-// TestBadTarget: an upload that fails fails the job, and not before its
-// container has ended.
-func TestBadTarget(t *testing.T) {
-	for name, handler := range map[string]http.HandlerFunc{
-		"refuses":   func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusForbidden) },
-		"redirects": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) },
-		"drops":     func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			u := newUpload(t)
-			u.Config.Handler = handler
-			w := newGirderWorld(t, sh("dd if=/dev/zero bs=64k count=100 2>/dev/null >/out; echo -n done >"+in("a"))...)
-			w.request.Plan.Streams = []transforms.Stream{{Name: "out", Kind: transforms.StreamOutput, Path: "/out", HTTP: &transforms.HTTPTarget{URL: u.URL + "/?token=hush"}}}
-			w.hook(transforms.HookItem, w.item, "a")
-			w.hook(transforms.HookItem, w.item, "a").OnException = true
-			exit := w.run()
-			w.want(exit, attempt.OutcomeError, attempt.CodeError, "stream out: cannot post a stream")
-			if exit.Container == nil || exit.Container.Code != 0 {
-				t.Errorf("the container ended with %+v", exit.Container)
-			}
-			if strings.Contains(exit.Error, "hush") {
-				t.Errorf("a secret is in %q", exit.Error)
-			}
-			if got := w.named(w.item); got != "a=done" {
-				t.Errorf("the item has %q", got)
-			}
-		})
-	}
-}
-
-// TestDirect: a file of Girder's own storage is used in its place where the
-// submitter may read it, and else fetched.
-func TestDirect(t *testing.T) {
-	w := newGirderWorld(t, "sh", "-c", `cat "$0" "$1"; echo no >"$0" || echo kept`, "", "")
-	id := w.AddFile(w.item, "a.txt", []byte("a\n"))
-	direct := w.file("stored", []byte("A\n"))
-	closed := filepath.Join(t.TempDir(), "closed")
-	if err := os.WriteFile(closed, []byte("B\n"), 0o600); err != nil {
+	if err := os.Chmod(path, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for i, path := range []string{direct, closed} {
-		w.request.Plan.Inserts = append(w.request.Plan.Inserts, transforms.Insertion{Arg: 3 + i, Fetch: w.fetch(transforms.FetchFile, id)})
-		w.request.Plan.Fetches[i].Direct = path
+}
+
+// judge reads the lines of the hostile program and counts them.
+func judge(t *testing.T, log string, atLeast int) {
+	t.Helper()
+	tried, refused := 0, 0
+	for line := range strings.SplitSeq(log, "\n") {
+		name, result, ok := strings.Cut(line, ": ")
+		switch {
+		case !ok || result != "refused" && result != "DONE":
+			continue
+		case result == "refused":
+			refused++
+		default:
+			t.Errorf("a container could do this: %s", name)
+		}
+		tried++
 	}
-	w.request.Plan.Fetches[1].Rename = "other"
+	t.Logf("hostile: %d tried from inside a container, %d refused", tried, refused)
+	if tried < atLeast || t.Failed() {
+		t.Errorf("%d tried, want at least %d; the log is\n%s", tried, atLeast, log)
+	}
+}
+
+// What a container tries as its own root, with a directory of the host to write to.
+func TestHostileContainer(t *testing.T) {
+	w := newWorld(t, "/hostile")
+	program := filepath.Join(w.files, "hostile")
+	buildHostile(t, program)
+	out, in := filepath.Join(w.files, "out"), filepath.Join(w.files, "in")
+	for _, dir := range []string{out, in} {
+		if err := errors.Join(os.Mkdir(dir, 0o755), os.Chown(dir, submitter, group)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.stream(transforms.StreamInput, "in", w.file("input", []byte("x")))
+	w.request.Plan.Binds = []transforms.Bind{
+		{Source: program, Target: "/hostile", ReadOnly: true}, {Source: in, Target: "/in", ReadOnly: true}, {Source: out, Target: "/out"},
+	}
 	w.want(w.run(), attempt.OutcomeExited, 0, "")
-	if got := w.log(); !strings.HasPrefix(got, "A\na\n") || !strings.Contains(got, "kept") {
-		t.Errorf("log is %q", got)
+	judge(t, w.log(), 60)
+	// Whatever the program believes: what is there?
+	err := filepath.WalkDir(w.files, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && info.Mode()&(os.ModeSetuid|os.ModeDevice) != 0 {
+			t.Errorf("%s is left with mode %v", path, info.Mode())
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
-	if got, err := os.ReadFile(direct); err != nil || string(got) != "A\n" {
-		t.Errorf("the stored file is %q, %v", got, err)
+}
+
+// A container that has files of its submitter stays the submitter: a file may
+// have less for the submitter's group than for all others.
+func TestHostileIdentity(t *testing.T) {
+	w := newWorld(t, sh("/hostile identity; cat /out/not-for-the-group; true")...)
+	program := filepath.Join(w.files, "hostile")
+	buildHostile(t, program)
+	denied := w.file("not-for-the-group", []byte("precious"))
+	if err := errors.Join(os.Chown(denied, 0, group), os.Chmod(denied, 0o604)); err != nil {
+		t.Fatal(err)
+	}
+	w.request.Grant.Withheld = []string{"CAP_SETUID", "CAP_SETGID"}
+	w.request.Plan.Binds = []transforms.Bind{{Source: program, Target: "/hostile", ReadOnly: true}, {Source: w.files, Target: "/out"}}
+	w.want(w.run(), attempt.OutcomeExited, 0, "")
+	judge(t, w.log(), 3)
+	if strings.Contains(w.log(), "precious") {
+		t.Error("it read a file that its submitter could not")
+	}
+}
+
+// asSubmitter runs a shell command on the host as the submitter.
+func asSubmitter(t testing.TB, script string) string {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", script)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: submitter, Gid: group, Groups: []uint32{group}}}
+	out, _ := cmd.CombinedOutput()
+	return string(out)
+}
+
+// The process with the job's files and tokens is not its submitter's to look into.
+func TestHostileSubmitter(t *testing.T) {
+	tr, err := startTransfer(attempt.Identity{UID: submitter, GID: group, Groups: []int{group}}, everywhere, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.end()
+	f, err := tr.openBind(t.Context(), transforms.Bind{Source: "/etc"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	tried, refused := 0, 0
+	for name, script := range map[string]string{
+		"memory":      "dd if=/proc/%d/mem bs=1 count=1",
+		"descriptors": "ls /proc/%d/fd/",
+		"environment": "cat /proc/%d/environ",
+		"maps":        "cat /proc/%d/maps",
+		"its root":    "ls /proc/%d/root/",
+		"program":     "readlink /proc/%d/exe",
+	} {
+		tried++
+		if out := asSubmitter(t, fmt.Sprintf(script, tr.process.Pid)+" && echo DONE"); strings.Contains(out, "DONE") {
+			t.Errorf("%s: %q", name, out)
+			continue
+		}
+		refused++
+	}
+	t.Logf("hostile: %d looks into the transfer process tried, %d refused", tried, refused)
+}
+
+// A submitter who renames and links while jobs start gets nothing that lies
+// outside the roots, nor writes there.
+func TestHostileRaces(t *testing.T) {
+	const tries = 400
+	base := t.TempDir()
+	for dir := base; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root, outside := filepath.Join(base, "root"), filepath.Join(base, "outside")
+	inside := filepath.Join(root, "dir")
+	for _, dir := range []string{root, inside, outside} {
+		if err := errors.Join(os.Mkdir(dir, 0o755), os.Chown(dir, submitter, group)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The submitter may read what is outside: only policy says no.
+	for _, dir := range []string{inside, outside} {
+		name := filepath.Join(dir, "file")
+		if err := errors.Join(os.WriteFile(name, []byte(dir), 0o644), os.Chown(name, submitter, group)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Symlink(outside, filepath.Join(root, "link")), os.Lchown(filepath.Join(root, "link"), submitter, group)); err != nil {
+		t.Fatal(err)
+	}
+	inode := func(path string) uint64 {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Ino
+	}
+	allowed := []uint64{inode(inside), inode(filepath.Join(inside, "file"))}
+
+	o := newOpener([]attempt.Root{{Path: root, Write: true}}, nil)
+	stop, swapped := make(chan struct{}), make(chan int)
+	go func() { // the attacker, on the host
+		n := 0
+		defer func() { swapped <- n }()
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				// One and the same name is a directory and a link by turns.
+				if unix.Renameat2(unix.AT_FDCWD, inside, unix.AT_FDCWD, filepath.Join(root, "link"), unix.RENAME_EXCHANGE) == nil {
+					n++
+				}
+			}
+		}
+	}()
+	got, refused := 0, 0
+	check := func(f *os.File, err error) {
+		t.Helper()
+		if err != nil {
+			refused++
+			return
+		}
+		defer f.Close()
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			t.Fatal(err)
+		}
+		if st.Ino != allowed[0] && st.Ino != allowed[1] && !strings.HasPrefix(f.Name(), filepath.Join(root, "dir", "new")) {
+			t.Errorf("%s led outside", f.Name())
+		}
+		got++
+	}
+	for i := range tries {
+		f, err := o.open(inside, true)
+		if err == nil {
+			check(f.File, nil)
+		} else {
+			check(nil, err)
+		}
+		check(o.openRegular(filepath.Join(inside, "file"), unix.O_RDONLY))
+		check(o.openRegular(filepath.Join(inside, "file"), unix.O_WRONLY))
+		check(o.createRegular(filepath.Join(inside, fmt.Sprintf("new%d", i))))
+		_ = o.makeDirectory(filepath.Join(inside, fmt.Sprintf("newdir%d", i)), 0o755)
+	}
+	close(stop)
+	n := <-swapped
+	t.Logf("hostile: %d opens against %d swaps: %d inside, %d refused, the others none", 4*tries, n, got, refused)
+	if n == 0 || got == 0 || refused == 0 {
+		t.Errorf("no race: %d swaps, %d opened, %d refused", n, got, refused)
+	}
+	entries, err := os.ReadDir(outside)
+	if err != nil || len(entries) != 1 {
+		t.Errorf("made outside: %v, %v", entries, err)
+	}
+}
+
+// Paths that lead, or pretend to lead, elsewhere.
+func TestHostilePaths(t *testing.T) {
+	base := t.TempDir()
+	root, other, archive, outside := filepath.Join(base, "root"), filepath.Join(base, "other"), filepath.Join(base, "root", "archive"), filepath.Join(base, "outside")
+	for _, dir := range []string{root, other, archive, outside, filepath.Join(root, "closed")} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, target := range map[string]string{
+		"up": "../outside", "absolute": outside, "far": "archive", "other": other, "proc": "/proc/self/root" + outside,
+		"fd": "/proc/self/fd/0", "self": "self", "nowhere": filepath.Join(outside, "new"), "closedlink": "closed", "etc": "/etc",
+	} {
+		if err := os.Symlink(target, filepath.Join(root, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(unix.Mkfifo(filepath.Join(root, "fifo"), 0o600), os.WriteFile(filepath.Join(archive, "f"), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	o := newOpener([]attempt.Root{{Path: root, Write: true}, {Path: archive}, {Path: other, Write: true}}, []string{filepath.Join(root, "closed")})
+	tried, refused := 0, 0
+	for _, tt := range []struct {
+		name  string
+		write bool
+		ok    bool
+	}{
+		{"other", true, true}, {"far", false, true}, {"archive/f", false, true}, // and these are none
+		{"up", false, false}, {"absolute", false, false}, {"proc", false, false}, {"fd", false, false}, {"self", false, false},
+		{"far", true, false}, {"archive/f", true, false}, {"closed", false, false}, {"closedlink", false, false}, {"etc", false, false},
+		{"etc/passwd", false, false}, {"nowhere", true, false}, {"absolute/../absolute", false, false}, {"", true, false},
+	} {
+		f, err := o.open(filepath.Join(root, tt.name), tt.write)
+		if (err == nil) != tt.ok {
+			t.Errorf("%q, write %v: %v", tt.name, tt.write, err)
+		}
+		if err == nil {
+			f.Close()
+		}
+		if !tt.ok {
+			tried++
+			if err != nil {
+				refused++
+			}
+		}
+	}
+	for _, name := range []string{"nowhere", "absolute/new", "archive/new", "fifo", "closed/new", "up/new"} {
+		tried++
+		if f, err := o.createRegular(filepath.Join(root, name)); err == nil {
+			f.Close()
+			t.Errorf("made %s", name)
+			continue
+		}
+		refused++
+	}
+	t.Logf("hostile: %d paths tried, %d refused", tried, refused)
+	if entries, _ := os.ReadDir(outside); len(entries) > 0 {
+		t.Errorf("made outside: %v", entries)
 	}
 }

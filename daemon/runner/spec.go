@@ -90,6 +90,7 @@ func newSpec(r *attempt.Request, config *image.Config) (*sandbox.Spec, error) {
 		Rlimits:        r.Plan.Options.Rlimits(),
 		Sysctls:        r.Plan.Options.Sysctls,
 		Seccomp:        r.Plan.Options.Seccomp,
+		NoSetUID:       writesOnHost(&r.Plan),
 		Init:           r.Plan.Options.Init,
 		Domainname:     r.Plan.Options.Domainname,
 		OOMScoreAdj:    r.Plan.Options.OOMScoreAdj,
@@ -106,6 +107,13 @@ func newSpec(r *attempt.Request, config *image.Config) (*sandbox.Spec, error) {
 			Devices:     devices,
 		},
 	}, nil
+}
+
+// writesOnHost tells whether the container may write into a directory that
+// others on this machine may reach.
+func writesOnHost(p *transforms.Plan) bool {
+	return slices.ContainsFunc(p.Binds, func(b transforms.Bind) bool { return !b.ReadOnly }) ||
+		slices.ContainsFunc(p.Volumes, func(v transforms.Volume) bool { return v.HostDir != "" })
 }
 
 // capabilities are the default ones, less what the job drops, and what it adds

@@ -27,7 +27,7 @@ import (
 // must not find the old one. A test holds profileVersion against go.mod.
 const (
 	profileVersion = "github.com/moby/profiles/seccomp v0.2.3"
-	cacheFormat    = "1"
+	cacheFormat    = "2"
 )
 
 // filterCache keeps compiled filters in memory and in a directory that only
@@ -58,8 +58,8 @@ func newFilterCache(dir string) (*filterCache, error) {
 // get returns the filter for a process with these capabilities, from memory,
 // from the directory or newly compiled. A directory that cannot be written
 // costs time and nothing else: its error is returned beside the filter.
-func (c *filterCache) get(capabilities []string) (_ *filter, cacheErr, err error) {
-	key, err := filterKey(capabilities)
+func (c *filterCache) get(capabilities []string, noSetUID bool) (_ *filter, cacheErr, err error) {
+	key, err := filterKey(capabilities, noSetUID)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -73,7 +73,7 @@ func (c *filterCache) get(capabilities []string) (_ *filter, cacheErr, err error
 		if !errors.Is(err, fs.ErrNotExist) {
 			cacheErr = err
 		}
-		if f, err = compileFilter(capabilities); err != nil {
+		if f, err = compileFilter(capabilities, noSetUID); err != nil {
 			return nil, nil, err
 		}
 		cacheErr = errors.Join(cacheErr, c.store(key, f))
@@ -83,7 +83,7 @@ func (c *filterCache) get(capabilities []string) (_ *filter, cacheErr, err error
 }
 
 // filterKey is a digest of all that a compiled filter depends on.
-func filterKey(capabilities []string) (string, error) {
+func filterKey(capabilities []string, noSetUID bool) (string, error) {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
 		return "", os.NewSyscallError("uname", err)
@@ -92,8 +92,8 @@ func filterKey(capabilities []string) (string, error) {
 	caps := slices.Clone(capabilities)
 	slices.Sort(caps)
 	h := sha256.New()
-	fmt.Fprintf(h, "%s\n%s\n%s\n%s\nlibseccomp %d.%d.%d\n%s\n", cacheFormat, profileVersion, runtime.GOARCH,
-		unix.ByteSliceToString(uts.Release[:]), major, minor, micro, strings.Join(slices.Compact(caps), ","))
+	fmt.Fprintf(h, "%s\n%s\n%s\n%s\nlibseccomp %d.%d.%d\n%s\n%v\n", cacheFormat, profileVersion, runtime.GOARCH,
+		unix.ByteSliceToString(uts.Release[:]), major, minor, micro, strings.Join(slices.Compact(caps), ","), noSetUID)
 	return hex.EncodeToString(h.Sum(nil)[:16]), nil
 }
 

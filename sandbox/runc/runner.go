@@ -109,12 +109,12 @@ func ownMounts(dir string) error {
 // latter holds for some milliseconds only, so a process that waits for work
 // calls Warm when it starts to wait and again as soon as work arrives.
 func (r *Runner) Warm(capabilities []string) error {
-	_, err := r.filter(capabilities)
+	_, err := r.filter(capabilities, false)
 	return errors.Join(err, cgroup.Warm())
 }
 
-func (r *Runner) filter(capabilities []string) (*filter, error) {
-	f, cacheErr, err := r.filters.get(capabilities)
+func (r *Runner) filter(capabilities []string, noSetUID bool) (*filter, error) {
+	f, cacheErr, err := r.filters.get(capabilities, noSetUID)
 	if cacheErr != nil {
 		r.log.Warn("Starting containers is slower than it could be", "error", cacheErr)
 	}
@@ -169,7 +169,7 @@ func (r *Runner) prepare(spec *sandbox.Spec) (_ *container, _ *configs.Config, e
 	}
 	c := &container{id: spec.ID, group: group}
 	if spec.Seccomp != sandbox.SeccompUnconfined {
-		if c.filter, err = r.filter(spec.Capabilities); err != nil {
+		if c.filter, err = r.filter(spec.Capabilities, spec.NoSetUID); err != nil {
 			return nil, nil, err
 		}
 	}

@@ -26,12 +26,15 @@ const sizeofSockFilter = 8
 // compileFilter compiles Docker's default profile, as it is for a process with
 // these capabilities on this machine and kernel, for all architectures that
 // the machine runs. It takes about 20 ms.
-func compileFilter(capabilities []string) (*filter, error) {
+func compileFilter(capabilities []string, noSetUID bool) (*filter, error) {
 	p, err := profile.GetDefaultProfile(&specs.Spec{
 		Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: capabilities}},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot build the default seccomp profile: %w", err)
+	}
+	if noSetUID {
+		refuseSetUID(p)
 	}
 	rules, err := translate(p)
 	if err != nil {
@@ -57,6 +60,49 @@ func compileFilter(capabilities []string) (*filter, error) {
 		f.flags |= unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW
 	}
 	return f, nil
+}
+
+// refuseSetUID takes away from a profile every way to make a file setuid. Which
+// way openat2 means is in memory, where a filter cannot look, so it is not there
+// at all, and programs do as on kernels that never had it. Where no file is made
+// the mode of open is what happens to be in the register.
+func refuseSetUID(p *specs.LinuxSeccomp) {
+	const making = unix.O_CREAT | unix.O_TMPFILE&^unix.O_DIRECTORY
+	modeAt := map[string]uint{
+		"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "creat": 1, "mknod": 1, "mknodat": 2, "open": 2, "openat": 3,
+	}
+	zero := func(arg uint, mask uint64) []specs.LinuxSeccompArg {
+		return []specs.LinuxSeccompArg{{Index: arg, Value: mask, ValueTwo: 0, Op: specs.OpMaskedEqual}}
+	}
+	var kept []specs.LinuxSyscall
+	allow := func(name string, args []specs.LinuxSeccompArg) {
+		kept = append(kept, specs.LinuxSyscall{Names: []string{name}, Action: specs.ActAllow, Args: args})
+	}
+	for _, rule := range p.Syscalls {
+		if rule.Action != specs.ActAllow {
+			kept = append(kept, rule)
+			continue
+		}
+		var others []string
+		for _, name := range rule.Names {
+			mode, isOne := modeAt[name]
+			switch {
+			case name == "openat2":
+			case !isOne:
+				others = append(others, name)
+			case len(rule.Args) == 0:
+				allow(name, zero(mode, unix.S_ISUID))
+				if name == "open" || name == "openat" {
+					allow(name, zero(mode-1, making))
+				}
+			}
+		}
+		if rule.Names = others; len(others) > 0 {
+			kept = append(kept, rule)
+		}
+	}
+	none := uint(unix.ENOSYS)
+	p.Syscalls = append(kept, specs.LinuxSyscall{Names: []string{"openat2"}, Action: specs.ActErrno, ErrnoRet: &none})
 }
 
 // translate makes libseccomp's form of a profile.

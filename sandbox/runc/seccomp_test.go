@@ -137,7 +137,7 @@ func TestFilterCache(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f, cacheErr, err := c.get(dockerCaps)
+		f, cacheErr, err := c.get(dockerCaps, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -232,7 +232,7 @@ func TestFilterKeyCoversProfileVersion(t *testing.T) {
 
 func TestFilterKeyDependsOnCapabilities(t *testing.T) {
 	key := func(caps ...string) string {
-		k, err := filterKey(caps)
+		k, err := filterKey(caps, false)
 		if err != nil {
 			t.Fatal(err)
 		}
