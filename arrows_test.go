@@ -24,13 +24,14 @@ var arrows = map[string]struct {
 	"sandbox":               {nil, "the words for a container are used by everyone, so they may depend on no one"},
 	"sandbox/cgroup":        {[]string{"sandbox"}, "control groups by their paths, in the words of the sandbox: the monitor and the runtime both end what is in one"},
 	"sandbox/fifo":          {nil, "named pipes know nothing of jobs"},
+	"sandbox/gpu":           {[]string{"sandbox"}, "devices of the machine in the words of the sandbox; who has which is decided elsewhere"},
 	"sandbox/image":         {[]string{"sandbox"}, "the image store serves the sandbox; it knows neither jobs nor the daemon"},
 	"sandbox/runc":          {[]string{"sandbox", "sandbox/cgroup"}, "the only package that links libcontainer and cgo: nothing may be pulled in beside it"},
 	"sandbox/network":       {[]string{"sandbox"}, "what is behind a container's network runs as the submitter and talks to the world: it knows the words for its rules and nothing of jobs"},
 	"transforms":            {[]string{"sandbox", "transforms/jsonpickle"}, "decoding a job's document or a task opens nothing and runs nothing: only the words of the sandbox, and a decoder that knows nothing"},
 	"transforms/jsonpickle": {nil, "a decoder of foreign bytes: the less it can reach, the less it can do"},
 	"transforms/girder":     {nil, "a client of one server: what is done with its files and jobs is decided elsewhere"},
-	"daemon":                {[]string{"daemon/api", "daemon/apitype", "daemon/attempt", "daemon/config", "daemon/jobsync", "daemon/metrics", "daemon/monitor", "daemon/policy", "daemon/systemd", "queue", "sandbox", "sandbox/image", "transforms"}, "the front builds the parts; it never runs a container, so it may not reach sandbox/runc or the runner"},
+	"daemon":                {[]string{"daemon/api", "daemon/apitype", "daemon/attempt", "daemon/config", "daemon/jobsync", "daemon/metrics", "daemon/monitor", "daemon/policy", "daemon/systemd", "queue", "sandbox", "sandbox/gpu", "sandbox/image", "transforms"}, "the front builds the parts; it never runs a container, so it may not reach sandbox/runc or the runner"},
 	"daemon/amqp":           {[]string{"daemon/celery"}, "a network between brokers and plain messages: what they mean, and what is done with them, is known elsewhere"},
 	"daemon/api":            {[]string{"daemon/apitype", "daemon/attempt", "daemon/peer", "daemon/policy", "queue", "transforms"}, "the API is transport over the queue; what else it needs comes in through its own small interfaces"},
 	"daemon/apitype":        {nil, "the wire's structs: a client must cost nothing to import"},
@@ -44,7 +45,7 @@ var arrows = map[string]struct {
 	"daemon/monitor":        {[]string{"daemon/attempt", "daemon/peer", "daemon/policy", "daemon/systemd", "sandbox", "sandbox/cgroup", "transforms"}, "the root half that lives as long as the daemon: it starts and ends attempts and parses nothing foreign, so neither the queue, the API nor the image readers may come in"},
 	"daemon/peer":           {nil, "who is at the other end of a socket, as the kernel says it"},
 	"daemon/policy":         {[]string{"daemon/attempt", "sandbox", "transforms"}, "what jobs may ask is decided over the words for asking; the monitor links it, so it may bring nothing that reads foreign bytes"},
-	"daemon/runner":         {[]string{"daemon/attempt", "daemon/policy", "sandbox", "sandbox/cgroup", "sandbox/fifo", "sandbox/image", "sandbox/network", "sandbox/runc", "transforms", "transforms/girder"}, "one attempt, from its request to its exit: it must run without the daemon, so it may not know it"},
+	"daemon/runner":         {[]string{"daemon/attempt", "daemon/policy", "sandbox", "sandbox/cgroup", "sandbox/fifo", "sandbox/gpu", "sandbox/image", "sandbox/network", "sandbox/runc", "transforms", "transforms/girder"}, "one attempt, from its request to its exit: it must run without the daemon, so it may not know it"},
 	"daemon/systemd":        {nil, "systemd's protocols, without a word of ours"},
 	"daemon/worker":         {[]string{"daemon/celery", "daemon/jobsync", "queue", "sandbox", "transforms", "transforms/jsonpickle"}, "what a Celery worker is, over the queue: messages as Go values come in and go out; the broker itself stays outside, so that all of it is tested without one"},
 
@@ -63,7 +64,7 @@ var notBelow = []struct {
 	{"github.com/google/go-containerregistry", []string{"", "sandbox/image", "daemon/cli", "daemon/runner", "daemon"}, "reading archives is the image store's"},
 	{"go.etcd.io/bbolt", []string{"", "packaging/bench", "queue", "daemon", "daemon/api", "daemon/cli", "daemon/jobsync", "daemon/worker"}, "the database belongs to the queue"},
 	{"testing", []string{"transforms/girder/girdertest"}, "test code must not be in the binary"},
-	{"github.com/sirupsen/logrus", []string{"", "sandbox/runc", "daemon/runner", "daemon/cli"}, "our log is slog; libcontainer brings its own"},
+	{"github.com/sirupsen/logrus", []string{"", "sandbox/runc", "sandbox/gpu", "daemon", "daemon/runner", "daemon/cli"}, "our log is slog; libcontainer brings its own"},
 }
 
 type listed struct {

@@ -61,6 +61,8 @@ type Spec struct {
 
 	Resources Resources
 	Rlimits   []Rlimit
+	// Hooks are run in order before the container's root is entered.
+	Hooks []Hook
 	// Sysctls are namespaced kernel settings.
 	Sysctls map[string]string
 
@@ -199,6 +201,19 @@ type Device struct {
 	HostPath, Path string
 	// Access is any of "rwm".
 	Access string
+	// Own gives the container a node of its own that all its users may use as
+	// far as Access goes, whatever the permissions of the host's node.
+	Own bool
+}
+
+// Hook is a program of the host that prepares the container's files. It is run
+// in the container's namespaces, the user namespace among them, with the root
+// file system mounted and not entered. It finds the OCI state on its stdin.
+type Hook struct {
+	Path    string
+	Args    []string // with Args[0]
+	Env     []string
+	Timeout time.Duration
 }
 
 // Rlimit is a resource limit of setrlimit(2), by its RLIMIT_ name.

@@ -127,7 +127,7 @@ func runcBundle(b *testing.B, spec *sandbox.Spec) string {
 		b.Fatal(err)
 	}
 
-	config, err := newConfig(spec, rootfs, "/"+testRoot()+"/runc", maskedPaths(), nil)
+	config, err := newConfig(spec, rootfs, "/"+testRoot()+"/runc", maskedPaths(), nil, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

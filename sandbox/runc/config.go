@@ -169,8 +169,9 @@ func hostID(mappings []sandbox.IDMapping, id int) (int, bool) {
 }
 
 // newConfig is libcontainer's form of a valid spec. The mounts of spec are
-// given apart, in that form already, as is the place of the root file system.
-func newConfig(spec *sandbox.Spec, rootfs, group string, masked []string, mounts []*configs.Mount) (*configs.Config, error) {
+// given apart, in that form already, as are the place of the root file system and
+// the nodes of the devices.
+func newConfig(spec *sandbox.Spec, rootfs, group string, masked, sources []string, mounts []*configs.Mount) (*configs.Config, error) {
 	nodes, rules := defaultDevices()
 	_, ttyGroup := hostID(spec.GIDMappings, 5)
 	ownNetwork := spec.Network != sandbox.NetworkHost
@@ -211,8 +212,11 @@ func newConfig(spec *sandbox.Spec, rootfs, group string, masked []string, mounts
 	for _, l := range spec.Rlimits {
 		c.Rlimits = append(c.Rlimits, configs.Rlimit{Type: rlimitTypes[l.Name], Soft: l.Soft, Hard: l.Hard})
 	}
-	for _, d := range spec.Resources.Devices {
-		rule, mount, err := device(d)
+	if len(spec.Hooks) > 0 {
+		c.Hooks = configs.Hooks{configs.CreateContainer: hooks(spec.Hooks)}
+	}
+	for i, d := range spec.Resources.Devices {
+		rule, mount, err := device(d, sources[i])
 		if err != nil {
 			return nil, err
 		}
@@ -288,12 +292,12 @@ func swapAccounting() bool {
 
 // device lets the container use a device of the host: a rule, and the node
 // itself as a bind mount.
-func device(d sandbox.Device) (*devices.Rule, *configs.Mount, error) {
+func device(d sandbox.Device, source string) (*devices.Rule, *configs.Mount, error) {
 	invalid := func(format string, args ...any) error {
 		return fmt.Errorf("%w: device %s: %s", sandbox.ErrInvalidSpec, d.HostPath, fmt.Sprintf(format, args...))
 	}
 	var st unix.Stat_t
-	if err := unix.Lstat(d.HostPath, &st); err != nil {
+	if err := unix.Lstat(source, &st); err != nil {
 		return nil, nil, invalid("%v", err)
 	}
 	rule := &devices.Rule{
@@ -317,7 +321,7 @@ func device(d sandbox.Device) (*devices.Rule, *configs.Mount, error) {
 		return nil, nil, invalid("its path in the container, %q, must be below /dev", d.Path)
 	}
 	return rule, &configs.Mount{
-		Source: d.HostPath, Destination: path.Clean(d.Path), Device: "bind",
+		Source: source, Destination: path.Clean(d.Path), Device: "bind",
 		Flags: unix.MS_BIND | unix.MS_NOSUID | unix.MS_NOEXEC,
 	}, nil
 }

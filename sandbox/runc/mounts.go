@@ -3,6 +3,7 @@
 package runc
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 
 	"github.com/opencontainers/runc/libcontainer/configs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"girderworker/sandbox"
@@ -173,6 +175,72 @@ func (w *workspace) bind(m sandbox.Mount, name string) (string, error) {
 		return "", err
 	}
 	return target, w.attach(tree, target)
+}
+
+// deviceNodes are the nodes of devices that are bound into the container: the
+// host's, or copies of them that everyone in the container may use. The copies
+// cannot be made in the container, which has a user namespace.
+func (w *workspace) deviceNodes(devices []sandbox.Device) ([]string, error) {
+	var nodes []string
+	dir := ""
+	for i, d := range devices {
+		if !d.Own {
+			nodes = append(nodes, d.HostPath)
+			continue
+		}
+		if dir == "" {
+			dir = filepath.Join(w.dir, "devices")
+			if err := mkdir(dir, 0o711); err != nil {
+				return nil, fmt.Errorf("cannot make the container's devices: %w", err)
+			}
+			// The workspace's own mount lets nobody use a node.
+			if err := unix.Mount("devices", dir, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID, "mode=0711,size=1m"); err != nil {
+				return nil, fmt.Errorf("cannot make the container's devices: %w", &os.PathError{Op: "mount", Path: dir, Err: err})
+			}
+			w.mounted = append(w.mounted, dir)
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(d.HostPath, &st); err != nil {
+			return nil, fmt.Errorf("cannot give the container the device %s: %w", d.HostPath, err)
+		}
+		node := filepath.Join(dir, strconv.Itoa(i))
+		err := unix.Mknod(node, st.Mode&unix.S_IFMT|0o600, int(st.Rdev))
+		if err == nil {
+			err = os.Chmod(node, 0o666)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot give the container the device %s: %w", d.HostPath, err)
+		}
+		nodes = append(nodes, node)
+	}
+	return nodes, nil
+}
+
+// bundle makes what a hook expects of an OCI bundle: the place of the root file
+// system. It returns the bundle's directory.
+func (w *workspace) bundle(rootfs string) (string, error) {
+	dir := filepath.Join(w.dir, "bundle")
+	config, err := json.Marshal(map[string]any{"ociVersion": specs.Version, "root": map[string]any{"path": rootfs}})
+	if err == nil {
+		err = mkdir(dir, 0o711)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "config.json"), config, 0o644)
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot prepare the container's hooks: %w", err)
+	}
+	return dir, nil
+}
+
+// hooks are a spec's in libcontainer's form.
+func hooks(list []sandbox.Hook) (hooks configs.HookList) {
+	for _, h := range list {
+		hooks = append(hooks, configs.NewCommandHook(&configs.Command{
+			Path: h.Path, Args: h.Args, Env: h.Env, Timeout: &h.Timeout,
+		}))
+	}
+	return hooks
 }
 
 // tmpfsData are the mount options of a tmpfs.

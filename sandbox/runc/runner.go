@@ -199,9 +199,20 @@ func (r *Runner) prepare(spec *sandbox.Spec) (_ *container, _ *configs.Config, e
 		}
 		mounts = append(mounts, init)
 	}
-	config, err := newConfig(spec, rootfs, path, r.masked, mounts)
+	nodes, err := c.work.deviceNodes(spec.Resources.Devices)
 	if err != nil {
 		return nil, nil, err
+	}
+	config, err := newConfig(spec, rootfs, path, r.masked, nodes, mounts)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(spec.Hooks) > 0 {
+		bundle, err := c.work.bundle(rootfs)
+		if err != nil {
+			return nil, nil, err
+		}
+		config.Labels = append(config.Labels, "bundle="+bundle)
 	}
 	if len(spec.Sysctls) > 0 {
 		// libcontainer knows which settings a namespace has of its own.
