@@ -94,6 +94,9 @@ type Resources struct {
 	CPUSet      string `json:"cpuset,omitempty"`
 	MemorySet   string `json:"memory_set,omitempty"`
 	CPUShares   int64  `json:"cpu_shares,omitempty"`
+	// GPUs are the devices that the attempt has, by their CDI names, such as
+	// "nvidia.com/gpu=0". Whoever starts the front anew reads here which are held.
+	GPUs []string `json:"gpus,omitempty"`
 }
 
 // Limits end an attempt; zero is no limit.
@@ -133,6 +136,15 @@ type Grant struct {
 	// Network says where a private network leads; nil is everywhere that a
 	// container may reach when nobody says otherwise.
 	Network *sandbox.Network `json:"network,omitempty"`
+	// GPUs say where the machine's devices are described.
+	GPUs *GPUs `json:"gpus,omitempty"`
+}
+
+// GPUs are the machine's configuration of its devices.
+type GPUs struct {
+	Dirs  []string `json:"dirs"`  // of CDI files
+	Kinds []string `json:"kinds"` // that are GPUs
+	Hooks []string `json:"hooks"` // programs that may prepare a container
 }
 
 // Cancel is the content of the file cancel.

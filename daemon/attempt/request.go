@@ -24,6 +24,7 @@ const (
 	maxStreams = 64
 	maxBinds   = 128
 	maxGroups  = 1024
+	maxGPUs    = transforms.MaxGPUs
 )
 
 // WriteRequest validates r and writes request.json in one step, not synced: see [Dir.Create].
@@ -127,6 +128,12 @@ func (r *Request) validate(d Dir) error {
 		r.Resources.Shm < 0 || r.Resources.Scratch < 0 || r.Resources.Log < 0 ||
 		r.Resources.Swap < 0 || r.Resources.Reservation < 0 || r.Resources.CPUShares < 0:
 		return bad("a resource is negative")
+	}
+	if len(r.Resources.GPUs) > maxGPUs {
+		return bad("%d gpus, at most %d", len(r.Resources.GPUs), maxGPUs)
+	}
+	if len(r.Resources.GPUs) > 0 && r.Grant.GPUs == nil {
+		return bad("gpus that nobody granted")
 	}
 	for _, g := range r.Identity.Groups {
 		if g < 0 {

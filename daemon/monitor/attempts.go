@@ -12,6 +12,7 @@ import (
 
 	"girderworker/daemon/attempt"
 	"girderworker/daemon/policy"
+	"girderworker/sandbox"
 	"girderworker/sandbox/cgroup"
 	"girderworker/transforms"
 )
@@ -155,6 +156,13 @@ func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request, right
 	}
 	if !rights.SwitchUser() && len(r.Plan.Binds) > 0 {
 		r.Grant.Withheld = []string{"CAP_SETUID", "CAP_SETGID"}
+	}
+	if r.Plan.Network == sandbox.NetworkPrivate {
+		network := rights.Network()
+		r.Grant.Network = &network
+	}
+	if len(r.Resources.GPUs) > 0 {
+		r.Grant.GPUs = &m.options.GPUs
 	}
 	if err := d.Create(m.options.GID); err != nil {
 		if errors.Is(err, os.ErrExist) {

@@ -42,6 +42,7 @@ const (
 	maxDuration = 10 * 366 * 24 * time.Hour
 	maxBytes    = 1 << 50
 	maxText     = 4096
+	maxGPUs     = 64
 )
 
 // check holds a request against the bounds. What makes it well-formed is
@@ -69,6 +70,9 @@ func (b *bounds) check(r *attempt.Request) error {
 		return refuse("%d bytes of scratch space", res.Scratch)
 	case res.Log < 1 || res.Log > maxBytes:
 		return refuse("%d bytes of log", res.Log)
+	}
+	if n := len(res.GPUs); n > maxGPUs {
+		return refuse("%d GPUs; the limit is %d", n, maxGPUs)
 	}
 	for _, d := range []time.Duration{r.Limits.Hard, r.Limits.Soft, r.Limits.Idle, r.Plan.StopGrace} {
 		if d < 0 || d > maxDuration {

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"girderworker/daemon/attempt"
 	"girderworker/daemon/systemd"
 )
 
@@ -35,6 +36,8 @@ type Options struct {
 	Audit string
 	// Launcher is "auto", "session" or "systemd".
 	Launcher string
+	// GPUs say where the machine's devices are described.
+	GPUs attempt.GPUs
 	// Drop is the directory watched for images.
 	Drop string
 	// Front is the front's arguments after its sub-command.

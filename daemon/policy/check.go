@@ -161,6 +161,7 @@ var rules = map[string]func(*checker){
 	"Resources.Swap": func(c *checker) { c.size("swap", c.job.Resources.Swap, c.rights.swap) },
 	// No more than the memory, and weights among jobs, whose processors are limited.
 	"Resources.Reservation": nil, "Resources.CPUSet": nil, "Resources.MemorySet": nil, "Resources.CPUShares": nil,
+	"Resources.GPUs": (*checker).gpus,
 
 	"Limits.Hard": (*checker).time,
 	// They only end a job earlier.
@@ -214,6 +215,17 @@ func (c *checker) network() {
 func (c *checker) dns() {
 	if c.job.Plan.Network == sandbox.NetworkPrivate && !slices.Contains(c.rights.hosts, "*") {
 		c.refuse("dns", "hosts", "a job that may reach some hosts only cannot choose who resolves their names")
+	}
+}
+
+func (c *checker) gpus() {
+	if n := len(c.job.Resources.GPUs); n > c.rights.gpus {
+		c.refuse("resources.gpus", "gpus", "%d is more than %d", n, c.rights.gpus)
+	}
+	for _, name := range c.job.Resources.GPUs {
+		if kind, _, _ := strings.Cut(name, "="); !matchAny(c.rights.gpuKinds, kind) {
+			c.refuse("resources.gpus", "gpu_kinds", "%s is not allowed", name)
+		}
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"girderworker/sandbox"
 	"girderworker/sandbox/cgroup"
 	"girderworker/sandbox/fifo"
+	"girderworker/sandbox/gpu"
 	"girderworker/sandbox/image"
 	"girderworker/sandbox/runc"
 	"girderworker/transforms"
@@ -149,6 +150,11 @@ func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error
 		return spec, fmt.Errorf("cannot make the job's scratch directory: %w", err)
 	}
 	spec.Rootfs = sandbox.Rootfs{Layers: layers, Scratch: scratch}
+	if names := r.Resources.GPUs; len(names) > 0 {
+		if err := gpu.Read(r.Grant.GPUs.Dirs, r.Grant.GPUs.Kinds).Apply(spec, names, r.Grant.GPUs.Hooks); err != nil {
+			return spec, err
+		}
+	}
 	if a.output, err = newOutput(a.log); err != nil {
 		return spec, err
 	}
