@@ -117,8 +117,19 @@ func (f *front) runAttempt(ctx context.Context, job *queue.Job, r *running) {
 		}, "", time.Now())
 		return
 	}
-	req, err := f.request(job)
+	devices, err := f.awaitGPUs(ctx, job, r)
+	if errors.Is(err, errCanceled) {
+		f.started(r)
+		f.finish(ctx, r.name, &queue.Result{Outcome: string(attempt.OutcomeCanceled), Code: attempt.CodeCanceled, Error: "canceled while it waited for a GPU"}, "", time.Now())
+		return
+	}
+	defer f.freeGPUs(r.name)
+	var req *attempt.Request
 	if err == nil {
+		req, err = f.request(job)
+	}
+	if err == nil {
+		req.Resources.GPUs = devices
 		r.mu.Lock()
 		r.imageID, r.grace = req.ImageID, req.Plan.StopGrace
 		r.mu.Unlock()
@@ -270,6 +281,9 @@ func (f *front) readEvents(ctx context.Context, dir attempt.Dir, r *running) (*a
 			r.progress = &apitype.Progress{Total: p.Total, Current: p.Current, Message: p.Message}
 		}
 		r.mu.Unlock()
+		if e.Stage == stageFinishing {
+			f.freeGPUs(r.name) // its container has ended
+		}
 		if e.Done != nil {
 			return e.Done, nil
 		}

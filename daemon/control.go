@@ -26,7 +26,7 @@ var (
 // Capacity is what admission counts.
 func (f *front) Capacity() queue.Capacity {
 	m := f.config.Load().Machine
-	return queue.Capacity{Slots: m.Slots, CPUs: m.CPUs, Memory: m.Memory}
+	return queue.Capacity{Slots: m.Slots, CPUs: m.CPUs, Memory: m.Memory, GPUs: f.gpus.capacity()}
 }
 
 // Paused tells whether claims are stopped.
@@ -58,6 +58,7 @@ func (f *front) Status(context.Context) (apitype.Status, error) {
 		Capacity: amounts(f.Capacity()),
 		InUse:    amounts(used),
 		Attempts: f.attempts.count(),
+		GPUs:     f.gpus.view(),
 	}
 	st.Warnings = append(st.Warnings, *f.notes.Load()...)
 	if problem := f.rules.Load().problem; problem != "" {
@@ -70,6 +71,7 @@ func (f *front) Status(context.Context) (apitype.Status, error) {
 	if f.resting() {
 		st.Warnings = append(st.Warnings, "the file system of the state directory is full: no job starts until there is room")
 	}
+	st.Warnings = append(st.Warnings, f.gpus.problems()...)
 	for state, n := range f.store.Counts() {
 		st.Jobs[string(state)] = n
 	}
@@ -87,6 +89,7 @@ func (f *front) CancelAttempt(ctx context.Context, job queue.Job) error {
 	if r == nil || r.name.Attempt != job.Attempt {
 		return nil
 	}
+	f.gpus.wake() // it may wait for one
 	return f.cancel(ctx, r, job.CancelReason)
 }
 
@@ -120,6 +123,7 @@ func (f *front) settings(c *config.Config) api.Settings {
 			CPUs:   min(c.Machine.CPUs, c.Hardware.CPUs),
 			Memory: min(c.Machine.Memory, c.Hardware.Memory),
 			Shm:    min(c.Machine.Memory, c.Hardware.Memory),
+			GPUs:   f.gpus.count(),
 		},
 	}
 }

@@ -33,6 +33,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"girderworker/daemon/attempt"
 	"girderworker/daemon/config"
 	"girderworker/daemon/monitor"
 	"girderworker/daemon/policy"
@@ -80,6 +81,7 @@ func Run(o Options) error {
 		Policy:    c.PolicyFile,
 		Audit:     c.AuditPath(),
 		Launcher:  string(c.Launcher),
+		GPUs:      attempt.GPUs{Dirs: c.GPUs.Dirs, Kinds: c.GPUs.Kinds, Hooks: c.GPUs.Hooks},
 		Drop:      c.DropPath(),
 		Front:     o.Args,
 		Logger:    logger.With("part", "monitor"),

@@ -39,6 +39,7 @@ type front struct {
 	store   *queue.Store
 	watcher *attempt.Watcher
 	images  *images
+	gpus    *gpus
 	server  *api.Server
 	pause   *pause
 	reports *jobsync.Syncer
@@ -135,6 +136,10 @@ func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener
 		Queue: f.store, StateDir: c.StateDir, Logger: f.logger.With("part", "reports"), Cancel: f.cancelReported, Settings: reporting,
 	})
 
+	f.gpus = newGPUs(c.GPUs)
+	for _, problem := range f.gpus.problems() {
+		f.logger.Warn("Leaving out a GPU", "error", problem)
+	}
 	// work ends with what must have ended before the queue closes; claims end first.
 	var work sync.WaitGroup
 	defer work.Wait()
@@ -179,6 +184,7 @@ func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener
 	work.Go(func() { f.sweep(claims) })
 	work.Go(func() { f.watchConfig(claims) })
 	work.Go(func() { f.watchPolicy(claims) })
+	work.Go(func() { f.watchGPUs(claims) })
 
 	f.wait(ctx, signals)
 	cause := context.Cause(ctx)

@@ -29,6 +29,7 @@ func (f *front) recover(ctx context.Context) error {
 		a := monitor.Attempt{Job: job.ID, Attempt: job.Attempt}
 		if live[a] {
 			delete(live, a)
+			f.holdAgain(job)
 			f.attempts.begin(job, f.resume)
 		} else {
 			f.attempts.begin(job, f.settle)
@@ -60,6 +61,7 @@ func (f *front) resume(ctx context.Context, job *queue.Job, r *running) {
 		f.logger.Warn("Cannot read the request of a live attempt", "attempt", r.name, "error", err)
 	}
 	f.started(r)
+	defer f.freeGPUs(r.name)
 	f.follow(ctx, r)
 }
 

@@ -53,6 +53,7 @@ func (f *front) reload() {
 	if reporting, err := reportSettings(&current); err == nil { // it was checked with the configuration
 		f.reports.Apply(reporting)
 	}
+	f.gpus.setShare(current.GPUs.Share)
 	f.server.Apply(f.settings(&current))
 	f.lookAgain()
 	f.logger.Info("Configuration reloaded", "changed", strings.Join(live, " "))

@@ -80,6 +80,8 @@ type Status struct {
 	InUse    map[string]float64 `json:"in_use"`
 	Attempts int                `json:"attempts"` // live runners
 	Reports  Reports            `json:"reports"`
+	// GPUs are the machine's, by their CDI names, each with the jobs that have it.
+	GPUs []GPU `json:"gpus,omitempty"`
 	// Warnings are for the admin: what works less well than it could, and what to do.
 	Warnings []string `json:"warnings,omitempty"`
 }
@@ -101,6 +103,14 @@ type Reports struct {
 
 // Pending is how many jobs somebody has still to be told of.
 func (r Reports) Pending() int { return r.Girder + r.Celery }
+
+// GPU is a device that jobs count.
+type GPU struct {
+	Name string   `json:"name"`
+	Jobs []string `json:"jobs"`
+	// Missing says that the device is not there any more, and a job still has it.
+	Missing bool `json:"missing,omitempty"`
+}
 
 // Error is the body of every answer that is not 2xx.
 type Error struct {

@@ -50,7 +50,7 @@ func (f *jobFlags) add(cmd *cobra.Command) {
 	fl.StringArrayVar(&f.outputs, "output", nil, "`NAME=FILE` writes what comes out of the pipe {NAME}")
 	fl.StringVar(&f.stdin, "stdin", "", "`file` that the job reads as its standard input")
 	fl.BoolVar(&f.progress, "progress", false, "give the job the pipe {progress} to tell its progress")
-	fl.StringVar(&f.network, "network", "", "`network` of the job: none, private (a way out of its own) or host, if the machine allows it (default none)")
+	fl.StringVar(&f.network, "network", "", "`network` of the job: none (the default), private or host")
 	fl.Float64Var(&f.cpus, "cpus", 0, "take `N` processors, as in 1.5")
 	fl.StringVar(&f.memory, "memory", "", "take `SIZE` memory, as in 2g")
 	fl.IntVar(&f.gpus, "gpus", 0, "take `N` GPUs")

@@ -71,6 +71,18 @@ func (a *app) printStatus(st *apitype.Status) error {
 		"jobs", strings.Join(jobs, ", "),
 		"slots in use", of("slots", number), "cpus in use", of("cpus", number),
 		"memory in use", of("memory", bytes), "gpus in use", of("gpus", number))
+	for _, g := range st.GPUs {
+		holder := "free"
+		if len(g.Jobs) > 0 {
+			holder = "job " + strings.Join(g.Jobs, ", job ")
+		}
+		if g.Missing {
+			holder += "; it is not there any more"
+		}
+		if err == nil {
+			_, err = fmt.Fprintf(a.Stdout, "%s: %s\n", printable(g.Name), printable(holder))
+		}
+	}
 	for _, warning := range st.Warnings {
 		if err == nil {
 			_, err = fmt.Fprintln(a.Stdout, "warning:", printable(warning))

@@ -56,6 +56,7 @@ type Config struct {
 	Machine   Machine
 	Hardware  Hardware
 	IDs       IDRange
+	GPUs      GPUs
 	Limits    Limits
 	Retention Retention
 	Log       Log
@@ -77,6 +78,18 @@ type Machine struct {
 	Slots  int     // attempts at a time
 	CPUs   float64 // processors
 	Memory int64   // bytes
+}
+
+// GPUs are the machine's devices that jobs count.
+type GPUs struct {
+	// Dirs are where CDI files are, see package sandbox/gpu.
+	Dirs []string
+	// Kinds of CDI device, vendor/class, are GPUs.
+	Kinds []string
+	// Share is how many jobs may have one device at a time.
+	Share int
+	// Hooks are the programs, by their paths, that may prepare a container.
+	Hooks []string
 }
 
 // Hardware is what the machine really has. It is found, not configured.
@@ -146,6 +159,12 @@ func Default() Config {
 		// Above systemd's ranges for services and containers, above what
 		// useradd gives to people, below 2^31.
 		IDs: IDRange{Base: 0x70000000, Size: 1024 * SliceSize},
+		GPUs: GPUs{
+			Dirs:  []string{"/etc/cdi", "/var/run/cdi"},
+			Kinds: []string{"nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"},
+			Share: 1,
+			Hooks: []string{"/usr/bin/nvidia-cdi-hook", "/usr/bin/nvidia-ctk"},
+		},
 		Limits: Limits{
 			PIDs: 4096,
 			Shm:  64 << 20,

@@ -58,6 +58,8 @@ func (k Key) Kind() string {
 		return "size"
 	case *durationValue:
 		return "time"
+	case *listValue:
+		return "list"
 	}
 	return "word"
 }
@@ -65,6 +67,7 @@ func (k Key) Kind() string {
 const (
 	envPrefix      = "GIRDER_WORKER_"
 	sectionWorker  = "girder_worker"
+	sectionGPUs    = "gpus"
 	sectionLimits  = "limits"
 	sectionHistory = "retention"
 	sectionLogging = "logging"
@@ -92,6 +95,10 @@ func (c *Config) Keys() []Key {
 		{sectionWorker, "memory", "memory for all jobs (default: 80 % of the machine's)", true, (*sizeValue)(&c.Machine.Memory)},
 		{sectionWorker, "id_base", "first host id of the range for containers", false, &countValue{&c.IDs.Base, SliceSize, maxID}},
 		{sectionWorker, "id_size", "how many ids the range has, a multiple of 65536", false, &countValue{&c.IDs.Size, 2 * SliceSize, maxID}},
+		{sectionGPUs, "cdi_dirs", "directories of the files that describe GPUs, apart by commas", false, &listValue{&c.GPUs.Dirs, absolute}},
+		{sectionGPUs, "kinds", "kinds of device that are GPUs, as vendor/class", false, &listValue{&c.GPUs.Kinds, deviceKind}},
+		{sectionGPUs, "share", "how many jobs may have one GPU at a time", true, &countValue{&c.GPUs.Share, 1, 64}},
+		{sectionGPUs, "hooks", "programs that may prepare a container for a GPU", false, &listValue{&c.GPUs.Hooks, absolute}},
 		{sectionLimits, "cpus", "processors of a job that names none (default: cpus / slots)", true, (*cpusValue)(&c.Limits.CPUs)},
 		{sectionLimits, "memory", "memory of a job that names none (default: memory / slots)", true, (*sizeValue)(&c.Limits.Memory)},
 		{sectionLimits, "pids", "processes and threads of a job", true, &count64Value{&c.Limits.PIDs, 1, 4 << 20}},

@@ -34,6 +34,45 @@ type (
 	}
 )
 
+// A listValue has its elements apart by commas; a single one that is "none" is no
+// element.
+type listValue struct {
+	list  *[]string
+	check func(string) error
+}
+
+func (v *listValue) Set(s string) error {
+	var list []string
+	for e := range strings.SplitSeq(s, ",") {
+		if e = strings.TrimSpace(e); e == "" || e == "none" {
+			continue
+		}
+		if err := v.check(e); err != nil {
+			return err
+		}
+		list = append(list, e)
+	}
+	*v.list = list
+	return nil
+}
+
+func (v *listValue) String() string {
+	if len(*v.list) == 0 {
+		return "none"
+	}
+	return strings.Join(*v.list, ",")
+}
+
+func absolute(s string) error { return new(pathValue).Set(s) }
+
+func deviceKind(s string) error {
+	vendor, class, ok := strings.Cut(s, "/")
+	if !ok || vendor == "" || class == "" || strings.ContainsAny(class, "/=") {
+		return errors.New("must be kinds such as nvidia.com/gpu")
+	}
+	return nil
+}
+
 func (v *pathValue) Set(s string) error {
 	if !filepath.IsAbs(s) {
 		return errors.New("must be an absolute path")
