@@ -135,3 +135,8 @@ func valueOf(data []byte) jsonpickle.Value {
 	}
 	return v
 }
+
+// failureEnd is the end of a failed job, as it is handed to Publish.
+func failureEnd(j *queue.Job) jobsync.Result {
+	return jobsync.Result{Job: j, State: j.State, Failure: jobsync.FailureOf(j)}
+}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -379,11 +380,14 @@ func TestPublishFails(t *testing.T) {
 func TestControl(t *testing.T) {
 	s := open(t)
 	take(t, s, message("running", plain, nil))
+	var mu sync.Mutex
 	var canceled []string
 	c := NewControl(s, "celery@lab", Facts{
 		Process: func(string) int { return 77 },
 		Cancel: func(ctx context.Context, id, reason string) error {
+			mu.Lock()
 			canceled = append(canceled, id)
+			mu.Unlock()
 			_, err := s.Cancel(ctx, id, reason)
 			return err
 		},
