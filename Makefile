@@ -59,7 +59,7 @@ test-vm: ## boot Debian 12 with systemd and cgroup v2 under qemu and test there
 	@TAGS='$(TAGS)' packaging/vm/test
 
 KILLS ?= 200
-crashtest: deps ## kill the daemon 200 times during a load and look for what is lost (as root)
+crashtest: deps ## kill the daemon, and runners at work with Girder, 200 times each and look for what is lost (as root)
 	CRASH_KILLS=$(KILLS) $(GO) test -count=1 -v -timeout 60m -tags '$(TAGS)' -run TestCrash ./daemon/crashtest
 
 bench: ## measure against fdatasync, runc and cat, and hold the figures against the targets (as root)

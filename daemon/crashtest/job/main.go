@@ -2,7 +2,9 @@
 // lock beside its record, writes down that it started and, after a while, that
 // it ended, and exits with the code that it was given.
 //
-//	job RECORD MILLISECONDS CODE
+//	job RECORD MILLISECONDS CODE [IN OUT]
+//
+// With IN it copies that file to OUT before the end.
 //
 // A second job that finds the lock taken writes "overlap": then one job ran
 // twice at the same time.
@@ -17,8 +19,8 @@ import (
 )
 
 func main() {
-	if len(os.Args) != 4 {
-		fail(fmt.Errorf("usage: job RECORD MILLISECONDS CODE"))
+	if len(os.Args) != 4 && len(os.Args) != 6 {
+		fail(fmt.Errorf("usage: job RECORD MILLISECONDS CODE [IN OUT]"))
 	}
 	record := os.Args[1]
 	pause, err := strconv.Atoi(os.Args[2])
@@ -45,6 +47,15 @@ func main() {
 	write("start")
 	fmt.Println("first line")
 	time.Sleep(time.Duration(pause) * time.Millisecond)
+	if len(os.Args) == 6 {
+		data, err := os.ReadFile(os.Args[4])
+		if err == nil {
+			err = os.WriteFile(os.Args[5], data, 0o644)
+		}
+		if err != nil {
+			fail(err)
+		}
+	}
 	fmt.Println("last line")
 	write("end")
 	os.Exit(code)
