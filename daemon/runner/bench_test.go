@@ -3,8 +3,12 @@ package runner
 import (
 	"bufio"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -153,4 +157,62 @@ func memory(t testing.TB, pid int) (pss, private float64) {
 		}
 	}
 	return pss, private
+}
+
+// BenchmarkStreamMemory is how large runner and transfer process get while 4 GiB
+// go through both of a job's pipes, from a file and to an HTTP server.
+//
+//	go test -tags 'seccomp netgo osusergo' -run '^$' -bench StreamMemory -benchtime 1x ./daemon/runner
+func BenchmarkStreamMemory(b *testing.B) {
+	const size = 4 << 30
+	taken := make(chan int64, 1)
+	target := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		taken <- n
+	}))
+	defer target.Close()
+	var peak int64
+	for b.Loop() {
+		w := newWorld(b, "sh", "-c", "cat /in >/out")
+		source := w.file("source", nil)
+		if err := os.Truncate(source, size); err != nil {
+			b.Fatal(err)
+		}
+		w.request.Plan.Streams = []transforms.Stream{
+			{Name: "in", Kind: transforms.StreamInput, Path: "/in", File: source},
+			{Name: "out", Kind: transforms.StreamOutput, Path: "/out", HTTP: &transforms.HTTPTarget{URL: target.URL}},
+		}
+		p := w.start()
+		if n := <-taken; n != size {
+			b.Fatalf("%d bytes came of %d", n, int64(size))
+		}
+		peak = max(peak, peakOf(p.Process.Pid))
+		w.waitQuietly(p)
+	}
+	b.ReportMetric(float64(peak)/(1<<20), "MiB")
+}
+
+// peakOf adds the most private memory that a runner and its children have had.
+func peakOf(pid int) (sum int64) {
+	pids := []string{strconv.Itoa(pid)}
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, list := range lists {
+		data, _ := os.ReadFile(list)
+		pids = append(pids, strings.Fields(string(data))...)
+	}
+	for _, pid := range pids {
+		args, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+		if !strings.Contains(string(args), Command+"\x00") && !strings.Contains(string(args), TransferCommand) {
+			continue // the container's
+		}
+		status, _ := os.ReadFile("/proc/" + pid + "/status")
+		for line := range strings.Lines(string(status)) {
+			var kb int64
+			// Without the pages of the program, which all of its processes share.
+			if _, err := fmt.Sscanf(line, "RssAnon: %d kB", &kb); err == nil {
+				sum += kb << 10
+			}
+		}
+	}
+	return sum
 }

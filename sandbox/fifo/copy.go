@@ -74,7 +74,7 @@ func (s *Sender) Send(ctx, life context.Context, src io.Reader) (Result, error) 
 		}
 	}
 	defer interrupt(either, s.w)()
-	sum, readErr, writeErr := pump(s.w, src)
+	sum, readErr, writeErr := feed(s.w, src)
 	res.Bytes, res.SHA256 = sum.bytes, sum.hash
 	switch {
 	case readErr != nil:
@@ -100,6 +100,17 @@ func (s *Sender) Send(ctx, life context.Context, src io.Reader) (Result, error) 
 	unread, err := unreadBytes(witness)
 	res.Partial = unread > 0
 	return res, err
+}
+
+// feed moves src by its pages where it is a file and the kernel can.
+func feed(w *os.File, src io.Reader) (total, error, error) {
+	if f, ok := src.(*os.File); ok {
+		sum, readErr, writeErr := pumpFile(w, f)
+		if !errors.Is(readErr, errNoTee) {
+			return sum, readErr, writeErr
+		}
+	}
+	return pump(w, src)
 }
 
 // Close closes the host's end, if it is open.

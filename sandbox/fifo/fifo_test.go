@@ -497,3 +497,44 @@ func TestPipeIsWide(t *testing.T) {
 		t.Errorf("the pipe holds %d bytes, %v, want %d", size, err, pipeSizes[0])
 	}
 }
+
+// TestSourceThatChanges: pages are given away as they are, so a file that is
+// written meanwhile is an error and not a wrong hash.
+func TestSourceThatChanges(t *testing.T) {
+	s := newBench(t)
+	path := filepath.Join(t.TempDir(), "source")
+	if err := os.WriteFile(path, make([]byte, 8<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	src, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	reader, err := os.OpenFile(s.path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	sender := s.dir.Sender(s.pipe)
+	if err := sender.Connect(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := sender.Send(t.Context(), t.Context(), src)
+		done <- err
+	}()
+	// It is under way, and stands still at a full pipe.
+	if _, err := io.ReadFull(reader, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 4<<20); err != nil {
+		t.Fatal(err)
+	}
+	go io.Copy(io.Discard, reader)
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "changed") {
+		t.Errorf("Send: %v", err)
+	}
+	sender.Close()
+}
