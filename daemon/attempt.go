@@ -183,7 +183,7 @@ func (f *front) request(job *queue.Job) (*attempt.Request, error) {
 			CPUs: res.CPUs, Memory: res.Memory, PIDs: res.PIDs, Shm: res.Shm, Scratch: res.Scratch, Log: res.Log,
 			Swap: res.Swap, Reservation: res.Reservation, CPUSet: res.CPUSet, MemorySet: res.MemorySet, CPUShares: res.CPUShares,
 		},
-		Limits: attempt.Limits{Hard: job.Limits.Hard, Soft: job.Limits.Soft, Idle: job.Limits.Idle},
+		Limits: attempt.Limits{Hard: job.Limits.Hard, Soft: job.Limits.Soft, Idle: job.Limits.Idle, Outage: f.config.Load().Outage},
 	}, nil
 }
 

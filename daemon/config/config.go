@@ -50,6 +50,9 @@ type Config struct {
 	// another address: URL, or FROM=TO, several separated by commas.
 	APIURL string
 
+	// Outage is how long an attempt waits for a Girder that it cannot reach.
+	Outage time.Duration
+
 	// MaxQueue is how many jobs may wait.
 	MaxQueue int
 
@@ -154,6 +157,7 @@ func Default() Config {
 		Group:          "girder-worker",
 		AdminGroup:     "girder-worker-admin",
 		PolicyFile:     "/etc/girder-worker/policy.toml",
+		Outage:         6 * time.Hour,
 		Launcher:       LauncherAuto,
 		MaxQueue:       2_000_000,
 		// Above systemd's ranges for services and containers, above what

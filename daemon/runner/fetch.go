@@ -122,7 +122,7 @@ func (m *mover) fetch(ctx context.Context, f *transforms.Fetch) (at string, dire
 	if err != nil {
 		return "", nil, err
 	}
-	into, err := m.place(f.Into)
+	into, err := m.writable(f.Into)
 	if err != nil {
 		return "", nil, err
 	}

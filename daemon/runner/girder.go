@@ -1,13 +1,11 @@
 package runner
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path"
-	"strings"
 	"sync"
 	"time"
 
@@ -135,6 +133,10 @@ type tree struct {
 	name string // for a person
 	// kept: what is there is the submitter's, and not ours to mistake for a clash.
 	kept bool
+	// readOnly: the job may read it. Before something is written here the policy
+	// is asked whether the submitter's jobs may write to its source.
+	readOnly bool
+	source   string
 }
 
 const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
@@ -294,6 +296,19 @@ func (m *mover) place(name string) (*tree, error) {
 	return t, nil
 }
 
+// writable returns a place that something may be written to.
+func (m *mover) writable(name string) (*tree, error) {
+	t, err := m.place(name)
+	if err != nil || !t.readOnly {
+		return t, err
+	}
+	f, err := m.opener.open(t.source, true)
+	if err != nil {
+		return nil, fmt.Errorf("cannot write to %s: %w", t.source, reason(err))
+	}
+	return t, f.Close()
+}
+
 func (m *mover) addPlace(name string, t *tree) {
 	if m.places == nil {
 		m.places = map[string]*tree{}
@@ -318,9 +333,3 @@ func why(err error) error {
 	}
 	return err
 }
-
-// within ends a call with the runner's interest in it: there is none, the
-// runner ends this process.
-func within() context.Context { return context.Background() }
-
-func joined(parts ...string) string { return strings.TrimPrefix(path.Join(parts...), "/") }

@@ -191,7 +191,7 @@ func (m *mover) openBind(b *transforms.Bind) (*found, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot duplicate a descriptor: %w", err)
 		}
-		m.addPlace(b.Name, &tree{dir: os.NewFile(uintptr(fd), b.Source), name: b.Target, kept: true})
+		m.addPlace(b.Name, &tree{dir: os.NewFile(uintptr(fd), b.Source), name: b.Target, kept: true, readOnly: b.ReadOnly, source: b.Source})
 	}
 	return f, nil
 }

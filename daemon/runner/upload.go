@@ -47,7 +47,11 @@ func (m *mover) run(ctx context.Context, h *transforms.Hook, state json.RawMessa
 	if err != nil {
 		return err
 	}
-	from, err := m.place(h.From)
+	find := m.place
+	if h.DeleteFile {
+		find = m.writable
+	}
+	from, err := find(h.From)
 	if err != nil {
 		return err
 	}
