@@ -36,6 +36,10 @@ func (e *Events) Switch(on bool) (before bool) {
 	return e.buffer.Send(on)
 }
 
+// Online tells that the worker is there: Run does at its start, and who sees that the
+// broker is another one, or has come back, does again.
+func (e *Events) Online() { e.worker(celery.WorkerOnline) }
+
 // Heartbeat sends one at once.
 func (e *Events) Heartbeat() { e.worker(celery.WorkerHeartbeat) }
 
@@ -60,7 +64,7 @@ func (e *Events) every() time.Duration {
 // Run sends the worker's own events, and those of tasks as the queue changes, until
 // ctx ends. Events that come too fast for it are left out: they are for watching.
 func (e *Events) Run(ctx context.Context) {
-	e.worker(celery.WorkerOnline)
+	e.Online()
 	defer e.worker(celery.WorkerOffline)
 	beat, flush := time.NewTicker(e.every()), time.NewTicker(flushTime)
 	defer beat.Stop()

@@ -36,8 +36,6 @@ type Intake struct {
 	// Document makes the job document of a known task, and takes its secrets out.
 	// What it refuses is told to the caller, so its error must hold no secret.
 	Document func(*celery.Task) (*transforms.JobFile, transforms.Secrets, error)
-	// Pickle is how values in the body are decoded.
-	Pickle jsonpickle.Options
 }
 
 // Taken is what a delivery comes to.
@@ -52,7 +50,7 @@ type Taken struct {
 // Take reads a delivery. The error is a [*celery.Error] whose End is Reject: nobody
 // can be told. Whatever else is wrong makes a submission that is born failed.
 func (in *Intake) Take(d celery.Delivery) (Taken, error) {
-	t, err := celery.Decode(d, celery.Options{Pickle: in.Pickle})
+	t, err := celery.Decode(d, celery.Options{Pickle: transforms.PickleOptions()})
 	var bad *celery.Error
 	if errors.As(err, &bad) && bad.End == celery.Reject {
 		return Taken{}, bad

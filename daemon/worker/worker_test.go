@@ -35,7 +35,7 @@ func settings() Settings {
 }
 
 func intake() *Intake {
-	return &Intake{Settings: settings, Document: Document, Pickle: transforms.PickleOptions()}
+	return &Intake{Settings: settings, Document: Document}
 }
 
 func message(id, body string, change func(*celery.Delivery)) celery.Delivery {
