@@ -277,7 +277,7 @@ func BenchmarkPhases(b *testing.B) {
 			}
 			last = now
 		}
-		c, config, err := r.prepare(&spec)
+		c, config, err := r.prepare(b.Context(), &spec)
 		lap("1-prepare-ms", err)
 		c.lc, err = libcontainer.Create(c.work.state(), spec.ID, config)
 		lap("2-create-ms", err)

@@ -119,7 +119,7 @@ func TestLittleMemory(t *testing.T) {
 	// end libcontainer's half in the container.
 	spec.Resources.Memory = 1 << 20
 	spec.Rootfs.Scratch = t.TempDir()
-	c, err := r.create(spec)
+	c, err := r.create(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)
 	}

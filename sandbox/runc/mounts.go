@@ -62,17 +62,24 @@ func (w *workspace) attach(mount int, target string) error {
 // remove unmounts everything and removes the directory. It may be called again
 // after it failed.
 func (w *workspace) remove() error {
+	if err := w.unmount(); err != nil {
+		return err
+	}
+	// What is left are mount points; a mount among them would make this fail,
+	// and not empty a file system of someone's.
+	if err := removeMountPoints(w.dir); err != nil {
+		return fmt.Errorf("cannot remove the container's workspace: %w", err)
+	}
+	return nil
+}
+
+func (w *workspace) unmount() error {
 	for len(w.mounted) > 0 {
 		last := len(w.mounted) - 1
 		if err := unix.Unmount(w.mounted[last], unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("cannot unmount the container's files: %w", &os.PathError{Op: "umount", Path: w.mounted[last], Err: err})
 		}
 		w.mounted = w.mounted[:last]
-	}
-	// What is left are mount points; a mount among them would make this fail,
-	// and not empty a file system of someone's.
-	if err := removeMountPoints(w.dir); err != nil {
-		return fmt.Errorf("cannot remove the container's workspace: %w", err)
 	}
 	return nil
 }

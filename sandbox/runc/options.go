@@ -55,6 +55,9 @@ type Options struct {
 	// Init is the program that containers with an init get: statically linked, and
 	// this one's code in reaper.c. Empty is the program that runs.
 	Init string
+	// NoIDMap makes containers as on a machine whose kernel or file system has no
+	// mounts that map ids: each gets a copy of its image.
+	NoIDMap bool
 	// Logger gets what fails no container; nil discards it.
 	Logger *slog.Logger
 }

@@ -3,8 +3,10 @@
 package runc
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -15,38 +17,126 @@ import (
 	"girderworker/sandbox"
 )
 
+// errNoIDMap is a machine that cannot map the ids of a mount.
+var errNoIDMap = errors.New("the file system or the kernel cannot map user ids")
+
 // mountRootfs mounts the image's layers and the scratch directory as one root
 // file system and returns where. The container's ids are the layers' ids,
 // whatever they are on the host: each layer is shared by all containers and
-// mapped where it is mounted.
-func (w *workspace) mountRootfs(spec *sandbox.Spec) (string, error) {
+// mapped where it is mounted. Where that cannot be, all files get other owners,
+// and thereby are copied; shifted is how many.
+func (w *workspace) mountRootfs(ctx context.Context, spec *sandbox.Spec, noIDMap bool) (rootfs string, shifted int, err error) {
 	// The namespace costs a process; meanwhile the directories are made.
 	userns := make(chan userNamespace)
 	go func() { userns <- openUserNamespace(spec) }()
-	err := prepareScratch(spec)
+	err = prepareScratch(spec)
 	ns := <-userns
 	defer ns.close()
 	if err := errors.Join(err, ns.err); err != nil {
-		return "", err
+		return "", 0, err
 	}
 	lower := filepath.Join(w.dir, "lower")
 	if err := mkdir(lower, 0o711); err != nil {
-		return "", fmt.Errorf("cannot make the container's workspace: %w", err)
+		return "", 0, fmt.Errorf("cannot make the container's workspace: %w", err)
 	}
-	for i, layer := range spec.Rootfs.Layers {
-		if err := w.mountLayer(layer, filepath.Join(lower, strconv.Itoa(i)), ns.file); err != nil {
-			return "", fmt.Errorf("cannot mount the image layer %s: %w", layer, err)
+	mapped := ns.file != nil && !noIDMap
+	if err = w.mountLayers(spec.Rootfs.Layers, lower, ns.file, mapped); errors.Is(err, errNoIDMap) {
+		mapped = false
+		if err = w.unmount(); err == nil {
+			err = w.mountLayers(spec.Rootfs.Layers, lower, nil, false)
 		}
 	}
-	rootfs := filepath.Join(w.dir, "rootfs")
+	if err != nil {
+		return "", 0, err
+	}
+	rootfs = filepath.Join(w.dir, "rootfs")
 	if err := mkdir(rootfs, 0o711); err != nil {
-		return "", fmt.Errorf("cannot make the container's workspace: %w", err)
+		return "", 0, fmt.Errorf("cannot make the container's workspace: %w", err)
+	}
+	var ours map[string]bool
+	if ns.file != nil && !mapped {
+		if ours, err = namesBelow(filepath.Join(spec.Rootfs.Scratch, "upper")); err != nil {
+			return "", 0, err
+		}
 	}
 	if err := mountOverlay(lower, len(spec.Rootfs.Layers), spec.Rootfs.Scratch, rootfs); err != nil {
-		return "", fmt.Errorf("cannot mount the container's root file system: %w", err)
+		return "", 0, fmt.Errorf("cannot mount the container's root file system: %w", err)
 	}
 	w.mounted = append(w.mounted, rootfs)
-	return rootfs, nil
+	if ours != nil {
+		if shifted, err = shift(ctx, spec, rootfs, ours); err != nil {
+			return "", 0, fmt.Errorf("cannot copy the image for the container: %w", err)
+		}
+	}
+	return rootfs, shifted, nil
+}
+
+func (w *workspace) mountLayers(layers []string, lower string, userns *os.File, mapped bool) error {
+	if !mapped {
+		userns = nil
+	}
+	for i, layer := range layers {
+		if err := w.mountLayer(layer, filepath.Join(lower, strconv.Itoa(i)), userns); err != nil {
+			return fmt.Errorf("cannot mount the image layer %s: %w", layer, err)
+		}
+	}
+	return nil
+}
+
+// namesBelow is everything in a directory, by its path from there.
+func namesBelow(dir string) (map[string]bool, error) {
+	names := map[string]bool{}
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(dir, path)
+		names[rel] = true
+		return err
+	})
+	return names, err
+}
+
+// shift gives the files of an image the owners that they have in the container.
+// No container runs yet, so that what a name leads to cannot change, and no link
+// is followed. ours are those that were made with the right owners. Ids that the
+// container does not have stay as they are, and are nobody's in it.
+func shift(ctx context.Context, spec *sandbox.Spec, rootfs string, ours map[string]bool) (n int, err error) {
+	err = filepath.WalkDir(rootfs, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if rel, err := filepath.Rel(rootfs, path); err != nil || ours[rel] {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return &os.PathError{Op: "lstat", Path: path, Err: err}
+		}
+		uid, hasUser := hostID(spec.UIDMappings, int(st.Uid))
+		gid, hasGroup := hostID(spec.GIDMappings, int(st.Gid))
+		if !hasUser {
+			uid = -1
+		}
+		if !hasGroup {
+			gid = -1
+		}
+		n++
+		if err := os.Lchown(path, uid, gid); err != nil {
+			return err
+		}
+		// A new owner takes these bits away.
+		if st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 && st.Mode&unix.S_IFMT != unix.S_IFLNK {
+			if err := unix.Chmod(path, st.Mode&0o7777); err != nil {
+				return &os.PathError{Op: "chmod", Path: path, Err: err}
+			}
+		}
+		return nil
+	})
+	return n, err
 }
 
 // prepareScratch makes what the overlay writes to, as the container's root's.
@@ -66,10 +156,8 @@ func prepareScratch(spec *sandbox.Spec) error {
 	return writeNames(spec, filepath.Join(spec.Rootfs.Scratch, "upper"))
 }
 
-// mountLayer attaches a copy of a layer's mount, with the ids of userns. This
-// is the one place that needs mounts that map ids. Without them there would
-// have to be a copy of each layer for each range of ids, with all its files
-// changed: until someone needs such a machine, it is refused.
+// mountLayer attaches a copy of a layer's mount, with the ids of userns, or with
+// its own for nil. The error is errNoIDMap where they cannot be mapped.
 func (w *workspace) mountLayer(layer, target string, userns *os.File) error {
 	tree, err := unix.OpenTree(unix.AT_FDCWD, layer, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil {
@@ -85,12 +173,12 @@ func (w *workspace) mountLayer(layer, target string, userns *os.File) error {
 		attr.Userns_fd = uint64(userns.Fd())
 	}
 	err = unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr)
-	if errors.Is(err, unix.EINVAL) && userns != nil {
-		return fmt.Errorf("its file system cannot map user ids on this kernel; keep the images on ext4, xfs or btrfs, on Linux 5.19 or later: %w", os.NewSyscallError("mount_setattr", err))
+	if userns != nil && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP)) {
+		return fmt.Errorf("%w: %w", errNoIDMap, os.NewSyscallError("mount_setattr", err))
 	} else if err != nil {
 		return os.NewSyscallError("mount_setattr", err)
 	}
-	if err := mkdir(target, 0o711); err != nil {
+	if err := mkdir(target, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
 	return w.attach(tree, target)

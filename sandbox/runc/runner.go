@@ -137,7 +137,7 @@ func (r *Runner) Start(ctx context.Context, spec *sandbox.Spec) (sandbox.Contain
 	}()
 	defer func() { <-warmed }()
 
-	c, err := r.create(spec)
+	c, err := r.create(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -148,8 +148,8 @@ func (r *Runner) Start(ctx context.Context, spec *sandbox.Spec) (sandbox.Contain
 }
 
 // create makes everything that the container's first process needs.
-func (r *Runner) create(spec *sandbox.Spec) (*container, error) {
-	c, config, err := r.prepare(spec)
+func (r *Runner) create(ctx context.Context, spec *sandbox.Spec) (*container, error) {
+	c, config, err := r.prepare(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +161,7 @@ func (r *Runner) create(spec *sandbox.Spec) (*container, error) {
 }
 
 // prepare mounts the container's files and describes it to libcontainer.
-func (r *Runner) prepare(spec *sandbox.Spec) (_ *container, _ *configs.Config, err error) {
+func (r *Runner) prepare(ctx context.Context, spec *sandbox.Spec) (_ *container, _ *configs.Config, err error) {
 	path := filepath.Join("/", r.options.Cgroup, spec.ID)
 	group, err := cgroup.At(path)
 	if err != nil {
@@ -181,9 +181,12 @@ func (r *Runner) prepare(spec *sandbox.Spec) (_ *container, _ *configs.Config, e
 			err = errors.Join(err, c.work.remove())
 		}
 	}()
-	rootfs, err := c.work.mountRootfs(spec)
+	rootfs, shifted, err := c.work.mountRootfs(ctx, spec, r.options.NoIDMap)
 	if err != nil {
 		return nil, nil, err
+	}
+	if shifted > 0 {
+		r.log.Warn("The image was copied for this container, because its file system cannot map user ids; keep images on ext4, xfs or btrfs, on Linux 5.19 or later", "files", shifted)
 	}
 	if err := checkRootfs(rootfs); err != nil {
 		return nil, nil, err

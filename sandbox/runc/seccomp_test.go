@@ -85,7 +85,7 @@ func runWithLibcontainersFilter(t *testing.T, r *Runner, spec *sandbox.Spec) res
 	own.Rootfs.Scratch = t.TempDir()
 	stdout, stderr := newOutput(t), newOutput(t)
 	own.Stdout, own.Stderr = stdout.w, stderr.w
-	c, config, err := r.prepare(&own)
+	c, config, err := r.prepare(t.Context(), &own)
 	if err != nil {
 		t.Fatal(err)
 	}
