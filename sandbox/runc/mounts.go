@@ -165,15 +165,25 @@ func (w *workspace) bind(m sandbox.Mount, name string) (string, error) {
 		return "", os.NewSyscallError("mount_setattr", err)
 	}
 
-	var st unix.Stat_t
-	if err := unix.Fstat(int(m.Source.Fd()), &st); err != nil {
-		return "", os.NewSyscallError("fstat", err)
-	}
 	target := filepath.Join(w.dir, name)
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFDIR:
+	var st unix.Stat_t
+	err = unix.Fstat(int(m.Source.Fd()), &st)
+	switch {
+	case errors.Is(err, unix.EACCES):
+		// A file system that lets only its user look. What it is shows where it fits.
+		if err = mkdir(target, 0o711); err == nil {
+			if err = w.attach(tree, target); err == nil {
+				return target, nil
+			}
+			if err = os.Remove(target); err == nil {
+				err = os.WriteFile(target, nil, 0o600)
+			}
+		}
+	case err != nil:
+		return "", os.NewSyscallError("fstat", err)
+	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
 		err = mkdir(target, 0o711)
-	case unix.S_IFLNK:
+	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
 		return "", errors.New("it is a link")
 	default:
 		err = os.WriteFile(target, nil, 0o600)
