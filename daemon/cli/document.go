@@ -46,7 +46,7 @@ func (f *jobFlags) add(cmd *cobra.Command) {
 	fl.StringVarP(&f.workdir, "workdir", "w", "", "working `directory` in the container")
 	fl.StringVarP(&f.user, "user", "u", "", "`user` in the container: NAME, UID, NAME:GROUP or UID:GID")
 	fl.StringVar(&f.entrypoint, "entrypoint", "", "`command` to run instead of the image's")
-	fl.StringArrayVar(&f.inputs, "input", nil, "`NAME=FILE` feeds the file into the pipe {NAME}")
+	fl.StringArrayVar(&f.inputs, "input", nil, "`NAME=FILE` feeds the file, or girder:ID, into the pipe {NAME}")
 	fl.StringArrayVar(&f.outputs, "output", nil, "`NAME=FILE` writes what comes out of the pipe {NAME}")
 	fl.StringVar(&f.stdin, "stdin", "", "`file` that the job reads as its standard input")
 	fl.BoolVar(&f.progress, "progress", false, "give the job the pipe {progress} to tell its progress")
@@ -74,8 +74,9 @@ func (f *jobFlags) add(cmd *cobra.Command) {
 // pipe and bind are written by hand rather than taken from the daemon: the
 // command line knows the wire, not the server.
 type pipe struct {
-	Name string `json:"name"`
-	File string `json:"file"`
+	Name   string `json:"name"`
+	File   string `json:"file,omitempty"`
+	FileID string `json:"file_id,omitempty"`
 }
 
 type bind struct {
@@ -138,7 +139,30 @@ func (f *jobFlags) document(cmd *cobra.Command, lookup func(string) (string, boo
 	if err := f.setEnv(d, lookup); err != nil {
 		return nil, err
 	}
-	return d, f.setFiles(d)
+	if err := f.setFiles(d); err != nil {
+		return nil, err
+	}
+	if f.usesGirder() {
+		own, err := ownGirder(lookup)
+		if err != nil {
+			return nil, err
+		}
+		if own != nil {
+			d["girder"] = own
+		}
+	}
+	return d, nil
+}
+
+// usesGirder tells whether anything comes from or goes to a server.
+func (f *jobFlags) usesGirder() bool {
+	for _, pair := range append(append([]string(nil), f.inputs...), f.outputs...) {
+		name, where, _ := strings.Cut(pair, "=")
+		if _, _, ok := inGirder(name, where); ok {
+			return true
+		}
+	}
+	return false
 }
 
 func (f *jobFlags) setEnv(d map[string]any, lookup func(string) (string, bool)) error {
@@ -178,24 +202,39 @@ func (f *jobFlags) setFiles(d map[string]any) error {
 		d["binds"] = binds
 	}
 	for _, list := range []struct {
-		flag, key string
-		pairs     []string
-		check     func(string) error
+		flag, key, moves string
+		pairs            []string
+		check            func(string) error
 	}{
-		{"--input", "inputs", f.inputs, checkInput},
-		{"--output", "outputs", f.outputs, checkOutput},
+		{"--input", "inputs", "downloads", f.inputs, checkInput},
+		{"--output", "outputs", "uploads", f.outputs, checkOutput},
 	} {
 		var pipes []pipe
+		var moves []moved
 		for _, pair := range list.pairs {
 			name, file, ok := strings.Cut(pair, "=")
 			if !ok || name == "" || file == "" {
 				return fmt.Errorf("%s %q: write NAME=FILE", list.flag, pair)
 			}
+			if m, stream, ok := inGirder(name, file); ok {
+				switch {
+				case list.flag == "--input" && stream:
+					pipes = append(pipes, pipe{Name: name, FileID: m.FileID})
+				case list.flag == "--output" && m.FileID != "":
+					return fmt.Errorf("--output %s: write girder-item:ID or girder-folder:ID, where Girder can put a new file", pair)
+				default:
+					moves = append(moves, m)
+				}
+				continue
+			}
 			path, err := f.usable(file, list.check)
 			if err != nil {
 				return fmt.Errorf("%s %s: %w", list.flag, pair, err)
 			}
-			pipes = append(pipes, pipe{name, path})
+			pipes = append(pipes, pipe{Name: name, File: path})
+		}
+		if moves != nil {
+			d[list.moves] = moves
 		}
 		if pipes != nil {
 			d[list.key] = pipes

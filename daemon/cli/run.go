@@ -32,6 +32,12 @@ becomes its path there, {{NAME}} the text {NAME}. Files are opened when the job
 starts, with the rights of whoever submitted it. The disk space that a job writes
 in its container is not bounded yet.
 
+girder:ID in place of the file of --input is a file in Girder. girder-file:ID,
+girder-item:ID and girder-folder:ID are fetched first, and {NAME} is where they
+are; with --output, what the job writes at {NAME} goes to girder-item:ID or
+girder-folder:ID. The server and your API key stand in
+~/.config/girder-worker/girder.json as in the field "girder" of a job document.
+
 With --json, stdout has a line of JSON for each piece of output and each change of
 state, and one with the whole job at its end.`
 

@@ -84,6 +84,9 @@ func given(cmd *cobra.Command, names ...string) (n int) {
 
 func (a *app) submitFile(ctx context.Context, file string) error {
 	document, err := a.readDocument(file)
+	if err == nil {
+		document, err = withOwnGirder(document, a.LookupEnv)
+	}
 	if err != nil {
 		return err
 	}

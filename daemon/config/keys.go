@@ -88,7 +88,7 @@ func (c *Config) Keys() []Key {
 		{sectionWorker, "policy_file", "what jobs may ask, and whose; reloaded when it is changed", false, (*pathValue)(&c.PolicyFile)},
 		{sectionWorker, "audit_log", "who had what run (default: audit.jsonl in state_dir)", false, (*pathValue)(&c.AuditLog)},
 		{sectionWorker, "drop_dir", "directory watched for image archives (default: images/drop in state_dir)", false, (*pathValue)(&c.DropDir)},
-		{sectionWorker, "outage", "how long a job's downloads and uploads wait for a Girder that is out of reach", true, (*durationValue)(&c.Outage)},
+		{sectionWorker, "outage", "how long downloads and uploads wait for a Girder out of reach", true, (*durationValue)(&c.Outage)},
 		{sectionWorker, "api_url", "where Girder is reached from here: URL, or FROM=TO,... by prefix", true, (*apiValue)(&c.APIURL)},
 		{sectionWorker, "max_queue", "how many jobs may wait", true, &countValue{&c.MaxQueue, 1, 100_000_000}},
 		{sectionWorker, "slots", "attempts at a time (default: half the processors)", true, &countValue{&c.Machine.Slots, 1, MaxSlots}},
