@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"girderworker/daemon/attempt"
+	"girderworker/sandbox"
 	"girderworker/transforms"
 )
 
@@ -215,4 +216,27 @@ func peakOf(pid int) (sum int64) {
 		}
 	}
 	return sum
+}
+
+// BenchmarkNetworkStart runs a job that does nothing, without a network, with one
+// that it does not use, and with one that it does.
+func BenchmarkNetworkStart(b *testing.B) {
+	for _, c := range []struct {
+		name, script string
+		mode         sandbox.NetworkMode
+	}{
+		{"none", "true", sandbox.NetworkNone},
+		{"private", "true", sandbox.NetworkPrivate},
+		{"private-used", "nslookup host.docker.internal >/dev/null", sandbox.NetworkPrivate},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				w := newWorld(b, sh(c.script)...)
+				w.request.Plan.Network = c.mode
+				b.StartTimer()
+				w.run()
+			}
+		})
+	}
 }
