@@ -117,17 +117,17 @@ func (f *front) runAttempt(ctx context.Context, job *queue.Job, r *running) {
 		}, "", time.Now())
 		return
 	}
-	devices, err := f.awaitGPUs(ctx, job, r)
+	req, gpus, err := f.request(job)
+	var devices []string
+	if err == nil {
+		devices, err = f.awaitGPUs(ctx, job, r, gpus)
+	}
 	if errors.Is(err, errCanceled) {
 		f.started(r)
 		f.finish(ctx, r.name, &queue.Result{Outcome: string(attempt.OutcomeCanceled), Code: attempt.CodeCanceled, Error: "canceled while it waited for a GPU"}, "", time.Now())
 		return
 	}
 	defer f.freeGPUs(r.name)
-	var req *attempt.Request
-	if err == nil {
-		req, err = f.request(job)
-	}
 	if err == nil {
 		req.Resources.GPUs = devices
 		r.mu.Lock()
@@ -156,19 +156,25 @@ func (f *front) runAttempt(ctx context.Context, job *queue.Job, r *running) {
 	f.follow(ctx, r)
 }
 
-// request turns a claimed job into what the monitor takes.
-func (f *front) request(job *queue.Job) (*attempt.Request, error) {
+// request turns a claimed job into what the monitor takes but the GPUs, of which
+// it returns the number.
+func (f *front) request(job *queue.Job) (*attempt.Request, int, error) {
 	file, err := transforms.ParseJobFile(job.Body)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the job's document: %w", err)
+		return nil, 0, fmt.Errorf("cannot read the job's document: %w", err)
 	}
 	plan, err := file.Plan()
 	if err != nil {
-		return nil, fmt.Errorf("cannot plan the job: %w", err)
+		return nil, 0, fmt.Errorf("cannot plan the job: %w", err)
 	}
 	image, err := f.images.Resolve(file.Image, ownerUID(job))
 	if err != nil {
-		return nil, err
+		return nil, 0, err
+	}
+	// The image of a job may have come after the job, so its label may, too.
+	gpus := job.Needs.GPUs
+	if image.WantsGPU && gpus == 0 && !file.DeclinesGPU() {
+		gpus = 1
 	}
 	file.Complete(f.settings(f.config.Load()).Defaults) // was done at submission; a job of an older release may lack something
 	res := file.Resources
@@ -184,7 +190,7 @@ func (f *front) request(job *queue.Job) (*attempt.Request, error) {
 			Swap: res.Swap, Reservation: res.Reservation, CPUSet: res.CPUSet, MemorySet: res.MemorySet, CPUShares: res.CPUShares,
 		},
 		Limits: attempt.Limits{Hard: job.Limits.Hard, Soft: job.Limits.Soft, Idle: job.Limits.Idle, Outage: f.config.Load().Outage},
-	}, nil
+	}, gpus, nil
 }
 
 // secrets are those of a job that its attempts need. What else is secret of it,

@@ -17,6 +17,7 @@ import (
 	"girderworker/daemon/monitor"
 	"girderworker/queue"
 	"girderworker/sandbox/gpu"
+	"girderworker/transforms"
 )
 
 // gpus are the machine's devices and who has them. Which ones an attempt has is
@@ -171,13 +172,15 @@ const stageFinishing = "finishing"
 
 // awaitGPUs takes the devices of a claimed job. The queue has counted them, so
 // they are there but for a device that disappeared just now, one whose holder is
-// about to let it go, or a share of one device where two devices are needed.
-func (f *front) awaitGPUs(ctx context.Context, job *queue.Job, r *running) ([]string, error) {
-	n := job.Needs.GPUs
+// about to let it go, one that only the image asks for, or a share of one device where two devices are needed.
+func (f *front) awaitGPUs(ctx context.Context, job *queue.Job, r *running, n int) ([]string, error) {
 	if n == 0 {
 		return nil, nil
 	}
 	f.readGPUs()
+	if job.Needs.GPUs == 0 && f.gpus.count() == 0 {
+		return nil, fmt.Errorf("the image asks for a GPU by its label %s, and this machine has none; NVIDIA_VISIBLE_DEVICES=void in the job's environment runs it without", transforms.GPULabel)
+	}
 	for waited := false; ; waited = true {
 		names, changed := f.gpus.take(r.name, n)
 		if names != nil {

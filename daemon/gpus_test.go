@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/client"
+	"girderworker/sandbox/image/imagetest"
 )
 
 // gpuWorld is a daemon on a machine with two devices of a made-up vendor.
@@ -210,5 +212,38 @@ func (w *world) cancel(id string) {
 	}
 	if job := w.wait(id); job.State != "canceled" {
 		w.t.Errorf("canceled job: %+v", job)
+	}
+}
+
+// TestGPULabel: an image that says it wants a GPU gets one, or is refused.
+func TestGPULabel(t *testing.T) {
+	w, dir := gpuWorld(t)
+	busybox, err := imagetest.Busybox()
+	if err != nil {
+		t.Fatal(err)
+	}
+	busybox.Refs = []string{"labelled:1"}
+	busybox.Labels = map[string]string{"com.nvidia.volumes.needed": "nvidia_driver"}
+	var b bytes.Buffer
+	if err := imagetest.DockerArchive(&b, busybox); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.client.ImportImage(t.Context(), &b, "", false); err != nil {
+		t.Fatal(err)
+	}
+	held := w.submit(holdGPU, "image", "labelled:1")
+	w.printed(held.ID, "example0\nup")
+	if got := w.gpuStatus(); got != "0:"+held.ID+" 1:" {
+		t.Errorf("status %s", got)
+	}
+	declined := w.submit("ls /dev | grep -c example", "image", "labelled:1", "env", map[string]string{"NVIDIA_VISIBLE_DEVICES": "void"})
+	if job := w.wait(declined.ID); w.log(job.ID) != "0\n" {
+		t.Errorf("declined: %q", w.log(job.ID))
+	}
+	w.cancel(held.ID)
+	writeGPUs(t, dir)
+	w.eventually("there is none", func() bool { return w.gpuStatus() == "" })
+	if _, err := w.client.Submit(t.Context(), document("x", "image", "labelled:1")); client.Kind(err) != "bad-request" || !strings.Contains(err.Error(), "has none") {
+		t.Errorf("without a GPU: %v", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"girderworker/daemon/monitor"
 	"girderworker/queue"
 	"girderworker/sandbox/image"
+	"girderworker/transforms"
 )
 
 // images reads the store's index itself and has everything else done by the
@@ -212,5 +213,6 @@ func imageView(img image.Image, owner int, names []string) apitype.Image {
 	return apitype.Image{
 		ID: img.ID, Owner: owner, Digest: img.Digest, Size: img.Size,
 		Created: img.Created, Added: img.Added, Arch: img.Arch, Names: names,
+		WantsGPU: img.Config.Labels[transforms.GPULabel] == transforms.GPULabelValue,
 	}
 }

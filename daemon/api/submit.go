@@ -198,6 +198,13 @@ func (s *Server) checkMachine(f *transforms.JobFile, c *call, settings *Settings
 		}
 		return "", &refusal{told}
 	}
+	if image.WantsGPU && f.Resources.GPUs == 0 && !f.DeclinesGPU() {
+		if have.GPUs == 0 {
+			return "", &refusal{apitype.Error{Kind: apitype.KindBadRequest, Field: "resources.gpus",
+				Message: fmt.Sprintf("gpus: the image asks for one by its label %s, and this machine has none; NVIDIA_VISIBLE_DEVICES=void in env runs it without", transforms.GPULabel)}}
+		}
+		f.Resources.GPUs = 1
+	}
 	return image.ID, nil
 }
 

@@ -57,6 +57,8 @@ type Image struct {
 	Created time.Time `json:"created,omitzero"`
 	Added   time.Time `json:"added"`
 	Arch    string    `json:"arch"`
+	// WantsGPU says that the image has the label by which jobs get one.
+	WantsGPU bool `json:"wants_gpu,omitempty"`
 }
 
 // Pruned is what a prune freed.
