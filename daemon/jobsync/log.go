@@ -265,7 +265,7 @@ func (s *Syncer) send(ctx context.Context, r *report, p piece, failure bool) err
 	r.state.Intent.uncertain = errors.Is(err, girder.ErrUncertain) || ctx.Err() != nil
 	if !r.state.Intent.uncertain {
 		if status := (*girder.StatusError)(nil); errors.As(err, &status) && !errors.Is(err, girder.ErrDenied) && !errors.Is(err, girder.ErrNoSuch) &&
-			status.Status < 500 && status.Status != 429 {
+			status.Status >= 400 && status.Status < 500 && status.Status != 429 {
 			return s.refusedLog(ctx, r, err)
 		}
 		return err
@@ -293,10 +293,15 @@ func (s *Syncer) arrived(r *report) {
 // resolve finds out whether a piece has arrived, by the end of Girder's log.
 func (s *Syncer) resolve(ctx context.Context, r *report) error {
 	job, err := r.client.Job(ctx, r.id)
+	i := r.state.Intent
+	if errors.Is(err, girder.ErrTooLong) {
+		s.count.duplicates.Add(1)
+		r.state.Intent = nil
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	i := r.state.Intent
 	yes, known := found(job.Log, r.state.Recent, r.state.Sent, i)
 	if yes {
 		s.arrived(r)

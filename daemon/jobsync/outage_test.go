@@ -199,10 +199,10 @@ func TestRefused(t *testing.T) {
 			bad := r.submit("bad", celeryHandler)
 			refuse(r, bad)
 			good := r.submit("good", celeryHandler)
+			begun := r.clock.Now()
 			r.begin()
 			r.claim(bad, good)
 			bad.start().write("nobody reads this\n")
-			begun := r.clock.Now()
 			r.until("it is given up", func() bool { return bad.queued().Untold != "" })
 			if waited := r.clock.Now().Sub(begun); waited < refusedFor {
 				t.Errorf("given up after %s", waited)

@@ -93,11 +93,13 @@ type rig struct {
 	config Config
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T) *rig { return newRigLimit(t, 0) }
+
+func newRigLimit(t *testing.T, logLimit int) *rig {
 	r := &rig{T: t, dir: t.TempDir(), clock: newClock(), log: new(lockedBuffer), change: make(chan struct{})}
 	r.clock.changed = r.changed
 	must(t, os.MkdirAll(filepath.Join(r.dir, "jobs"), 0o755))
-	r.girder = girdertest.New(t, girdertest.Config{Handler: func(next http.Handler) http.Handler {
+	r.girder = girdertest.New(t, girdertest.Config{LogLimit: logLimit, Handler: func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			defer r.changed()
 			r.mu.Lock()
@@ -168,7 +170,7 @@ func (r *rig) changed() {
 // until waits for a condition, which is looked at after every call and wait.
 func (r *rig) until(what string, cond func() bool) {
 	r.Helper()
-	late := time.After(30 * time.Second)
+	late := time.After(2 * time.Minute)
 	for {
 		r.mu.Lock()
 		change := r.change

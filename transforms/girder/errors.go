@@ -19,6 +19,8 @@ var (
 	ErrTimeout = errors.New("no answer from Girder in time")
 	// ErrAnswer: the answer is not what Girder answers to that call.
 	ErrAnswer = errors.New("not an answer of Girder")
+	// ErrTooLong: the answer is longer than any that is read.
+	ErrTooLong = errors.New("too long")
 	// ErrRedirect: the server sent the call to where it is not followed.
 	ErrRedirect = errors.New("redirect not followed")
 

@@ -249,7 +249,7 @@ func (c *Client) try(ctx context.Context, r call, token string, out any) error {
 	case err != nil:
 		return &answerError{r, fmt.Errorf("cannot read the answer: %w", cause(ctx, response.Request.Context(), err))}
 	case len(answer) > maxAnswer:
-		return &answerError{r, fmt.Errorf("%w: longer than %d bytes", ErrAnswer, maxAnswer)}
+		return &answerError{r, fmt.Errorf("%w: %w: longer than %d bytes", ErrAnswer, ErrTooLong, maxAnswer)}
 	case out == nil:
 		return nil
 	}

@@ -30,6 +30,10 @@ type Config struct {
 	MinChunk int64
 	// SHA512 makes file documents tell the hash, as the plugin hashsum_download does.
 	SHA512 bool
+	// LogLimit, when not 0, is about how many bytes of a job's log are kept, as
+	// Girder does since 2026: with each piece, the limit divided by its length is
+	// how many pieces are.
+	LogLimit int
 	// Handler, when not nil, is what the routes are served by in the end: it may
 	// wrap them, or add some.
 	Handler func(routes http.Handler) http.Handler

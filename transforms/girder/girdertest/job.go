@@ -232,6 +232,9 @@ func (s *Server) putJob(r *request) (any, error) {
 			j.log = nil
 		}
 		j.log = append(j.log, log)
+		if s.config.LogLimit > 0 {
+			j.log = j.log[len(j.log)-min(len(j.log), s.config.LogLimit/len(log)):]
+		}
 	}
 	if len(numbers) > 0 || r.Form.Has("progressMessage") {
 		if j.progress == nil {
