@@ -216,8 +216,17 @@ func readPiece(dir attempt.Dir, at cursor, ended bool) (p piece, err error) {
 // how much of it that is. What is no UTF-8 becomes U+FFFD. The beginning of a
 // character at the end is left for later, unless that is all that ever comes.
 func mend(raw []byte, all bool) (text string, used int) {
-	if len(raw) <= pieceSize && utf8.Valid(raw) {
-		return string(raw), len(raw)
+	head := raw[:min(len(raw), pieceSize)]
+	for n := 1; n < utf8.UTFMax && n <= len(head); n++ {
+		if last := head[len(head)-n:]; utf8.RuneStart(last[0]) {
+			if !utf8.FullRune(last) {
+				head = head[:len(head)-n]
+			}
+			break
+		}
+	}
+	if (len(head) == len(raw) || len(head) > 0 && !all) && utf8.Valid(head) { // most output is
+		return string(head), len(head)
 	}
 	var b strings.Builder
 	for used < len(raw) {

@@ -109,8 +109,8 @@ func TestFound(t *testing.T) {
 // TestFlood: 64 MiB of output of a job that ends at once, with answers lost.
 func TestFlood(t *testing.T) {
 	size := int64(64 << 20)
-	if testing.Short() {
-		size = 4 << 20
+	if testing.Short() || raced {
+		size = 8 << 20
 	}
 	r := newRigLimit(t, 4<<20)
 	r.clock.leaps = true

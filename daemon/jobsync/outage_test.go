@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -401,5 +403,60 @@ func TestResults(t *testing.T) {
 	r.told()
 	if got := r.girder.Job(good.girderID).Status; got != 3 {
 		t.Errorf("Girder has %d", got)
+	}
+}
+
+// BenchmarkBacklog is the memory that a hundred thousand jobs take whose server
+// is away.
+func BenchmarkBacklog(b *testing.B) {
+	store, err := queue.Open(queue.Options{Dir: b.TempDir()})
+	must(b, err)
+	defer store.Close()
+	dead, err := net.Listen("tcp", "127.0.0.1:0")
+	must(b, err)
+	address := dead.Addr().String()
+	dead.Close()
+	const jobs = 100_000
+	for n := 0; n < jobs; {
+		var subs []queue.Submission
+		for range 1000 {
+			target := Target{URL: fmt.Sprintf("http://%s/api/v1/job/%024x", address, n), Headers: map[string]string{"Girder-Token": "t"}}
+			sub := queue.Submission{Source: queue.SourceAMQP, Owner: "girder", Report: queue.SinkGirder, Fail: "unknown task x"}
+			sub.Origin, sub.Secrets, err = target.Split(nil, nil)
+			must(b, err)
+			subs = append(subs, sub)
+			n++
+		}
+		_, err := store.Submit(context.Background(), subs...)
+		must(b, err)
+	}
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	for b.Loop() {
+		before := heap()
+		s := New(Config{Queue: store, StateDir: "/nonexistent"})
+		ctx, stop := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		begun := time.Now()
+		go func() { defer close(done); s.Run(ctx) }()
+		placed := func() int {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if h := s.hosts["http://"+address]; h != nil {
+				return len(h.queue)
+			}
+			return 0
+		}
+		for placed() < jobs-atOnce {
+			time.Sleep(20 * time.Millisecond)
+		}
+		b.ReportMetric(time.Since(begun).Seconds(), "s-to-take-in")
+		b.ReportMetric(float64(heap()-before)/jobs, "B/job")
+		stop()
+		<-done
 	}
 }

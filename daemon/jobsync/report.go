@@ -118,7 +118,6 @@ func (s *Syncer) step(ctx context.Context, t *task, waiters []chan<- checked) ou
 	calls := r.calls
 	again, err := s.advance(ctx, r, now)
 	o := outcome{again: again, err: err, since: r.since(), quiet: r.calls == calls && err == nil}
-	o.cold = r.job.State.Final()
 	switch {
 	case errors.Is(err, errDone):
 		o.err, o.done, o.since = nil, true, time.Time{}
@@ -402,8 +401,10 @@ func (s *Syncer) judge(ctx context.Context, t *task, r *report, o outcome, now t
 		s.log.Debug("Girder failed on a report; trying again", "job", r.job.ID, "girder", r.target, "error", o.err)
 	case isGirder(o.err):
 		o.away = true
-		if o.cold && r.dirty {
-			o.cold = s.save(ctx, r) == nil
+		if r.dirty && r.job.State.Final() {
+			if err := s.save(ctx, r); err != nil {
+				s.log.Error("Cannot keep how far a log was sent", "job", r.job.ID, "error", err)
+			}
 		}
 		s.log.Debug("Cannot reach Girder; trying again", "job", r.job.ID, "girder", r.target, "error", o.err)
 	default:

@@ -27,7 +27,7 @@ func (s *Syncer) publish(ctx context.Context, t *task) outcome {
 	if age := s.settings.Load().Age; s.clock.Now().Sub(end.Time) > age && (t.failures > 0 || t.host.struggles(s) || s.results == nil) {
 		err = fmt.Errorf("%w: the broker could not be reached for %s", ErrUnpublishable, age)
 	} else if s.results == nil {
-		return outcome{away: true, keep: true, cold: true, err: errNoBroker}
+		return outcome{away: true, keep: true, err: errNoBroker}
 	} else {
 		err = s.results.Publish(ctx, Result{
 			Job: &read.Job, Secrets: read.Secrets, State: end.State, Time: end.Time,
@@ -45,7 +45,7 @@ func (s *Syncer) publish(ctx context.Context, t *task) outcome {
 		s.count.gaveUp.Add(1)
 	default:
 		s.log.Debug("Cannot publish a result; trying again", "job", read.Job.ID, "error", err)
-		return outcome{away: true, keep: true, cold: true, err: err}
+		return outcome{away: true, keep: true, err: err}
 	}
 	if err := s.store.Delivered(ctx, t.seq, end.Seq, queue.SinkCelery); err != nil {
 		return outcome{err: err, keep: true}

@@ -76,8 +76,6 @@ type outcome struct {
 	away bool
 	// quiet: no call was made, so nothing is known of the server.
 	quiet bool
-	// cold: the task will wait for long, without what was read for it.
-	cold bool
 }
 
 // Run drains the outbox until ctx ends. It returns when every step has ended;
@@ -263,7 +261,7 @@ func (s *Syncer) ended(t *task, o outcome, waiters []chan<- checked) {
 		t.host = s.host(o.host)
 		s.queue(t, now)
 		if t.host.failures > 0 {
-			s.refuse(t.host)
+			t.rest()
 		}
 		return
 	}
@@ -276,10 +274,12 @@ func (s *Syncer) ended(t *task, o outcome, waiters []chan<- checked) {
 		h.until = now.Add(pause(h.failures))
 		// Tasks of one server are asked in turn, so that none keeps the others from expiring.
 		s.queue(t, h.until)
-		if len(t.waiters) == 0 && o.cold {
-			t.report = nil
+		t.rest()
+		if h.failures == 1 { // those that come from now on rest at once
+			for _, t := range h.queue {
+				t.rest()
+			}
 		}
-		s.refuse(h)
 		return
 	case o.err != nil:
 		t.failures++
@@ -302,13 +302,15 @@ func (s *Syncer) ended(t *task, o outcome, waiters []chan<- checked) {
 	}
 }
 
-// refuse answers those who wait for a server that turned out to be away.
-func (s *Syncer) refuse(h *host) {
-	for _, t := range h.queue {
-		for _, w := range t.waiters {
-			answer(w, checked{err: ErrAway})
-		}
-		t.waiters = nil
+// rest prepares a task for a long wait: whoever waits for it is answered, and
+// what was read for it is read again when the job has ended. The lock is held.
+func (t *task) rest() {
+	for _, w := range t.waiters {
+		answer(w, checked{err: ErrAway})
+	}
+	t.waiters = nil
+	if r := t.report; r != nil && !r.dirty && r.job.State.Final() {
+		t.report = nil
 	}
 }
 

@@ -1,0 +1,5 @@
+//go:build !race
+
+package jobsync
+
+const raced = false
