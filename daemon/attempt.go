@@ -265,7 +265,7 @@ func (f *front) readEvents(ctx context.Context, dir attempt.Dir, r *running) (*a
 		if err != nil {
 			return nil, err
 		}
-		if e.Started != nil {
+		if e.Started != nil && !f.pastStart(r) {
 			f.record(f.attempts.ctx, "record the start of", r.name, func(ctx context.Context) error {
 				return f.store.Started(ctx, r.name.Job, r.name.Attempt, e.Time)
 			})
@@ -295,6 +295,13 @@ func (f *front) readEvents(ctx context.Context, dir attempt.Dir, r *running) (*a
 		}
 	}
 	return nil, nil
+}
+
+// pastStart tells whether a start that is read is known: a front that comes back
+// reads all events of an attempt whose uploads still go on.
+func (f *front) pastStart(r *running) bool {
+	job, err := f.store.Job(r.name.Job)
+	return err == nil && job.State == queue.Finishing
 }
 
 // exited records the end of a container whose outputs are still on their way:

@@ -76,9 +76,10 @@ func TestCrashGirder(t *testing.T) {
 			for i := 0; ; i++ {
 				id := fmt.Sprintf("g%d-%d", n, i)
 				item := server.AddItem(folder, id)
+				body := document(id, item, random.IntN(200))
 				for {
 					var answer any
-					err := c.call(ctx, http.MethodPost, "/v1/jobs", document(id, item, random.IntN(200)), &answer)
+					err := c.call(ctx, http.MethodPost, "/v1/jobs", body, &answer)
 					if err == nil {
 						break
 					}

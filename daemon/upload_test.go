@@ -1,0 +1,113 @@
+package daemon_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"girderworker/transforms/girder/girdertest"
+)
+
+// uploader is a world with a Girder server, whose uploads hang.
+type uploader struct {
+	*world
+	girder *girdertest.Server
+	token  string
+	folder string
+	items  map[string]string // by job
+}
+
+func newUploader(t *testing.T) *uploader {
+	u := &uploader{world: newWorld(t), items: map[string]string{}, girder: girdertest.New(t, girdertest.Config{MinChunk: 1})}
+	user := u.girder.AddUser(true)
+	u.token = u.girder.AddToken(user, girdertest.ScopeRead, girdertest.ScopeWrite)
+	u.folder = u.girder.AddFolder(user, "data")
+	u.girder.Fail("POST /file/chunk", -1, girdertest.Hang())
+	return u
+}
+
+// upload submits a job that uploads a file, and returns when that hangs.
+func (u *uploader) upload() string {
+	u.t.Helper()
+	item := u.girder.AddItem(u.folder, "item")
+	id := u.submit("echo -n result >/mnt/girder_worker/default/out.txt; echo written",
+		"girder", map[string]any{"api_url": u.girder.API(), "token": u.token},
+		"uploads", []map[string]any{{"path": "out.txt", "item_id": item}}).ID
+	u.items[id] = item
+	u.eventually("the upload hangs", func() bool {
+		job := u.job(id)
+		if job.State == "failed" || job.State == "succeeded" {
+			u.t.Fatalf("job %+v", job)
+		}
+		return job.State == "finishing" && strings.Contains(job.Stage, "uploading out.txt")
+	})
+	return id
+}
+
+// TestUploadsOutliveRunner: a job whose outputs are on their way occupies
+// nothing, and they arrive once, whatever dies.
+func TestUploadsOutliveRunner(t *testing.T) {
+	u := newUploader(t)
+	var ids []string
+	for range 5 { // more than there are slots
+		u.girder.Mend()
+		u.girder.Fail("POST /file/chunk", -1, girdertest.Hang())
+		ids = append(ids, u.upload())
+	}
+	id := ids[0]
+	pid := u.runner(id, 1).Pid
+	if err := u.runner(id, 1).Kill(); err != nil {
+		t.Fatal(err)
+	}
+	u.eventually("another runner goes on", func() bool { return u.runner(id, 1).Pid != pid && u.job(id).Stage != "finishing" })
+	// The same without a daemon, and with a machine that goes down.
+	u.cmd.Process.Kill()
+	u.waitExit()
+	u.eventually("power is off", func() bool {
+		left := u.processes()
+		for _, pid := range left {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+		return len(left) == 0
+	})
+	u.girder.Mend()
+	u.start()
+	for _, id := range ids {
+		if job := u.wait(id); job.State != "succeeded" || job.Attempt != 1 {
+			t.Errorf("job %+v", job)
+		}
+	}
+	for id, item := range u.items {
+		files := u.girder.Files(item)
+		if len(files) != 1 || string(files[0].Data) != "result" {
+			t.Errorf("files of job %s are %+v", id, files)
+		}
+	}
+	for _, id := range ids {
+		for _, name := range []string{"secrets.json", "finish.json"} {
+			u.eventually(name+" of job "+id+" is gone", func() bool {
+				_, err := os.Lstat(filepath.Join(u.state(), "jobs", id, "1", name))
+				return errors.Is(err, fs.ErrNotExist)
+			})
+		}
+	}
+}
+
+// TestCancelUpload: a cancel ends the uploads and the job.
+func TestCancelUpload(t *testing.T) {
+	u := newUploader(t)
+	id := u.upload()
+	if _, err := u.client.Cancel(t.Context(), id, "enough"); err != nil {
+		t.Fatal(err)
+	}
+	if job := u.wait(id); job.State != "canceled" {
+		t.Errorf("job %+v", job)
+	}
+	if files := u.girder.Files(u.items[id]); len(files) != 0 {
+		t.Errorf("files are %+v", files)
+	}
+}
