@@ -96,6 +96,7 @@ func TestSchemaHasTheFieldsOfTheReader(t *testing.T) {
 		return names
 	}
 	read := readerFields(t)
+	maps.Copy(read["jobField"], read["optionField"])
 	for method, of := range map[string][]object{
 		"jobField":      {schema.Defs["job"]},
 		"bind":          {schema.Defs["bind"]},
@@ -108,6 +109,9 @@ func TestSchemaHasTheFieldsOfTheReader(t *testing.T) {
 		"uploadOption":  {schema.Defs["upload"].Properties["upload_kwargs"]},
 		"resourceField": {schema.Defs["resources"]},
 		"retryField":    {schema.Defs["retries"]},
+		"tmpfs":         {schema.Defs["tmpfs"]},
+		"ulimit":        {schema.Defs["ulimit"]},
+		"device":        {schema.Defs["device"]},
 	} {
 		want := map[string]bool{}
 		for _, o := range of {
@@ -203,7 +207,8 @@ func TestManual(t *testing.T) {
 	}
 	for method, names := range readerFields(t) {
 		switch method {
-		case "jobField", "bind", "volume", "pipeField", "girder", "session", "download", "upload", "uploadOption", "resourceField", "retryField":
+		case "jobField", "bind", "volume", "pipeField", "girder", "session", "download", "upload", "uploadOption", "resourceField", "retryField",
+			"optionField", "tmpfs", "ulimit", "device":
 			for name := range names {
 				if !told[name] {
 					t.Errorf("girder-worker-job(5) lacks **%s**", name)

@@ -110,7 +110,7 @@ func (d *taskDecoder) run() error {
 			return err
 		}
 	}
-	if err := d.options(options); err != nil {
+	if err := d.file.applyDockerOptions(options); err != nil {
 		return err
 	}
 	for i, h := range d.task.Hooks {
@@ -544,12 +544,4 @@ func (d *taskDecoder) dockerVolume(at, host string, v jsonpickle.Value) error {
 	}
 	_, err := d.addBind(at, host, target, mode)
 	return err
-}
-
-// options are docker-py's keywords beyond docker_run's own.
-func (d *taskDecoder) options(options map[string]any) error {
-	for _, key := range slices.Sorted(maps.Keys(options)) {
-		return callError("run() got an unexpected keyword argument '%.100s'", key)
-	}
-	return nil
 }

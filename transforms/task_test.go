@@ -3,6 +3,7 @@ package transforms
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -66,6 +67,9 @@ func TestTransforms(t *testing.T) {
 			`"args": ["a b", "1", "True", "None", "2.5", "1e+22", "-0.0", "100000000000000000000000", "['x', 1, (None,)]", "{'k': \"it's\"}"]`},
 		{"entrypoint, text", `"entrypoint": "/bin/sh", "container_args": ["-c", "true"]`, nil, `"entrypoint": "/bin/sh", "args": ["-c", "true"]`},
 		{"entrypoint, list", `"entrypoint": ["a", "b"]`, nil, `"entrypoint": ["a", "b"]`},
+
+		{"docker-py's keywords", `"environment": {"V": DEFAULT}, "mem_limit": "64m", "ulimits": [{"py/object": "docker.types.containers.Ulimit", "Name": "nofile", "Soft": 1, "Hard": 2, "__dict__": {}}]`, nil,
+			`"env": {"V": "{default}"}, "volumes": ["default"], "resources": {"memory": "64m"}, "ulimits": [{"name": "nofile", "soft": 1, "hard": 2}]`},
 
 		{"BindMountVolume", `"container_args": ["ls", BIND], "volumes": [{"py/id": 2}]`, nil,
 			`"args": ["ls", "/mnt/data"], "binds": [{"source": "/data", "target": "/mnt/data", "read_only": true}]`},
@@ -153,13 +157,13 @@ func TestTransforms(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := validate(t, schema, messageParts.Replace(`{"image": "img"`+join(c.document)+`}`)); err != nil {
+			if err := validate(t, schema, messageParts.Replace(`{"image": "img", "network": "private"`+join(c.document)+`}`)); err != nil {
 				t.Errorf("the schema refuses the document: %v", err)
 			}
 			if err := validate(t, schema, string(f.AppendJSON(nil))); err != nil {
 				t.Errorf("the schema refuses what the message came to: %v", err)
 			}
-			written, err := ParseJobFile([]byte(messageParts.Replace(`{"image": "img"` + join(c.document) + `}`)))
+			written, err := ParseJobFile([]byte(messageParts.Replace(`{"image": "img", "network": "private"` + join(c.document) + `}`)))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -193,7 +197,7 @@ func TestTasksThatAreRefused(t *testing.T) {
 		"no image":              {TaskDockerRun, ``, ``, nil, "TypeError: docker_run() missing 1 required positional argument: 'image'"},
 		"image twice":           {TaskDockerRun, `"img"`, `"image": "img"`, nil, "TypeError: docker_run() got multiple values for argument 'image'"},
 		"too many":              {TaskDockerRun, `"img", true, null, [], [], true, 1`, ``, nil, "TypeError: docker_run() takes from 2 to 7 positional arguments but 8 were given"},
-		"unknown keyword":       {TaskDockerRun, `"img"`, `"no_such": 1`, nil, "TypeError: run() got an unexpected keyword argument 'no_such'"},
+		"unknown keyword":       {TaskDockerRun, `"img"`, `"no_such": 1`, nil, "run() got an unexpected keyword argument 'no_such'"},
 		"slicer positional":     {TaskSlicerRun, `"img"`, ``, nil, "TypeError: run() takes 1 positional argument but 2 were given"},
 		"slicer no image":       {TaskSlicerRun, ``, ``, nil, "_docker_run() missing 1 required positional argument: 'image'"},
 		"another task":          {"celery.ping", `"img"`, ``, nil, "not a task that runs a container"},
@@ -244,4 +248,49 @@ func TestTasksThatAreRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzTask feeds whole bodies and hooks to the decoder: whatever comes out is a
+// document that is read again to the same, without a secret in it.
+func FuzzTask(f *testing.F) {
+	for _, kwargs := range []string{
+		`"container_args": ["cat", <G.GirderFileIdToVolume", "gc": GC, "_file_id": "ID1", "_volume": DEFAULT, "_filename": null}], "volumes": [BIND]`,
+		`"stream_connectors": [<D.Connect", "_input": <D.NamedOutputPipe", "_container_path": null, "_host_path": null, "_volume": TEMP, "name": "{x}"}, "_output": <D.HostStdOut"}}], "environment": {"A": "{x}"}`,
+		`"container_args": [[{"a": {"py/set": [1]}}, <S.GirderToken", "gc": GC}], "volumes": {"/a": {"bind": "/b", "mode": "ro"}}`,
+	} {
+		f.Add([]byte(messageParts.Replace(`{"py/tuple": [{"py/tuple": ["img"]}, {`+kwargs+`}]}`)),
+			[]byte(messageParts.Replace(`<G.GirderUploadVolumePathToItem", "gc": GC, "item_id": "ID1", "upload_kwargs": {}, "delete_file": false, "_volumepath": <D.VolumePath", "filename": "a", "_volume": TEMP}}`)))
+	}
+	f.Fuzz(func(t *testing.T, body, hook []byte) {
+		options := PickleOptions()
+		options.Limits = jsonpickle.Limits{Depth: 30, Nodes: 1000}
+		v, err := jsonpickle.Decode(body, options)
+		parts, ok := v.(jsonpickle.Tuple)
+		if err != nil || !ok || len(parts) < 2 {
+			return
+		}
+		task := Task{Name: TaskDockerRun, Hooks: []any{hook}}
+		if args, ok := parts[0].(jsonpickle.Tuple); ok {
+			task.Args = args
+		}
+		task.Kwargs, _ = parts[1].(*jsonpickle.Dict)
+		document, secrets, err := FromTask(task)
+		if err != nil {
+			return
+		}
+		stored := document.AppendJSON(nil)
+		again, err := ParseJobFile(stored)
+		if err != nil || !reflect.DeepEqual(again, document) {
+			t.Fatalf("%s reads back as %+v, %v", stored, again, err)
+		}
+		plan, err := document.Plan()
+		if err != nil {
+			t.Fatalf("%s: %v", stored, err)
+		}
+		for name := range secrets.Tokens {
+			if !slices.ContainsFunc(plan.Girders, func(g Girder) bool { return g.Name == name }) {
+				t.Fatalf("the token of %s has no server", name)
+			}
+		}
+	})
 }

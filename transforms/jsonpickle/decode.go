@@ -37,6 +37,10 @@ const (
 	// A link of a chain, and its subclasses that stand for several tasks. It is a dict; what else its instance holds is Celery's
 	// application, pickled as calls: that part is dropped.
 	classSignature = "celery.canvas.Signature"
+
+	// docker-py's arguments, such as docker.types.services.Mount, are dicts too, and
+	// have nothing else.
+	dockerTypes = "docker.types."
 )
 
 // A numbering says which values count for py/id besides lists and instances.
@@ -360,6 +364,14 @@ func (d *decoder) contents(class string, o *rawObject) (Value, int, error) {
 		"celery.canvas._chord", "celery.canvas.xmap", "celery.canvas.xstarmap", "celery.canvas.chunks":
 		attrs, height, err := d.members(rest, func(key string) bool { return key == attrDict || key == tagState })
 		return &Object{Class: class, Attrs: attrs}, height, err
+	}
+	if strings.HasPrefix(class, dockerTypes) {
+		if own, ok := rest.get(attrDict); ok {
+			if o, isObject := own.(*rawObject); isObject && len(o.members) == 0 {
+				attrs, height, err := d.members(rest, func(key string) bool { return key == attrDict })
+				return &Object{Class: class, Attrs: attrs}, height, err
+			}
+		}
 	}
 	for _, name := range []string{attrDict, attrReduce} {
 		if _, ok := rest.get(name); ok {

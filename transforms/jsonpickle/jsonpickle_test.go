@@ -235,6 +235,20 @@ func TestSharedValueIsOnePointer(t *testing.T) {
 	}
 }
 
+// The instance's own dict, which is empty, has a number from 3.0.2 on.
+func TestDictSubclassOfDockerPy(t *testing.T) {
+	for _, next := range []string{"3", "4"} {
+		body := `[{"py/object": "docker.types.containers.DeviceRequest", "Count": -1, "Options": {}, "__dict__": {}}, {"py/object": "` + classBind + `", "mode": "ro"}, {"volumes": {"py/id": ` + next + `}}]`
+		v, err := Decode([]byte(body), Options{Fits: fits})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := dump(v), `[DeviceRequest<Count: -1, Options: {}>, &1 BindMountVolume<mode: "ro">, {volumes: *1}]`; got != want {
+			t.Errorf("got %s\nwant %s", got, want)
+		}
+	}
+}
+
 // Before Python 3.11 jsonpickle 1.x wrote attributes without py/state.
 func TestOldNumberingOfPlainInstances(t *testing.T) {
 	body := `{"py/tuple": [{"py/tuple": ["img"]}, {"container_args": ["cat", {"py/object": "` + classBind + `.VolumePath", "filename": "f",
@@ -280,6 +294,7 @@ func TestRefused(t *testing.T) {
 		"state of a tuple":  {`{"py/object": "m.C", "py/state": {"py/tuple": [1]}}`, ErrRefused, "m.C"},
 		"state of a list":   {`{"py/object": "m.C", "py/state": [1]}`, ErrRefused, "m.C"},
 		"reduce attribute":  {`{"py/object": "m.C", "__reduce__": [1]}`, ErrRefused, "__reduce__"},
+		"docker-py's dict":  {`{"py/object": "docker.types.services.Mount", "__dict__": {"a": 1}}`, ErrRefused, "__dict__"},
 		"dict attribute":    {`{"py/object": "m.C", "__dict__": {}}`, ErrRefused, "__dict__"},
 		"class name":        {`{"py/object": "m.C(1)"}`, ErrMalformed, ""},
 		"class of class":    {`{"py/object": {"py/type": "a"}}`, ErrMalformed, ""},
