@@ -113,17 +113,17 @@ func requestOf(j *queue.Job) (*celery.Request, error) {
 	return o.Celery, nil
 }
 
-// linksOf is what follows a job. There is none where the secrets are gone.
-func linksOf(secrets []byte) (celery.Links, error) {
+// followOf is what follows a job. There is none where the secrets are gone.
+func followOf(secrets []byte) (follow, error) {
 	if len(secrets) == 0 {
-		return celery.Links{}, nil
+		return follow{}, nil
 	}
 	var k kept
 	if json.Unmarshal(secrets, &k) != nil {
-		return celery.Links{}, errors.New("cannot read what follows the job") // the cause may quote a secret
+		return follow{}, errors.New("cannot read what follows the job") // the cause may quote a secret
 	}
 	if k.Celery == nil {
-		return celery.Links{}, nil
+		return follow{}, nil
 	}
-	return k.Celery.Links, nil
+	return *k.Celery, nil
 }

@@ -22,15 +22,22 @@ var ErrNoQueue = errors.New("no queue took the message")
 type Results struct {
 	// Send publishes a message; nil is certain.
 	Send func(context.Context, celery.Message) error
-	// Prepare may add headers to a follow-up task, such as those of the Girder job
-	// that it made for it. nil: nothing is added.
-	Prepare func(ctx context.Context, parent *celery.Request, f *celery.Follow) error
+	// Prepare may make the Girder job of a follow-up task, and add its jobInfoSpec to
+	// the headers. nil: follow-up tasks have no Girder job.
+	Prepare func(ctx context.Context, parent Parent, f *celery.Follow) error
 	Origin  string // "gen<pid>@<host>", for display
 	Queue   string // of follow-up tasks that name none
 	Now     func() time.Time
 	Logger  *slog.Logger
 	// Unsupported counts follow-up tasks that can never be published: chords.
 	Unsupported func(reason error)
+}
+
+// Parent is the task that another one follows.
+type Parent struct {
+	Request *celery.Request
+	APIURL  string // of Girder; empty: not told
+	Token   string // that may make jobs there, and nothing else; empty: none
 }
 
 var _ jobsync.Publisher = (*Results)(nil)
@@ -42,7 +49,7 @@ func (r *Results) Publish(ctx context.Context, end jobsync.Result) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", jobsync.ErrUnpublishable, err)
 	}
-	links, err := linksOf(end.Secrets)
+	after, err := followOf(end.Secrets)
 	if err != nil {
 		return fmt.Errorf("%w: %w", jobsync.ErrUnpublishable, err)
 	}
@@ -54,13 +61,13 @@ func (r *Results) Publish(ctx context.Context, end jobsync.Result) error {
 	var impossible error
 	switch {
 	case end.State == queue.Succeeded:
-		follows, result.Children, impossible = follower.AfterSuccess(request, &links, result.Value)
+		follows, result.Children, impossible = follower.AfterSuccess(request, &after.Links, result.Value)
 	case end.State == queue.Canceled:
 		// The next link of a task that was canceled is not run, though the Python
 		// worker would: its result reads as a success.
-		messages, follows, impossible = follower.AfterFailure(request, &links, celery.RevokedBecause("revoked"))
+		messages, follows, impossible = follower.AfterFailure(request, &after.Links, celery.RevokedBecause("revoked"))
 	default:
-		messages, follows, impossible = follower.AfterFailure(request, &links, result)
+		messages, follows, impossible = follower.AfterFailure(request, &after.Links, result)
 	}
 	if impossible != nil {
 		r.Logger.Warn("Not all that follows a task can be published", "job", end.Job.ID, "error", impossible)
@@ -69,8 +76,14 @@ func (r *Results) Publish(ctx context.Context, end jobsync.Result) error {
 		}
 	}
 	for i := range follows {
+		// As Girder Worker does: whoever runs it may call Girder in the same name.
+		for name, value := range map[string]string{"girder_api_url": after.APIURL, "girder_client_token": after.ClientToken} {
+			if headers := follows[i].Message.Headers; value != "" && headers[name] == nil {
+				headers[name] = value
+			}
+		}
 		if r.Prepare != nil {
-			if err := r.Prepare(ctx, request, &follows[i]); err != nil {
+			if err := r.Prepare(ctx, Parent{request, after.APIURL, after.ClientToken}, &follows[i]); err != nil {
 				return fmt.Errorf("cannot prepare task %s, which follows: %w", follows[i].ID, err)
 			}
 		}

@@ -214,7 +214,7 @@ func TestAttemptSecrets(t *testing.T) {
 	if err := json.Unmarshal(taken.Submission.Secrets, &secrets); err != nil || len(secrets.Tokens) != 1 {
 		t.Errorf("%+v, %v", secrets, err)
 	}
-	links, err := linksOf(taken.Submission.Secrets)
+	links, err := followOf(taken.Submission.Secrets)
 	if err != nil || len(links.Errbacks) != 1 || celery.Repr(links.Errbacks[0].Args) != "('"+token+"',)" {
 		t.Errorf("%+v, %v", links, err)
 	}
@@ -366,7 +366,12 @@ func TestPublishFails(t *testing.T) {
 	if err := publish(t, s, "a", r); err != nil || len(b.sent) != 3 || b.sent[0].Properties.CorrelationID != b.sent[1].Properties.CorrelationID {
 		t.Errorf("%v %v", b.sent, err)
 	}
-	r.Prepare = func(context.Context, *celery.Request, *celery.Follow) error { return away }
+	r.Prepare = func(_ context.Context, parent Parent, f *celery.Follow) error {
+		if parent.Request.ID != "a" || parent.Token != "clientTOKENclientTOKEN" || f.Message.Headers["girder_api_url"] != "http://girder.test/api/v1" || f.Message.Headers["girder_client_token"] != parent.Token {
+			t.Errorf("%+v is followed by %+v", parent, f.Message.Headers)
+		}
+		return away
+	}
 	if err := publish(t, s, "a", r); !errors.Is(err, away) {
 		t.Errorf("%v", err)
 	}
