@@ -26,6 +26,7 @@ var arrows = map[string]struct {
 	"sandbox/fifo":          {nil, "named pipes know nothing of jobs"},
 	"sandbox/gpu":           {[]string{"sandbox"}, "devices of the machine in the words of the sandbox; who has which is decided elsewhere"},
 	"sandbox/image":         {[]string{"sandbox"}, "the image store serves the sandbox; it knows neither jobs nor the daemon"},
+	"sandbox/scratch":       {nil, "disks of a fixed size know nothing of what is written to them"},
 	"sandbox/runc":          {[]string{"sandbox", "sandbox/cgroup"}, "the only package that links libcontainer and cgo: nothing may be pulled in beside it"},
 	"sandbox/network":       {[]string{"sandbox"}, "what is behind a container's network runs as the submitter and talks to the world: it knows the words for its rules and nothing of jobs"},
 	"transforms":            {[]string{"sandbox", "transforms/jsonpickle"}, "decoding a job's document or a task opens nothing and runs nothing: only the words of the sandbox, and a decoder that knows nothing"},
@@ -45,7 +46,7 @@ var arrows = map[string]struct {
 	"daemon/monitor":        {[]string{"daemon/attempt", "daemon/peer", "daemon/policy", "daemon/systemd", "sandbox", "sandbox/cgroup", "transforms"}, "the root half that lives as long as the daemon: it starts and ends attempts and parses nothing foreign, so neither the queue, the API nor the image readers may come in"},
 	"daemon/peer":           {nil, "who is at the other end of a socket, as the kernel says it"},
 	"daemon/policy":         {[]string{"daemon/attempt", "sandbox", "transforms"}, "what jobs may ask is decided over the words for asking; the monitor links it, so it may bring nothing that reads foreign bytes"},
-	"daemon/runner":         {[]string{"daemon/attempt", "daemon/policy", "sandbox", "sandbox/cgroup", "sandbox/fifo", "sandbox/gpu", "sandbox/image", "sandbox/network", "sandbox/runc", "transforms", "transforms/girder"}, "one attempt, from its request to its exit: it must run without the daemon, so it may not know it"},
+	"daemon/runner":         {[]string{"daemon/attempt", "daemon/policy", "sandbox", "sandbox/cgroup", "sandbox/fifo", "sandbox/gpu", "sandbox/image", "sandbox/network", "sandbox/runc", "sandbox/scratch", "transforms", "transforms/girder"}, "one attempt, from its request to its exit: it must run without the daemon, so it may not know it"},
 	"daemon/systemd":        {nil, "systemd's protocols, without a word of ours"},
 	"daemon/worker":         {[]string{"daemon/celery", "daemon/jobsync", "queue", "sandbox", "transforms", "transforms/jsonpickle"}, "what a Celery worker is, over the queue: messages as Go values come in and go out; the broker itself stays outside, so that all of it is tested without one"},
 

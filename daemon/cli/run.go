@@ -29,8 +29,8 @@ on: girder-worker waits for the daemon to come back and goes on where it was.
 A pipe that --input or --output names, or --progress, is a named pipe in the
 container; {NAME} in an argument, in --entrypoint or in the value of --env
 becomes its path there, {{NAME}} the text {NAME}. Files are opened when the job
-starts, with the rights of whoever submitted it. The disk space that a job writes
-in its container is not bounded yet.
+starts, with the rights of whoever submitted it. What the job writes in its
+container stays within its scratch space, and ends with it.
 
 girder:ID in place of the file of --input is a file in Girder. girder-file:ID,
 girder-item:ID and girder-folder:ID are fetched first, and {NAME} is where they

@@ -137,7 +137,7 @@ func resources(value json.RawMessage) string {
 		parts = append(parts, fmt.Sprintf("%d gpus", r.GPUs))
 	}
 	return strings.Join(append(parts, fmt.Sprintf("%d processes", r.PIDs), size(r.Shm)+" shm",
-		size(r.Scratch)+" scratch (not held to it yet)", size(r.Log)+" log"), ", ")
+		size(r.Scratch)+" scratch", size(r.Log)+" log"), ", ")
 }
 
 // exitDetail is what is shown of an attempt's own record.

@@ -90,6 +90,10 @@ func finishAttempt(dir attempt.Dir, gid int, stop *stopper, logger *slog.Logger)
 	if a.secrets, err = dir.ReadSecrets(); err != nil {
 		return err
 	}
+	if err := a.reopenSpace(); err != nil {
+		// The uploads say what is missing.
+		logger.Error("What the container wrote is out of reach", "error", err)
+	}
 	return a.conclude(&exit, &left)
 }
 

@@ -22,6 +22,7 @@ import (
 	"girderworker/sandbox/gpu"
 	"girderworker/sandbox/image"
 	"girderworker/sandbox/runc"
+	"girderworker/sandbox/scratch"
 	"girderworker/transforms"
 )
 
@@ -58,6 +59,7 @@ type attemptRun struct {
 	output    *output
 	transfer  *transfer       // nil where there is nothing to move
 	pipes     *fifo.Dir       // nil where there are none
+	disk      *scratch.Disk   // nil where the machine cannot make one
 	network   *privateNetwork // nil where it is none
 	container sandbox.Container
 	copied    chan error // result of output.copy
@@ -115,6 +117,9 @@ func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error
 	if err := leaveForContainer(r.Grant.Cgroup); err != nil {
 		return nil, err
 	}
+	if err := a.makeSpace(); err != nil {
+		return nil, err
+	}
 	store, err := image.Open(r.Grant.ImageDir, image.Options{Log: a.logger})
 	if err != nil {
 		return nil, err
@@ -143,13 +148,13 @@ func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error
 		// What is below another mount comes after it.
 		slices.SortStableFunc(spec.Mounts, func(a, b sandbox.Mount) int { return strings.Compare(a.Target, b.Target) })
 	}
-	scratch := filepath.Join(r.Grant.WorkDir, "scratch")
+	written := filepath.Join(a.space(), "scratch")
 	// Closed, because the files in it have whatever modes the container gives
 	// them. The overlay is mounted by this process and needs no more.
-	if err := os.Mkdir(scratch, 0o700); err != nil {
+	if err := os.Mkdir(written, 0o700); err != nil {
 		return spec, fmt.Errorf("cannot make the job's scratch directory: %w", err)
 	}
-	spec.Rootfs = sandbox.Rootfs{Layers: layers, Scratch: scratch}
+	spec.Rootfs = sandbox.Rootfs{Layers: layers, Scratch: written}
 	if names := r.Resources.GPUs; len(names) > 0 {
 		if err := gpu.Read(r.Grant.GPUs.Dirs, r.Grant.GPUs.Kinds).Apply(spec, names, r.Grant.GPUs.Hooks); err != nil {
 			return spec, err
@@ -354,6 +359,10 @@ func (a *attemptRun) finish(ended sandbox.Exit, reason *stopReason) attempt.Exit
 		undo()
 		a.judgeStreams(&exit)
 	}
+	if a.disk != nil && a.disk.Full() {
+		a.note(fmt.Sprintf("the job's scratch space of %s was full at its end; resources.scratch gives it more",
+			transforms.FormatBytes(a.request.Resources.Scratch)))
+	}
 	a.output.ended()
 	if err := <-a.copied; err != nil {
 		a.note(err.Error())
@@ -448,6 +457,9 @@ func (a *attemptRun) cleanUp() {
 	var err error
 	if a.container != nil {
 		err = a.container.Destroy()
+	}
+	if err == nil && a.disk != nil {
+		err = a.disk.Close()
 	}
 	if err == nil && a.request != nil && !a.keepWork {
 		err = attempt.RemoveWork(a.request.Grant.WorkDir)

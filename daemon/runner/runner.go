@@ -164,6 +164,9 @@ func runAttempt(dir attempt.Dir, lock *attempt.Lock, stop *stopper, logger *slog
 	exit.Finished = time.Now()
 	left := a.leftover(&exit)
 	if left != nil {
+		if err := a.syncSpace(); err != nil {
+			logger.Error("The job's outputs would not survive a loss of power", "error", err)
+		}
 		if err := dir.WriteFinish(*left); err != nil {
 			// It is what tells another runner. This one can still do the work.
 			a.logger.Error("The uploads cannot be resumed if this process dies", "error", err)

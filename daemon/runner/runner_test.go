@@ -258,9 +258,18 @@ func TestScratchIsClosed(t *testing.T) {
 	if err := os.Chmod(work, 0o711); err != nil { // scratch must not rely on it
 		t.Fatal(err)
 	}
-	file := filepath.Join(work, "scratch", "upper", "file")
-	if _, err := os.Stat(file); err != nil {
+	file := filepath.Join(work, "space", "scratch", "upper", "file")
+	// The runner alone has it mounted.
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d/root%s", p.Process.Pid, file)); err != nil {
 		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(filepath.Join(work, "space")); err != nil || len(left) > 0 {
+		t.Errorf("the machine sees %v, %v", left, err)
+	}
+	for _, dir := range []string{work + "/space", work + "/space/scratch"} {
+		if fi, err := os.Stat(fmt.Sprintf("/proc/%d/root%s", p.Process.Pid, dir)); err != nil || fi.Mode().Perm() != 0o700 {
+			t.Errorf("%s: %v, %v", dir, fi.Mode(), err)
+		}
 	}
 	for _, uid := range []uint32{submitter, submitter + 1} {
 		cmd := exec.Command("/bin/cat", file)

@@ -119,7 +119,7 @@ func inserted(texts []string, list transforms.InsertionList, inserts []transform
 }
 
 // volumesDir is where volumes are that no directory was named for.
-func (a *attemptRun) volumesDir() string { return filepath.Join(a.request.Grant.WorkDir, "volumes") }
+func (a *attemptRun) volumesDir() string { return filepath.Join(a.space(), "volumes") }
 
 // makeVolume makes a volume and returns its descriptor.
 func (a *attemptRun) makeVolume(ctx context.Context, v transforms.Volume) (*os.File, error) {
