@@ -32,7 +32,7 @@ var arrows = map[string]struct {
 	"transforms":            {[]string{"sandbox", "transforms/jsonpickle"}, "decoding a job's document or a task opens nothing and runs nothing: only the words of the sandbox, and a decoder that knows nothing"},
 	"transforms/jsonpickle": {nil, "a decoder of foreign bytes: the less it can reach, the less it can do"},
 	"transforms/girder":     {nil, "a client of one server: what is done with its files and jobs is decided elsewhere"},
-	"daemon":                {[]string{"daemon/api", "daemon/apitype", "daemon/attempt", "daemon/config", "daemon/jobsync", "daemon/metrics", "daemon/monitor", "daemon/policy", "daemon/systemd", "queue", "sandbox", "sandbox/gpu", "sandbox/image", "transforms"}, "the front builds the parts; it never runs a container, so it may not reach sandbox/runc or the runner"},
+	"daemon":                {[]string{"daemon/amqp", "daemon/api", "daemon/apitype", "daemon/attempt", "daemon/celery", "daemon/config", "daemon/jobsync", "daemon/metrics", "daemon/monitor", "daemon/policy", "daemon/systemd", "daemon/worker", "queue", "sandbox", "sandbox/gpu", "sandbox/image", "transforms"}, "the front builds the parts; it never runs a container, so it may not reach sandbox/runc or the runner"},
 	"daemon/amqp":           {[]string{"daemon/celery"}, "a network between brokers and plain messages: what they mean, and what is done with them, is known elsewhere"},
 	"daemon/api":            {[]string{"daemon/apitype", "daemon/attempt", "daemon/peer", "daemon/policy", "queue", "transforms"}, "the API is transport over the queue; what else it needs comes in through its own small interfaces"},
 	"daemon/apitype":        {nil, "the wire's structs: a client must cost nothing to import"},

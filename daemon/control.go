@@ -35,6 +35,7 @@ func (f *front) Paused() (paused, draining bool) { return f.pause.get() }
 // Pause stops claims, durably.
 func (f *front) Pause(_ context.Context, drain bool) error {
 	f.logger.Info("Pausing", "drain", drain)
+	defer f.broker.wake()
 	return f.pause.set(pauseState{Paused: true, Draining: drain})
 }
 
@@ -63,6 +64,9 @@ func (f *front) Status(context.Context) (apitype.Status, error) {
 	st.Warnings = append(st.Warnings, *f.notes.Load()...)
 	if problem := f.rules.Load().problem; problem != "" {
 		st.Warnings = append(st.Warnings, "the policy on disk is bad and not in use: "+problem)
+	}
+	if f.broker != nil {
+		st.Warnings = append(st.Warnings, f.broker.client.Status().Problems...)
 	}
 	st.Reports = f.reportStatus()
 	if r := st.Reports; r.Pending() > 0 && time.Since(r.Oldest) > lateReport {

@@ -27,6 +27,7 @@ func (f *front) dispatch(ctx context.Context) error {
 			continue
 		}
 		again, err := f.claim(ctx, starts)
+		f.broker.wake()
 		if err != nil {
 			if ctx.Err() != nil || errors.Is(err, queue.ErrClosed) {
 				return nil

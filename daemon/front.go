@@ -42,6 +42,7 @@ type front struct {
 	gpus    *gpus
 	server  *api.Server
 	pause   *pause
+	broker  *broker // nil: none is configured
 	reports *jobsync.Syncer
 
 	attempts attempts
@@ -132,9 +133,16 @@ func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener
 	if err != nil {
 		return err
 	}
-	f.reports = jobsync.New(jobsync.Config{
+	if f.broker, err = newBroker(f, c); err != nil {
+		return err
+	}
+	told := jobsync.Config{
 		Queue: f.store, StateDir: c.StateDir, Logger: f.logger.With("part", "reports"), Cancel: f.cancelReported, Settings: reporting,
-	})
+	}
+	if f.broker != nil {
+		told.Results = f.broker.results()
+	}
+	f.reports = jobsync.New(told)
 
 	f.gpus = newGPUs(c.GPUs)
 	for _, problem := range f.gpus.problems() {
@@ -178,6 +186,9 @@ func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener
 			f.fail(fmt.Errorf("cannot claim jobs: %w", err))
 		}
 	})
+	if f.broker != nil {
+		f.broker.start(claims, workCtx, &claiming, &work)
+	}
 	// Reports go on until the work has ended: the last of it is told at once.
 	work.Go(func() { f.reports.Run(workCtx) })
 	work.Go(func() { f.vigil(claims) })

@@ -30,7 +30,9 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(testMain(m))
+	code := testMain(m)
+	rabbit.Stop()
+	os.Exit(code)
 }
 
 func testMain(m *testing.M) int {

@@ -95,7 +95,7 @@ type counters struct {
 // eventQueue is how many events wait for the network before they are dropped.
 const eventQueue = 1024
 
-// New returns a client; [Client.Run] does the work.
+// New returns a client; [Client.Take] and [Client.Send] do the work.
 func New(c Config) *Client {
 	c.Retry.fill()
 	if c.Changed == nil {
@@ -107,18 +107,23 @@ func New(c Config) *Client {
 	}
 }
 
-// Run connects, takes and publishes until ctx ends; it returns when everything
-// that it started has ended. What had been delivered and not decided is returned to
-// its queue.
+// Take connects and takes tasks and remote control until ctx ends. What had been
+// delivered and not decided is returned to its queue by then.
+func (c *Client) Take(ctx context.Context) { c.link(ctx, &c.tasks, "tasks", c.take) }
+
+// Send connects and publishes what Publish and Event are given, until ctx ends. It
+// is another connection's work than Take's, and ends after it: what the last task's
+// end makes known should still go out.
+func (c *Client) Send(ctx context.Context) { c.link(ctx, &c.reports, "reports", c.publish) }
+
+// Run is Take and Send until ctx ends.
 func (c *Client) Run(ctx context.Context) {
-	// Reports outlive tasks: what a task's end makes known should still go out.
-	reports, endReports := context.WithCancel(context.Background())
-	var work, reporting sync.WaitGroup
-	reporting.Go(func() { c.link(reports, &c.reports, "reports", c.publish) })
-	work.Go(func() { c.link(ctx, &c.tasks, "tasks", c.take) })
+	sending, stop := context.WithCancel(context.Background())
+	var work sync.WaitGroup
+	work.Go(func() { c.Send(sending) })
+	c.Take(ctx)
+	stop()
 	work.Wait()
-	endReports()
-	reporting.Wait()
 }
 
 // Wake has the client ask Free again.

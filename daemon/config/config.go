@@ -56,6 +56,7 @@ type Config struct {
 	// MaxQueue is how many jobs may wait.
 	MaxQueue int
 
+	Celery    Celery
 	Machine   Machine
 	Hardware  Hardware
 	IDs       IDRange
@@ -63,6 +64,15 @@ type Config struct {
 	Limits    Limits
 	Retention Retention
 	Log       Log
+}
+
+// Celery is where tasks of a message queue come from.
+type Celery struct {
+	// Broker is one or more URLs separated by ";", with passwords; empty: none.
+	Broker                    string
+	CA, Cert, Key, ServerName string // of amqps://
+	Hostname                  string // NAME@HOST; empty: celery@ and the machine's name
+	Queues                    string // separated by commas
 }
 
 // Launcher chooses how the runner of an attempt is started.
@@ -159,6 +169,7 @@ func Default() Config {
 		PolicyFile:     "/etc/girder-worker/policy.toml",
 		Outage:         6 * time.Hour,
 		Launcher:       LauncherAuto,
+		Celery:         Celery{Queues: "celery"},
 		MaxQueue:       2_000_000,
 		// Above systemd's ranges for services and containers, above what
 		// useradd gives to people, below 2^31.

@@ -96,11 +96,11 @@ level=info
 format=[%%(asctime)s] %%(levelname)s:
     %%(message)s
 `)
-	_, warnings, err := Load(Sources{File: main, Environ: []string{"GIRDER_WORKER_BACKEND=rpc://", "GIRDER_WORKER_SLOTZ=3"}})
-	if err != nil {
-		t.Fatal(err)
+	c, warnings, err := Load(Sources{File: main, Environ: []string{"GIRDER_WORKER_BACKEND=rpc://", "GIRDER_WORKER_SLOTZ=3"}})
+	if err != nil || c.Celery.Broker != "amqp://guest:guest@localhost/" {
+		t.Fatal(c.Celery, err)
 	}
-	if len(warnings) != 6 {
+	if len(warnings) != 5 {
 		t.Errorf("%d warnings: %q", len(warnings), warnings)
 	}
 }
@@ -115,6 +115,7 @@ func TestMissingFile(t *testing.T) {
 func TestValuesRoundTrip(t *testing.T) {
 	c := Default()
 	c.Socket, c.DropDir, c.AuditLog = "/s", "/d", "/a"
+	c.Celery = Celery{"amqp://h;amqp://i", "/ca", "/c", "/k", "n", "w@h", "a,b"}
 	c.fill(8, 16<<30, 1<<40)
 	again := Default()
 	again.Hardware = c.Hardware

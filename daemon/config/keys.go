@@ -20,10 +20,14 @@ type Key struct {
 // String is the key as errors name it.
 func (k Key) String() string { return k.Section + "." + k.Name }
 
+// plain tells whether the key's flag and variable go without its section: those
+// of the daemon, and of Celery, whose names Girder's users know.
+func (k Key) plain() bool { return k.Section == sectionWorker || k.Section == sectionCelery }
+
 // Variable is the environment variable that overrides the key.
 func (k Key) Variable() string {
 	name := k.Name
-	if k.Section != sectionWorker {
+	if !k.plain() {
 		name = k.Section + "_" + k.Name
 	}
 	return envPrefix + strings.ToUpper(name)
@@ -32,7 +36,7 @@ func (k Key) Variable() string {
 // Flag is the key's command line flag without dashes.
 func (k Key) Flag() string {
 	name := k.Name
-	if k.Section != sectionWorker {
+	if !k.plain() {
 		name = k.Section + "-" + k.Name
 	}
 	return strings.ReplaceAll(name, "_", "-")
@@ -48,7 +52,7 @@ func (k Key) Kind() string {
 		return "path"
 	case *addressValue:
 		return "address"
-	case *apiValue:
+	case *apiValue, *brokerValue:
 		return "URL"
 	case *nameValue:
 		return "name"
@@ -100,6 +104,13 @@ func (c *Config) Keys() []Key {
 		{sectionGPUs, "kinds", "kinds of device that are GPUs, as vendor/class", false, &listValue{&c.GPUs.Kinds, deviceKind}},
 		{sectionGPUs, "share", "how many jobs may have one GPU at a time", true, &countValue{&c.GPUs.Share, 1, 64}},
 		{sectionGPUs, "hooks", "programs that may prepare a container for a GPU", false, &listValue{&c.GPUs.Hooks, absolute}},
+		{sectionCelery, "broker", "RabbitMQ to take tasks from: amqp://USER:PASSWORD@HOST/VHOST, several by ;, none if empty", false, (*brokerValue)(&c.Celery.Broker)},
+		{sectionCelery, "broker_ca", "authorities that may sign the broker's certificate (PEM; default: the system's)", false, (*pathValue)(&c.Celery.CA)},
+		{sectionCelery, "broker_cert", "certificate to show to the broker (PEM)", false, (*pathValue)(&c.Celery.Cert)},
+		{sectionCelery, "broker_key", "its key (PEM; default: in broker_cert)", false, (*pathValue)(&c.Celery.Key)},
+		{sectionCelery, "broker_server_name", "name in the broker's certificate (default: the host)", false, (*textValue)(&c.Celery.ServerName)},
+		{sectionCelery, "hostname", "name of this worker, NAME@HOST (default: celery@ and the machine's)", false, (*textValue)(&c.Celery.Hostname)},
+		{sectionCelery, "queues", "queues to take tasks from, by commas", false, (*textValue)(&c.Celery.Queues)},
 		{sectionLimits, "cpus", "processors of a job that names none (default: cpus / slots)", true, (*cpusValue)(&c.Limits.CPUs)},
 		{sectionLimits, "memory", "memory of a job that names none (default: memory / slots)", true, (*sizeValue)(&c.Limits.Memory)},
 		{sectionLimits, "pids", "processes and threads of a job", true, &count64Value{&c.Limits.PIDs, 1, 4 << 20}},
@@ -126,18 +137,18 @@ const maxID = 1<<31 - 1
 var pythonOptions = []string{
 	"girder_worker.tmp_root",
 	"girder_worker.core_modules", "girder_worker.plugins_enabled", "girder_worker.plugin_load_path",
-	"celery.app_main", "celery.broker", "celery.backend",
+	"celery.app_main", "celery.backend",
 	"logging.format",
 	"docker.gc", "docker.cache_timeout", "docker.exclude_images",
 }
 
 // Variables of the Python worker and of the command line, not the daemon's.
 var otherVariables = []string{
-	"BROKER", "BACKEND", "DOCKER_RUN_OPTIONS", "JOB_GC_SCOPE", "LOGGING_FORMAT",
+	"BACKEND", "DOCKER_RUN_OPTIONS", "JOB_GC_SCOPE", "LOGGING_FORMAT",
 	"CELERY_APP_MAIN", "TASK_ALWAYS_EAGER",
 }
 
 func isPython(key string) bool {
-	// Every option of [celery] is Celery's own until this daemon reads it.
+	// Every other option of [celery] is Celery's own.
 	return slices.Contains(pythonOptions, key) || strings.HasPrefix(key, sectionCelery+".")
 }

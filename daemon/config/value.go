@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // The values below parse one option each, and print it as they would read it.
@@ -301,5 +302,31 @@ func (v *apiValue) Set(s string) error {
 		return errors.New("must name FROM=TO where there is more than one server")
 	}
 	*v = apiValue(s)
+	return nil
+}
+
+// brokerValue takes anything: what is wrong with it is told by who reads it,
+// which knows where the password stands.
+type brokerValue string
+
+func (v *brokerValue) String() string { return string(*v) }
+
+func (v *brokerValue) Set(s string) error {
+	if *v = brokerValue(strings.TrimSpace(s)); *v == "off" {
+		*v = ""
+	}
+	return nil
+}
+
+// textValue is one line of printable text.
+type textValue string
+
+func (v *textValue) String() string { return string(*v) }
+
+func (v *textValue) Set(s string) error {
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) || len(s) > 1024 {
+		return errors.New("must be one line of printable text")
+	}
+	*v = textValue(strings.TrimSpace(s))
 	return nil
 }

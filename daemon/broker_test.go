@@ -1,0 +1,189 @@
+package daemon_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"girderworker/daemon/amqp/celerytest"
+	"girderworker/daemon/amqp/rabbittest"
+)
+
+var rabbit rabbittest.Broker // stopped by TestMain
+
+// newCeleryWorld is a daemon that takes tasks from a RabbitMQ, and the real
+// Celery client that sends them.
+func newCeleryWorld(t *testing.T, slots int) (*world, *celerytest.Client, string) {
+	t.Helper()
+	vhost := rabbit.Vhost(t)
+	url := "amqp://guest:guest@" + rabbit.Addr() + "/" + vhost
+	c := celerytest.New(t, url)
+	w := newWorld(t)
+	w.stop()
+	w.configure(fmt.Sprintf("slots = %d\n[celery]\nbroker = %s\nhostname = celery@test\n", slots, url))
+	w.start()
+	return w, c, vhost
+}
+
+// script is what scripts have at their beginning.
+const script = `
+from celery.result import AsyncResult
+TASK = 'girder_worker.docker.tasks.docker_run'
+def run(*args, **kw):
+    return app.send_task(TASK, args=['busybox'], kwargs=dict(container_args=list(args), entrypoint='sh', pull_image=False, **kw))
+`
+
+func decode(t *testing.T, raw json.RawMessage, into any) {
+	t.Helper()
+	if err := json.Unmarshal(raw, into); err != nil {
+		t.Fatalf("%s: %v", raw, err)
+	}
+}
+
+// TestCelery: what the real client submits runs, and it gets what the Python worker
+// would have answered.
+func TestCelery(t *testing.T) {
+	w, c, vhost := newCeleryWorld(t, 2)
+	said := c.Run(t, script+`
+good = run('-c', 'echo hello')
+bad = run('-c', 'exit 7')
+unknown = app.send_task('no.such.task')
+app.conf.task_protocol = 1
+old = run('-c', 'echo old')
+say([good.id, bad.id, unknown.id, old.id])
+say([good.get(timeout=90), good.state])
+for r in bad, unknown:
+    try:
+        say(r.get(timeout=90))
+    except Exception as e:
+        say([type(e).__name__, str(e)])
+say([old.get(timeout=90), old.state])
+`)
+	var ids []string
+	decode(t, said[0], &ids)
+	want := []string{
+		`[null, "SUCCESS"]`,
+		`["DockerException", "Non-zero exit code from docker container (7)."]`,
+		`["NotRegistered", `,
+		`[null, "SUCCESS"]`,
+	}
+	for i, w := range want {
+		if got := string(said[1+i]); !strings.HasPrefix(got, w) {
+			t.Errorf("result %d is %s, want %s", i, got, w)
+		}
+	}
+	for i, want := range []string{"hello\n", "", "", "old\n"} {
+		job := w.wait(ids[i])
+		if job.Source != "amqp" {
+			t.Errorf("job %+v", job)
+		}
+		if i != 2 {
+			if log := w.log(ids[i]); log != want {
+				t.Errorf("log of job %d is %q", i, log)
+			}
+		}
+	}
+	w.eventually("all is told", func() bool {
+		st, err := w.client.Status(t.Context())
+		return err == nil && st.Reports.Pending() == 0
+	})
+	if ready, unacked := rabbit.Depth(t, vhost, "celery"); ready+unacked != 0 {
+		t.Errorf("%d ready, %d unacked", ready, unacked)
+	}
+	if log := w.stderr.String(); strings.Contains(log, "guest:guest") || !strings.Contains(log, "guest:**@") {
+		t.Errorf("the banner:\n%s", log)
+	}
+}
+
+// TestCeleryControl: the worker is seen and told by remote control.
+func TestCeleryControl(t *testing.T) {
+	w, c, _ := newCeleryWorld(t, 1)
+	said := c.Run(t, script+`
+import time
+r = run('-c', 'trap "exit 0" TERM; echo up; while :; do usleep 20000; done')
+say(r.id)
+while not (app.control.inspect(timeout=2, limit=1).active() or {}).get('celery@test'):
+    pass
+i = app.control.inspect(timeout=2, limit=1)
+say(i.ping())
+say(i.stats()['celery@test']['pool']['max-concurrency'])
+say([t['id'] for t in i.active()['celery@test']])
+say(i.registered()['celery@test'])
+say(i.reserved()['celery@test'])
+say(i.report()['celery@test']['ok'])
+say([q['name'] for q in i.active_queues()['celery@test']])
+never = run('-c', 'echo it ran', )
+say(never.id)
+never.revoke()
+early = 'revoked-before-it-came'
+app.control.revoke(early)
+app.control.inspect(timeout=2, limit=1).ping() # they come in order
+app.send_task(TASK, args=['busybox'], kwargs={'container_args': ['true']}, task_id=early)
+`)
+	var id, never, report string
+	var active, tasks, queues []string
+	decode(t, said[0], &id)
+	decode(t, said[3], &active)
+	decode(t, said[4], &tasks)
+	decode(t, said[6], &report)
+	decode(t, said[7], &queues)
+	decode(t, said[8], &never)
+	if got := strings.TrimSpace(string(said[1])); got != `{"celery@test": {"ok": "pong"}}` {
+		t.Errorf("ping: %s", got)
+	}
+	if strings.TrimSpace(string(said[2])) != "1" || fmt.Sprint(active) != "["+id+"]" || strings.TrimSpace(string(said[5])) != "[]" ||
+		len(tasks) == 0 || fmt.Sprint(queues) != "[celery]" || !strings.Contains(report, "girder-worker") {
+		t.Errorf("inspect: %s", said)
+	}
+	// The revoked one ends at once, its container with it, and those that came after
+	// their revocation are not run.
+	w.printed(id, "up")
+	began := time.Now()
+	c.Run(t, "app.control.revoke('"+id+"')")
+	if job := w.wait(id); job.State != "canceled" {
+		t.Errorf("job %+v", job)
+	}
+	t.Logf("revoked and gone in %v, the client's start included", time.Since(began))
+	for _, id := range []string{never, "revoked-before-it-came"} {
+		w.eventually("it has come", func() bool { _, err := w.client.Job(t.Context(), id); return err == nil })
+		if job := w.wait(id); job.State != "canceled" || job.Attempt != 0 {
+			t.Errorf("job %+v", job)
+		}
+	}
+}
+
+// TestCeleryRestarts: RabbitMQ and the daemon are restarted under load; nothing is
+// lost, nothing runs twice.
+func TestCeleryRestarts(t *testing.T) {
+	const tasks = 24
+	w, c, vhost := newCeleryWorld(t, 4)
+	said := c.Run(t, script+fmt.Sprintf("for i in range(%d): say(run('-c', 'usleep 200000; echo %%d' %% i).id)\n", tasks))
+	for i := range 4 {
+		var id string
+		decode(t, said[i*4], &id)
+		w.eventually("it has come", func() bool { _, err := w.client.Job(t.Context(), id); return err == nil })
+		if i%2 == 0 {
+			rabbit.Restart(t, nil)
+		} else {
+			w.front().Kill()
+			w.waitExit()
+			w.start()
+		}
+	}
+	for i, raw := range said {
+		var id string
+		decode(t, raw, &id)
+		w.eventually("it has come", func() bool { _, err := w.client.Job(t.Context(), id); return err == nil })
+		if job := w.wait(id); job.State != "succeeded" {
+			t.Errorf("job %+v", job)
+		}
+		if log := w.log(id); log != fmt.Sprintln(i) {
+			t.Errorf("log of task %d: %q", i, log)
+		}
+	}
+	if ready, unacked := rabbit.Depth(t, vhost, "celery"); ready+unacked != 0 {
+		t.Errorf("%d ready, %d unacked", ready, unacked)
+	}
+}
