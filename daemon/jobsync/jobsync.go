@@ -125,8 +125,7 @@ func New(c Config) *Syncer {
 	return s
 }
 
-// Apply changes the settings. Jobs that are being reported keep the server that
-// they were begun with.
+// Apply changes the settings, also for jobs whose reports wait.
 func (s *Syncer) Apply(settings Settings) {
 	if settings.Age <= 0 {
 		settings.Age = defaultAge

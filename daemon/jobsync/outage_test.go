@@ -307,6 +307,34 @@ func TestDeadHost(t *testing.T) {
 	}
 }
 
+// TestOverride: an address that is good only elsewhere is mended while reports wait.
+func TestOverride(t *testing.T) {
+	r := newRig(t)
+	r.clock.leaps = true
+	elsewhere := func(s *queue.Submission) {
+		target, err := TargetOf(s.Origin, s.Secrets)
+		must(t, err)
+		target.URL = strings.Replace(target.URL, r.girder.API(), "http://127.0.0.1:1/api/v1", 1)
+		s.Origin, s.Secrets, err = target.Split(nil, nil)
+		must(t, err)
+	}
+	live, over := r.submit("live", celeryHandler, elsewhere), r.submit("over", celeryHandler, elsewhere)
+	r.begin()
+	r.claim(live, over)
+	live.start().write("hello\n")
+	over.start().succeed()
+	r.until("nobody answers", func() bool { return strings.Contains(r.log.String(), "connection refused") })
+	settings, err := ParseSettings("http://127.0.0.1:1="+strings.TrimSuffix(r.girder.API(), "/api/v1"), 0)
+	must(t, err)
+	r.syncer.Apply(settings)
+	r.until("it is told", func() bool { return live.girderLog() == "hello\n" })
+	live.succeed()
+	r.told()
+	if !strings.HasSuffix(live.statuses(), "2 3]") || !strings.HasSuffix(over.statuses(), "2 3]") {
+		t.Errorf("came to %s and %s", live.statuses(), over.statuses())
+	}
+}
+
 // TestLogRefused: Girder fails on a job's log for good (it has grown too large
 // there), and its status is told all the same.
 func TestLogRefused(t *testing.T) {

@@ -109,6 +109,9 @@ func (s *Syncer) step(ctx context.Context, t *task, waiters []chan<- checked) ou
 		return s.forget(ctx, t, r)
 	}
 	if key := s.hostKey(r.target); key != t.host.key {
+		if r.client, err = s.client(r.target); err != nil { // the override may have changed
+			return s.giveUp(ctx, t, r, err.Error())
+		}
 		return outcome{host: key, keep: true, quiet: true}
 	}
 	now := s.clock.Now()
