@@ -219,3 +219,35 @@ func TestSlowBodies(t *testing.T) {
 		t.Errorf("another user's request: %q, %v", line, err)
 	}
 }
+
+// TestSecretsOfADocumentAreKeptApart from it: nothing that is kept or shown of the
+// document holds them, and what was shown cannot be submitted.
+func TestSecretsOfADocumentAreKeptApart(t *testing.T) {
+	w := newWorker(t, nil)
+	p := w.person(alice)
+	job := p.submit(`{"image":"busybox","girder":{"api_url":"https://girder.test/api/v1","api_key":"HUSH-1"},
+		"outputs":[{"name":"o","url":"https://sink.test/","headers":{"X-Key":"HUSH-2"}}],
+		"downloads":[{"name":"ct","file_id":"5f0c1d2e3a4b5c6d7e8f9a0b"}]}`)
+	kept, err := w.queue.Job(job.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, shown := p.do("GET", "/v1/jobs/"+job.ID, "")
+	if strings.Contains(string(kept.Body)+string(shown), "HUSH") {
+		t.Errorf("a secret is in %s or %s", kept.Body, shown)
+	}
+	data, err := w.queue.Secrets(t.Context(), job.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var secrets transforms.Secrets
+	if err := json.Unmarshal(data, &secrets); err != nil || secrets.APIKeys["girder"] != "HUSH-1" || secrets.Headers["o"]["X-Key"] != "HUSH-2" {
+		t.Errorf("kept apart: %s, %v", data, err)
+	}
+	if e := p.refused("POST", "/v1/jobs", string(kept.Body), 400); e.Field != "girder.api_key" {
+		t.Errorf("what was shown: %+v", e)
+	}
+	if e := p.refused("POST", "/v1/jobs", `{"image":"busybox","downloads":[{"name":"ct","file_id":"5f0c1d2e3a4b5c6d7e8f9a0b"}]}`, 400); e.Field != "girder" {
+		t.Errorf("without a server: %+v", e)
+	}
+}
