@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -347,4 +348,33 @@ func FuzzParse(f *testing.F) {
 			_ = p.For(Subject{Source: Socket, UID: 1001, Groups: []int{2001}}).Check(job(bind("/home", false)))
 		}
 	})
+}
+
+// The example says what holds anyway, and what it comments out would be valid.
+func TestExample(t *testing.T) {
+	data, err := os.ReadFile("../../contrib/policy.toml")
+	if errors.Is(err, os.ErrNotExist) {
+		t.Skip("not run: the sources are not here")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	for _, source := range []string{Socket, AMQP} {
+		want, got := Default().For(Subject{Source: source}), parse(t, string(data)).For(Subject{Source: source})
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s:\n%v, want\n%v", source, got.Explain(), want.Explain())
+		}
+	}
+	setting := regexp.MustCompile(`^# (\[[a-z].*\]|[a-z_]+ = .*)$`)
+	lines := strings.Split(string(data), "\n")
+	n := 0
+	for i, line := range lines {
+		if m := setting.FindStringSubmatch(line); m != nil {
+			lines[i] = m[1]
+			n++
+		}
+	}
+	if n < 15 {
+		t.Errorf("%d settings are commented out", n)
+	}
+	parse(t, strings.Join(lines, "\n"))
 }
