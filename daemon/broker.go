@@ -267,10 +267,7 @@ func (b *broker) take(ctx context.Context, d *amqp.Delivery) {
 		b.accepted(job.Task)
 		return
 	}
-	if accepted[0].Existing {
-		return // whoever holds it still waits
-	}
-	b.logger.Warn("Lost RabbitMQ while accepting a task: it waits for being delivered again", "job", job.ID, "for", doubtTime, "error", err)
+	b.logger.Warn("Lost RabbitMQ while accepting a task: unless it runs already, it waits for being delivered again", "job", job.ID, "for", doubtTime, "error", err)
 	time.AfterFunc(doubtTime, func() { b.letGo(job.ID) })
 }
 
