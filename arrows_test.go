@@ -25,14 +25,14 @@ var arrows = map[string]struct {
 	"sandbox/cgroup":        {[]string{"sandbox"}, "control groups by their paths, in the words of the sandbox: the monitor and the runtime both end what is in one"},
 	"sandbox/fifo":          {nil, "named pipes know nothing of jobs"},
 	"sandbox/gpu":           {[]string{"sandbox"}, "devices of the machine in the words of the sandbox; who has which is decided elsewhere"},
-	"sandbox/image":         {[]string{"sandbox"}, "the image store serves the sandbox; it knows neither jobs nor the daemon"},
+	"sandbox/image":         {[]string{"sandbox", "sandbox/image/provenance"}, "the image store serves the sandbox; it knows neither jobs nor the daemon"},
 	"sandbox/scratch":       {nil, "disks of a fixed size know nothing of what is written to them"},
 	"sandbox/runc":          {[]string{"sandbox", "sandbox/cgroup"}, "the only package that links libcontainer and cgo: nothing may be pulled in beside it"},
 	"sandbox/network":       {[]string{"sandbox"}, "what is behind a container's network runs as the submitter and talks to the world: it knows the words for its rules and nothing of jobs"},
 	"transforms":            {[]string{"sandbox", "transforms/jsonpickle"}, "decoding a job's document or a task opens nothing and runs nothing: only the words of the sandbox, and a decoder that knows nothing"},
 	"transforms/jsonpickle": {nil, "a decoder of foreign bytes: the less it can reach, the less it can do"},
 	"transforms/girder":     {nil, "a client of one server: what is done with its files and jobs is decided elsewhere"},
-	"daemon":                {[]string{"daemon/amqp", "daemon/api", "daemon/apitype", "daemon/attempt", "daemon/celery", "daemon/config", "daemon/jobsync", "daemon/metrics", "daemon/monitor", "daemon/policy", "daemon/systemd", "daemon/worker", "queue", "sandbox", "sandbox/gpu", "sandbox/image", "transforms"}, "the front builds the parts; it never runs a container, so it may not reach sandbox/runc or the runner"},
+	"daemon":                {[]string{"daemon/amqp", "daemon/api", "daemon/apitype", "daemon/attempt", "daemon/celery", "daemon/config", "daemon/jobsync", "daemon/metrics", "daemon/monitor", "daemon/policy", "daemon/systemd", "daemon/worker", "queue", "sandbox", "sandbox/gpu", "sandbox/image", "sandbox/image/provenance", "sandbox/image/registry", "transforms"}, "the front builds the parts; it never runs a container, so it may not reach sandbox/runc or the runner"},
 	"daemon/amqp":           {[]string{"daemon/celery"}, "a network between brokers and plain messages: what they mean, and what is done with them, is known elsewhere"},
 	"daemon/api":            {[]string{"daemon/apitype", "daemon/attempt", "daemon/peer", "daemon/policy", "queue", "transforms"}, "the API is transport over the queue; what else it needs comes in through its own small interfaces"},
 	"daemon/apitype":        {nil, "the wire's structs: a client must cost nothing to import"},
@@ -50,6 +50,9 @@ var arrows = map[string]struct {
 	"daemon/systemd":        {nil, "systemd's protocols, without a word of ours"},
 	"daemon/worker":         {[]string{"daemon/celery", "daemon/jobsync", "queue", "sandbox", "transforms", "transforms/jsonpickle"}, "what a Celery worker is, over the queue: messages as Go values come in and go out; the broker itself stays outside, so that all of it is tested without one"},
 
+	"sandbox/image/provenance": {nil, "what a policy asks of an image, also as root: it must link nothing that reads an archive"},
+	"sandbox/image/registry":   {[]string{"sandbox/image"}, "a registry's answers are foreign: whoever talks to one has a process of its own"},
+
 	"transforms/girder/girdertest": {nil, "a server for tests stands on its own, or it would only agree with the client"},
 
 	"packaging/bench": {[]string{"daemon/apitype", "daemon/client", "queue", "sandbox", "transforms"}, "the benchmark drives the real binary from outside, and the queue directly for comparison"},
@@ -62,10 +65,10 @@ var notBelow = []struct {
 	why    string
 }{
 	{"github.com/opencontainers/runc/libcontainer", []string{"", "sandbox/runc", "daemon/runner", "daemon/cli"}, "libcontainer promises no stable API: one package wraps it"},
-	{"github.com/google/go-containerregistry", []string{"", "sandbox/image", "daemon/cli", "daemon/runner", "daemon"}, "reading archives is the image store's"},
+	{"github.com/google/go-containerregistry/pkg/v1/remote/transport", []string{"", "sandbox/image/registry", "daemon/cli", "daemon"}, "talking to registries is one package's"},
 	{"go.etcd.io/bbolt", []string{"", "packaging/bench", "queue", "daemon", "daemon/api", "daemon/cli", "daemon/jobsync", "daemon/worker"}, "the database belongs to the queue"},
 	{"testing", []string{"transforms/girder/girdertest"}, "test code must not be in the binary"},
-	{"github.com/sirupsen/logrus", []string{"", "sandbox/runc", "sandbox/gpu", "daemon", "daemon/runner", "daemon/cli"}, "our log is slog; libcontainer brings its own"},
+	{"github.com/sirupsen/logrus", []string{"", "sandbox/runc", "sandbox/gpu", "sandbox/image/registry", "daemon", "daemon/runner", "daemon/cli"}, "our log is slog; libcontainer, CDI and the registry client bring their own"},
 }
 
 type listed struct {

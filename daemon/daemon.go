@@ -18,6 +18,7 @@
 //	       ├─ api.Server, metrics: answer requests
 //	       ├─ vigil: self-check, watchdog
 //	       ├─ sweep: retention
+//	       ├─ pruneRegularly: images, where that is configured
 //	       └─ watchConfig: reload
 //
 // All of them end before the queue is closed; attempts live on. An error that
@@ -83,6 +84,8 @@ func Run(o Options) error {
 		Launcher:  string(c.Launcher),
 		GPUs:      attempt.GPUs{Dirs: c.GPUs.Dirs, Kinds: c.GPUs.Kinds, Hooks: c.GPUs.Hooks},
 		Drop:      c.DropPath(),
+		Keys:      c.Images.Keys,
+		Quota:     c.Images.Quota,
 		Front:     o.Args,
 		Logger:    logger.With("part", "monitor"),
 	}, signals)

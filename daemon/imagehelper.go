@@ -14,6 +14,7 @@ import (
 	"girderworker/daemon/apitype"
 	"girderworker/daemon/monitor"
 	"girderworker/sandbox/image"
+	"girderworker/sandbox/image/provenance"
 )
 
 // errBrokenPipe is what a writer sees whose reader has gone.
@@ -61,10 +62,12 @@ func blame(err error) error {
 		return nil
 	case errors.Is(err, image.ErrNoSpace):
 		return told{err, monitor.ErrNoSpace}
+	case errors.Is(err, image.ErrPinned):
+		return told{err, monitor.ErrPinned}
 	case errors.Is(err, image.ErrNotFound):
 		return told{err, monitor.ErrNoImage}
 	}
-	for _, bad := range []error{image.ErrName, image.ErrCorrupt, image.ErrTooLarge, image.ErrUnsupported, image.ErrHostile} {
+	for _, bad := range []error{image.ErrName, image.ErrCorrupt, image.ErrTooLarge, image.ErrUnsupported, image.ErrHostile, image.ErrUnsigned} {
 		if errors.Is(err, bad) {
 			return told{err, monitor.ErrBadImage}
 		}
@@ -85,7 +88,13 @@ func operate(ctx context.Context, r *monitor.HelperRequest) (any, error) {
 	case monitor.ImagePrepare:
 		return struct{}{}, nil // opening it was all
 	case monitor.ImageImport:
-		found, err := store.Import(ctx, os.NewFile(helperArchive, "archive"), image.ImportOptions{Name: r.Name, Owner: r.Owner})
+		keys, err := provenance.Keys(r.Keys)
+		if err != nil {
+			return nil, err
+		}
+		found, err := store.Import(ctx, os.NewFile(helperArchive, "archive"), image.ImportOptions{
+			Name: r.Name, Owner: r.Owner, Pulled: r.Pulled, Keys: keys, Signature: r.Signature, Quota: r.Quota,
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -105,7 +114,15 @@ func operate(ctx context.Context, r *monitor.HelperRequest) (any, error) {
 		ids := pruned.Images[:min(len(pruned.Images), maxPruned)]
 		return apitype.Pruned{Images: append([]string{}, ids...), Layers: pruned.Layers, Bytes: pruned.Bytes}, err
 	case monitor.ImageVerify:
-		return struct{}{}, store.Verify(ctx, r.Name)
+		keys, err := provenance.Keys(r.Keys)
+		if err != nil {
+			return nil, err
+		}
+		return struct{}{}, store.Verify(ctx, r.Name, keys)
+	case monitor.ImagePin:
+		return struct{}{}, store.Pin(r.Name, r.Owner)
+	case monitor.ImageUnpin:
+		return struct{}{}, store.Unpin(r.Name, r.Owner)
 	}
 	return nil, fmt.Errorf("unknown operation %q", r.Op)
 }

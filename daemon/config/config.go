@@ -11,6 +11,7 @@ package config
 import (
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -63,6 +64,7 @@ type Config struct {
 	GPUs      GPUs
 	Limits    Limits
 	Retention Retention
+	Images    Images
 	Log       Log
 }
 
@@ -150,6 +152,28 @@ type Retention struct {
 	Reports time.Duration
 }
 
+// Images is how the image store grows and shrinks.
+type Images struct {
+	// Quota is how many bytes the files of all layers may have; 0 is any number.
+	Quota int64
+	// Keys is a directory of public keys in PEM, one a file.
+	Keys string
+	// Registries may be pulled from, PlainHTTP without TLS; each is HOST or
+	// HOST:PORT, and "*" alone is any.
+	Registries, PlainHTTP []string
+	// AuthFile and CAFile are read by the daemon's unprivileged user, and need not be there.
+	AuthFile, CAFile string
+	// PullTimeout is for a pull as a whole, ConnectTimeout for a registry's first word.
+	PullTimeout, ConnectTimeout time.Duration
+	// PruneEvery is how often what nobody needs is removed; 0 is never.
+	PruneEvery time.Duration
+}
+
+// MayPull tells whether images may come from a registry.
+func (i Images) MayPull(registry string) bool {
+	return slices.Contains(i.Registries, registry) || slices.Contains(i.Registries, "*")
+}
+
 // Log is how the daemon tells of itself.
 type Log struct {
 	Level slog.Level
@@ -187,7 +211,15 @@ func Default() Config {
 			Time: 7 * 24 * time.Hour,
 		},
 		Retention: Retention{Age: 90 * 24 * time.Hour, Count: 100_000, Reports: 7 * 24 * time.Hour},
-		Log:       Log{Level: slog.LevelInfo},
+		Images: Images{
+			Keys:           "/etc/girder-worker/keys",
+			AuthFile:       "/etc/girder-worker/auth.json",
+			CAFile:         "/etc/girder-worker/ca.pem",
+			Registries:     []string{"*"},
+			PullTimeout:    time.Hour,
+			ConnectTimeout: 5 * time.Second,
+		},
+		Log: Log{Level: slog.LevelInfo},
 	}
 }
 

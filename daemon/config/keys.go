@@ -58,12 +58,14 @@ func (k Key) Kind() string {
 		return "name"
 	case *countValue, *count64Value, *cpusValue:
 		return "N"
-	case *sizeValue:
+	case *sizeValue, *boundValue:
 		return "size"
 	case *durationValue:
 		return "time"
 	case *listValue:
 		return "list"
+	case *hostsValue:
+		return "hosts"
 	}
 	return "word"
 }
@@ -74,6 +76,7 @@ const (
 	sectionGPUs    = "gpus"
 	sectionLimits  = "limits"
 	sectionHistory = "retention"
+	sectionImages  = "images"
 	sectionLogging = "logging"
 	sectionCelery  = "celery"
 )
@@ -118,6 +121,15 @@ func (c *Config) Keys() []Key {
 		{sectionLimits, "log", "output kept of a job", true, (*sizeValue)(&c.Limits.Log)},
 		{sectionLimits, "scratch", "what a job may write (default: 10 % of the state file system)", true, (*sizeValue)(&c.Limits.Scratch)},
 		{sectionLimits, "time", "how long a job may run", true, (*durationValue)(&c.Limits.Time)},
+		{sectionImages, "quota", "what the layers of all images may take together; none for no bound", false, (*boundValue)(&c.Images.Quota)},
+		{sectionImages, "keys", "directory of the public keys whose signatures of images count", false, (*pathValue)(&c.Images.Keys)},
+		{sectionImages, "registries", "registries to pull from, HOST or HOST:PORT; * for any, none to pull never", true, (*hostsValue)(&c.Images.Registries)},
+		{sectionImages, "plain_http", "registries that are spoken to without TLS", true, (*hostsValue)(&c.Images.PlainHTTP)},
+		{sectionImages, "auth_file", "credentials for registries, as docker login writes them", true, (*pathValue)(&c.Images.AuthFile)},
+		{sectionImages, "ca_file", "certificates in PEM to trust, beside the system's, for registries", true, (*pathValue)(&c.Images.CAFile)},
+		{sectionImages, "pull_timeout", "how long a pull may take", true, (*durationValue)(&c.Images.PullTimeout)},
+		{sectionImages, "connect_timeout", "how long a registry may take to answer at all", true, (*durationValue)(&c.Images.ConnectTimeout)},
+		{sectionImages, "prune_every", "how often unneeded images are removed; 0 leaves that to the admin", true, (*durationValue)(&c.Images.PruneEvery)},
 		{sectionHistory, "age", "finished jobs older than this are removed; 0 keeps them", true, (*durationValue)(&c.Retention.Age)},
 		{sectionHistory, "count", "finished jobs beyond this number are removed; 0 keeps them", true, &countValue{&c.Retention.Count, 0, 100_000_000}},
 		{sectionHistory, "reports", "how long after a job's end it is tried to report it to Girder", true, (*durationValue)(&c.Retention.Reports)},

@@ -22,8 +22,10 @@ type (
 	launcherValue Launcher
 	cpusValue     float64
 	sizeValue     int64
+	boundValue    int64 // 0 is none
 	durationValue time.Duration
 	levelValue    slog.Level
+	hostsValue    []string
 	outputValue   bool
 	countValue    struct {
 		n        *int
@@ -146,6 +148,20 @@ func (v *sizeValue) Set(s string) error {
 }
 func (v *sizeValue) String() string { return FormatSize(int64(*v)) }
 
+func (v *boundValue) Set(s string) error {
+	if s == "none" {
+		*v = 0
+		return nil
+	}
+	return (*sizeValue)(v).Set(s)
+}
+func (v *boundValue) String() string {
+	if *v == 0 {
+		return "none"
+	}
+	return FormatSize(int64(*v))
+}
+
 func (v *durationValue) Set(s string) error {
 	d, err := ParseDuration(s)
 	if err != nil {
@@ -155,6 +171,27 @@ func (v *durationValue) Set(s string) error {
 	return nil
 }
 func (v *durationValue) String() string { return time.Duration(*v).String() }
+
+// Set takes hosts with commas or spaces between them; none is an empty list.
+func (v *hostsValue) Set(s string) error {
+	hosts := strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' })
+	if len(hosts) == 1 && hosts[0] == "none" {
+		hosts = nil
+	}
+	for _, h := range hosts {
+		if h != "*" && (len(h) > 255 || strings.ContainsAny(h, "/@*\\\x00") || strings.Contains(h, "//")) {
+			return errors.New("must be registries, HOST or HOST:PORT, with commas between them; * or none")
+		}
+	}
+	*v = hosts
+	return nil
+}
+func (v *hostsValue) String() string {
+	if len(*v) == 0 {
+		return "none"
+	}
+	return strings.Join(*v, ",")
+}
 
 // Set takes the names of Python's logging, which has the option too.
 func (v *levelValue) Set(s string) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,6 +73,10 @@ func (m *Monitor) importDropped() error {
 		if !e.Type().IsRegular() || strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
+		// A signature waits for its archive, which is to be dropped after it.
+		if strings.HasSuffix(e.Name(), dropSignature) {
+			continue
+		}
 		if err := m.importOne(e.Name()); err != nil {
 			return err
 		}
@@ -97,7 +102,11 @@ func (m *Monitor) importOne(name string) error {
 		return nil // its close will be told
 	}
 	m.logger.Info("Importing a dropped image", "file", path)
-	if _, err = m.image(m.ctx, ImageRequest{Op: ImageImport, Owner: everyone}, f); err != nil {
+	signature, err := m.signatureOf(path)
+	if err == nil {
+		_, err = m.signedImage(m.ctx, ImageRequest{Op: ImageImport, Owner: everyone}, f, signature)
+	}
+	if err != nil {
 		if m.ctx.Err() != nil {
 			return m.ctx.Err() // it stays for the next monitor
 		}
@@ -105,6 +114,33 @@ func (m *Monitor) importOne(name string) error {
 		return m.fileDropped(name, dropFailed, err)
 	}
 	return m.fileDropped(name, dropDone, nil)
+}
+
+// dropSignature is what the name of a detached signature adds to its archive's.
+const dropSignature = ".sig"
+
+// maxSignature is more than any signature has.
+const maxSignature = 4 << 10
+
+// signatureOf reads the signature beside a dropped archive, where there is one.
+// Its bytes are the confined child's to understand.
+func (m *Monitor) signatureOf(path string) ([]byte, error) {
+	f, err := os.OpenFile(path+dropSignature, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the signature beside the archive: %w", err)
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() == 0 || info.Size() > maxSignature {
+		return nil, errors.New("the signature beside the archive is no small regular file")
+	}
+	signature, err := io.ReadAll(io.LimitReader(f, maxSignature))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the signature beside the archive: %w", err)
+	}
+	return signature, nil
 }
 
 // fileDropped moves a file to where its fate is told.
@@ -119,6 +155,10 @@ func (m *Monitor) fileDropped(name, fate string, cause error) error {
 	}
 	if err := os.Rename(filepath.Join(m.options.Drop, name), target); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot move %s: %w", name, err)
+	}
+	err := os.Rename(filepath.Join(m.options.Drop, name+dropSignature), target+dropSignature)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot move the signature of %s: %w", name, err)
 	}
 	return nil
 }

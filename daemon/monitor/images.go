@@ -16,6 +16,12 @@ import (
 type HelperRequest struct {
 	Dir string `json:"dir"` // the image store
 	GID int    `json:"gid"` // that may read its index
+	// Keys is the directory of keys that sign images, Quota the bytes that the
+	// layers of the store may have, 0 for any number.
+	Keys  string `json:"keys,omitempty"`
+	Quota int64  `json:"quota,omitempty"`
+	// Signature is a detached one of the archive.
+	Signature []byte `json:"signature,omitempty"`
 	ImageRequest
 }
 
@@ -43,6 +49,8 @@ const (
 	ImageRemove  = "rm"
 	ImagePrune   = "prune"
 	ImageVerify  = "verify"
+	ImagePin     = "pin"
+	ImageUnpin   = "unpin"
 )
 
 // maxAnswer is what fits into a message with what is around it.
@@ -50,16 +58,21 @@ const maxAnswer = maxMessage - 8<<10
 
 // image runs the helper, which is the only one to touch the store.
 func (m *Monitor) image(ctx context.Context, r ImageRequest, archive *os.File) (json.RawMessage, error) {
+	return m.signedImage(ctx, r, archive, nil)
+}
+
+// signedImage is image with a detached signature of the archive.
+func (m *Monitor) signedImage(ctx context.Context, r ImageRequest, archive *os.File, signature []byte) (json.RawMessage, error) {
 	switch r.Op {
 	case ImageImport:
 		if archive == nil {
 			return nil, fmt.Errorf("%w: an import without an archive", ErrRefused)
 		}
-	case ImageRemove, ImagePrune, ImageVerify, ImagePrepare:
+	case ImageRemove, ImagePrune, ImageVerify, ImagePrepare, ImagePin, ImageUnpin:
 	default:
 		return nil, fmt.Errorf("%w: unknown image operation %q", ErrRefused, r.Op)
 	}
-	input, err := json.Marshal(HelperRequest{m.files.image(), m.options.GID, r})
+	input, err := json.Marshal(HelperRequest{m.files.image(), m.options.GID, m.options.Keys, m.options.Quota, signature, r})
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode an image operation: %w", err)
 	}

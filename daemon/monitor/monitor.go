@@ -40,6 +40,10 @@ type Options struct {
 	GPUs attempt.GPUs
 	// Drop is the directory watched for images.
 	Drop string
+	// Keys is the directory of the keys that sign images. Quota is how many bytes
+	// the image store's layers may have, 0 for any number.
+	Keys  string
+	Quota int64
 	// Front is the front's arguments after its sub-command.
 	Front []string
 	// Self is the command that is this program; empty is /proc/self/exe, which

@@ -79,6 +79,8 @@ var (
 	ErrNoImage = errors.New("no such image")
 	// ErrBadImage: an archive, name or image is not what it should be.
 	ErrBadImage = errors.New("bad image")
+	// ErrPinned: the image is to stay as it is.
+	ErrPinned = errors.New("the image is pinned")
 	// ErrNoSpace: the disk is full.
 	ErrNoSpace = errors.New("no space left")
 	// ErrGone: the monitor does not answer any more. The front must end.
@@ -91,6 +93,7 @@ var kinds = map[string]error{
 	"no-attempt": ErrNoAttempt,
 	"no-image":   ErrNoImage,
 	"bad-image":  ErrBadImage,
+	"pinned":     ErrPinned,
 	"no-space":   ErrNoSpace,
 }
 
@@ -138,12 +141,15 @@ func (a Attempt) String() string { return fmt.Sprintf("%s-%d", a.Job, a.Attempt)
 // ImageRequest is one operation of the image store. Names and references are
 // the helper's to judge.
 type ImageRequest struct {
-	// Op is import, rm, prune or verify.
+	// Op is import, rm, prune, verify, pin or unpin.
 	Op string `json:"op"`
 	// Name is the name an import gets, or the reference for rm and verify.
 	Name string `json:"name,omitempty"`
 	// Owner is the uid whose names are meant; -1 is everyone's.
 	Owner int `json:"owner"`
+	// Pulled tells of an import that its archive comes from a pull: it leaves out
+	// layers that Owner may use already, and moves no name of a pinned image.
+	Pulled bool `json:"pulled,omitempty"`
 	// Keep lists image ids that prune leaves, because jobs need them.
 	Keep []string `json:"keep,omitempty"`
 }

@@ -32,6 +32,10 @@ type archive struct {
 	members map[string]member // by clean path
 	// documents is how many bytes of JSON may still be read.
 	documents int64
+	// absent are the diff ids of layers that need not be in it.
+	absent map[string]bool
+	// signatures are the descriptors of what is about an image's signatures.
+	signatures []descriptor
 }
 
 // member is a file of the archive: a part of it, or a link to another.

@@ -26,6 +26,12 @@ var (
 	ErrHostile = errors.New("image is not safe")
 	// ErrNoSpace: the file system or a quota is full.
 	ErrNoSpace = errors.New("no space left for the image")
+	// ErrUnsigned: a signature was promised, and none of the keys made it.
+	ErrUnsigned = errors.New("signature does not hold")
+	// ErrQuota: the store may not grow so far. It is an [ErrNoSpace], too.
+	ErrQuota = fmt.Errorf("%w: its quota is used up", ErrNoSpace)
+	// ErrPinned: the image is to stay as it is until it is unpinned.
+	ErrPinned = errors.New("image is pinned")
 	// ErrReadOnly: the store was opened for reading.
 	ErrReadOnly = errors.New("image store is open for reading only")
 )
@@ -39,6 +45,7 @@ var kinds = map[string]error{
 	"hostile":     ErrHostile,
 	"no-space":    ErrNoSpace,
 	"name":        ErrName,
+	"unsigned":    ErrUnsigned,
 }
 
 // refusal is an error on its way out of the confined child. Text leaves out the

@@ -51,7 +51,7 @@ func FuzzArchive(f *testing.F) {
 			t.Fatal(err)
 		}
 		archive := imagetest.Open(t, data)
-		err := unpackArchive(archive, root, fuzzLimits, json.NewEncoder(io.Discard), bytes.NewReader([]byte(`{"have":[]}`)))
+		err := unpackArchive(archive, root, &request{Limits: fuzzLimits}, json.NewEncoder(io.Discard), bytes.NewReader([]byte(`{"have":[]}`)))
 		if err != nil && refuse(err).err() == nil {
 			t.Error("an error has no text")
 		}

@@ -32,6 +32,7 @@
 package image
 
 import (
+	"slices"
 	"time"
 )
 
@@ -50,6 +51,15 @@ type Image struct {
 	// Digest is that of the manifest, "" where the archive had none, as a
 	// docker-archive of old Docker has none.
 	Digest string `json:"digest,omitempty"`
+	// Indexes are the digests of the indexes through which the archive or the
+	// registry led to the manifest, outermost first. Who signs a name that is
+	// for several machines signs one of these.
+	Indexes []string `json:"indexes,omitempty"`
+	// Signatures are those that came with the image and fit one of its digests,
+	// whoever made them. [Signature.Key] tells which were verified.
+	Signatures []Signature `json:"signatures,omitempty"`
+	// Pinned images stay, whatever is removed or pruned or pulled.
+	Pinned bool   `json:"-"`
 	Config Config `json:"config"`
 	// Size is the bytes of all files of all layers, shared ones included.
 	Size    int64     `json:"size"`
@@ -57,6 +67,11 @@ type Image struct {
 	Added   time.Time `json:"added"`            // to this store
 	Arch    string    `json:"arch"`
 	OS      string    `json:"os"`
+}
+
+// hasDigest tells whether digest is the manifest's or that of an index that led to it.
+func (i Image) hasDigest(digest string) bool {
+	return i.Digest == digest || slices.Contains(i.Indexes, digest)
 }
 
 // Name is one user's name for an image.

@@ -98,16 +98,16 @@ func mustImport(t testing.TB, s *image.Store, archive *os.File, o image.ImportOp
 	if len(images) != 1 {
 		t.Fatalf("%d images, want 1", len(images))
 	}
-	checkWhole(t, s, images[0])
+	checkWhole(t, s, images[0], o.Keys...)
 	return images[0]
 }
 
-func checkWhole(t testing.TB, s *image.Store, img image.Image) {
+func checkWhole(t testing.TB, s *image.Store, img image.Image, keys ...image.Key) {
 	t.Helper()
 	if _, err := s.Layers(img); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Verify(t.Context(), img.ID); err != nil {
+	if err := s.Verify(t.Context(), img.ID, keys); err != nil {
 		t.Fatal(err)
 	}
 }

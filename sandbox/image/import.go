@@ -31,6 +31,17 @@ type ImportOptions struct {
 	// Owner of the names: a user id, or [Everyone].
 	Owner  int
 	Limits Limits
+	// Pulled archives are made by a pull: layers of images that Owner may use
+	// already can be missing, and the name of a pinned image does not move.
+	Pulled bool
+	// Keys are whose signatures count.
+	Keys []Key
+	// Signature, when set, is a detached one, base64 or as it is, over all bytes
+	// of the archive. One that no key made refuses the import.
+	Signature []byte
+	// Quota is how many bytes the files of all layers in the store may have, 0
+	// for any number.
+	Quota int64
 	// Progress, when set, is called now and then by the importing goroutine.
 	Progress func(Progress)
 }
@@ -66,6 +77,10 @@ func (s *Store) importArchive(ctx context.Context, archive *os.File, o ImportOpt
 	}
 	defer st.remove()
 
+	o.Limits = o.Limits.withDefaults()
+	if err := st.budget(&o); err != nil {
+		return nil, err
+	}
 	if err := st.unpack(ctx, archive, o); err != nil {
 		return nil, err
 	}
@@ -77,7 +92,7 @@ func (s *Store) importArchive(ctx context.Context, archive *os.File, o ImportOpt
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
-	return st.commit(o.Owner)
+	return st.commit(o)
 }
 
 // staging is one import under way. Its directory is locked for as long as it
@@ -89,6 +104,8 @@ type staging struct {
 
 	images   []plannedImage
 	finished bool                     // the child said so
+	used     int64                    // bytes of the store's quota, when it has one
+	tight    bool                     // the quota is what limits the size
 	layers   map[string]layerDocument // unpacked here, by hex
 	have     map[string]bool          // needed and in the store, by hex
 }
@@ -142,13 +159,26 @@ func (st *staging) remove() {
 // unpack lets the confined child read the archive. After it, every layer that
 // the images need is in the work directory or in the store.
 func (st *staging) unpack(ctx context.Context, archive *os.File, o ImportOptions) error {
-	req := request{Task: taskUnpack, Root: st.path(workDir), Limits: o.Limits.withDefaults()}
+	req := request{Task: taskUnpack, Root: st.path(workDir), Limits: o.Limits, Signature: o.Signature}
+	for _, k := range o.Keys {
+		req.Keys = append(req.Keys, k.PEM)
+	}
+	if o.Pulled {
+		have, err := st.store.LayersOf(o.Owner)
+		if err != nil {
+			return err
+		}
+		req.Absent = have
+	}
 	err := st.store.confine(ctx, req, archive, func(m message) (any, error) {
 		if err := st.hear(m, o); err != nil || m.Plan == nil {
 			return nil, err
 		}
 		return st.pin()
 	})
+	if st.tight && errors.Is(err, ErrTooLarge) {
+		return overQuota(o.Quota, st.used)
+	}
 	if err != nil {
 		return err
 	}
@@ -195,7 +225,7 @@ func (st *staging) accept(plan []foundImage, o ImportOptions) error {
 	if o.Name != "" && len(plan) > 1 {
 		return blame(ErrName, "the archive holds %d images, one name cannot be given to all; leave the name out", len(plan))
 	}
-	limits := o.Limits.withDefaults()
+	limits := o.Limits
 	now := time.Now().UTC()
 	for _, found := range plan {
 		img := plannedImage{Image: found.Image}
@@ -211,6 +241,9 @@ func (st *staging) accept(plan []foundImage, o ImportOptions) error {
 			if !digestForm().MatchString(id) {
 				return errors.New("the unpacker sent a malformed layer id")
 			}
+		}
+		if err := checkSigned(img.Image, o.Keys); err != nil {
+			return err
 		}
 		names := found.Refs
 		if o.Name != "" {
@@ -322,7 +355,8 @@ func (st *staging) inspect(ctx context.Context, img *Image) error {
 
 // commit puts layers, images and names into place, in the order in which each
 // needs the one before.
-func (st *staging) commit(owner int) ([]Image, error) {
+func (st *staging) commit(o ImportOptions) ([]Image, error) {
+	owner := o.Owner
 	for hex, doc := range st.layers {
 		if err := st.settle(hex, doc); err != nil {
 			return nil, err
@@ -340,6 +374,18 @@ func (st *staging) commit(owner int) ([]Image, error) {
 		return nil, err
 	}
 	defer unlock()
+	if err := st.withinQuota(o.Quota); err != nil {
+		return nil, err
+	}
+	ix, err := s.load()
+	if err != nil {
+		return nil, err
+	}
+	if o.Pulled {
+		if err := ix.movesPinned(st.images, owner); err != nil {
+			return nil, err
+		}
+	}
 	for hex := range st.layers {
 		err := os.Rename(st.path(readyDir, hex), s.path(layersDir, hex))
 		// Another import may have brought the same layer meanwhile.
@@ -348,10 +394,6 @@ func (st *staging) commit(owner int) ([]Image, error) {
 		}
 	}
 	if err := syncDir(s.path(layersDir)); err != nil {
-		return nil, err
-	}
-	ix, err := s.load()
-	if err != nil {
 		return nil, err
 	}
 	doc := ix.names
@@ -369,6 +411,8 @@ func (st *staging) commit(owner int) ([]Image, error) {
 			if img.Digest == "" {
 				img.Digest = known.Digest
 			}
+			img.Indexes = union(img.Indexes, known.Indexes)
+			img.Signatures = mergeSignatures(img.Signatures, known.Signatures)
 		}
 		if err := s.writeDocument(s.path(imagesDir, hexOf(img.ID)+".json"), img.Image); err != nil {
 			return nil, err
@@ -393,6 +437,15 @@ func (st *staging) commit(owner int) ([]Image, error) {
 	return out, nil
 }
 
+func union(a, b []string) []string {
+	for _, s := range b {
+		if !slices.Contains(a, s) {
+			a = append(a, s)
+		}
+	}
+	return a
+}
+
 // settle gives an unpacked layer the shape that it has in the store.
 func (st *staging) settle(hex string, doc layerDocument) error {
 	dir := st.path(readyDir, hex)
@@ -403,36 +456,4 @@ func (st *staging) settle(hex string, doc layerDocument) error {
 		return err
 	}
 	return st.store.writeVia(st.dir, filepath.Join(dir, layerFile), doc)
-}
-
-// Verify reads every file of the image again and compares with what was there
-// after the import, where all digests were checked. It must be called as root.
-func (s *Store) Verify(ctx context.Context, id string) error {
-	img, err := s.Get(id)
-	if err != nil {
-		return err
-	}
-	if _, err := s.Layers(img); err != nil {
-		return err
-	}
-	for _, layer := range topmost(img.DiffIDs) {
-		var doc layerDocument
-		if err := readDocument(s.layerPath(layer, layerFile), &doc); err != nil {
-			return fmt.Errorf("cannot verify image: %w", err)
-		}
-		tree := ""
-		req := request{Task: taskVerify, Root: s.layerPath(layer, diffDir)}
-		err := s.confine(ctx, req, nil, func(m message) (any, error) {
-			tree = m.Tree
-			return nil, nil
-		})
-		if err != nil {
-			return fmt.Errorf("cannot verify image: %w", err)
-		}
-		if tree != doc.Tree {
-			return blame(ErrCorrupt, "files of layer %s in %s were changed after the import (%s then, %s now); remove the image, prune, and import it again",
-				layer, s.dir, doc.Tree, printable(tree))
-		}
-	}
-	return nil
 }

@@ -22,20 +22,39 @@ import (
 const progressEvery = 200 * time.Millisecond
 
 // unpackArchive is the worker's work for an import. It writes below dir.
-func unpackArchive(f *os.File, dir string, limits Limits, out *json.Encoder, answers io.Reader) error {
-	a, err := openArchive(f, limits, func() (*os.File, error) {
+func unpackArchive(f *os.File, dir string, req *request, out *json.Encoder, answers io.Reader) error {
+	limits := req.Limits
+	spool := func() (*os.File, error) {
 		name := filepath.Join(dir, "spool")
 		spool, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return nil, err
 		}
 		return spool, os.Remove(name)
-	})
+	}
+	keys, err := parseKeys(req.Keys)
 	if err != nil {
 		return err
 	}
+	var over *Signature
+	if len(req.Signature) > 0 {
+		if f, over, err = keys.overArchive(f, req.Signature, limits, spool); err != nil {
+			return err
+		}
+	}
+	a, err := openArchive(f, limits, spool)
+	if err != nil {
+		return err
+	}
+	a.absent = map[string]bool{}
+	for _, id := range req.Absent {
+		a.absent[id] = true
+	}
 	p, err := a.plan(limits)
 	if err != nil {
+		return err
+	}
+	if err := a.sign(p, keys, over); err != nil {
 		return err
 	}
 	if err := out.Encode(message{Plan: p.images}); err != nil {
@@ -56,9 +75,13 @@ func unpackArchive(f *os.File, dir string, limits Limits, out *json.Encoder, ans
 	}
 	for _, b := range p.blobs {
 		u.progress.Layer++
-		if done[b.diffID] {
+		switch {
+		case b.missing && !done[b.diffID]:
+			err = blame(ErrCorrupt, "layer %s was left out and is not in the store any more; pull again", b.diffID)
+		case b.missing:
+		case done[b.diffID]:
 			err = u.check(b, func(io.Reader) error { return nil })
-		} else {
+		default:
 			err = u.unpack(b)
 		}
 		if err != nil {

@@ -18,6 +18,7 @@ type plan struct {
 	images []foundImage
 	blobs  []blob // each once, in the order in which images need them
 	known  map[blob]bool
+	absent map[string]bool // diff ids of layers that may be missing
 }
 
 // blob is a layer as the archive stores it.
@@ -26,11 +27,13 @@ type blob struct {
 	member member
 	diffID string
 	digest string // of the stored bytes, "" where the archive tells none
+	// missing layers are in the store, or else the archive is not whole.
+	missing bool
 }
 
 // plan reads the archive's documents.
 func (a *archive) plan(limits Limits) (*plan, error) {
-	p := &plan{known: map[blob]bool{}}
+	p := &plan{known: map[blob]bool{}, absent: a.absent}
 	_, hasIndex := a.find("index.json")
 	_, hasManifest := a.find("manifest.json")
 	var err error
@@ -110,7 +113,23 @@ type descriptor struct {
 	Platform    *struct {
 		Architecture string
 		OS           string
+		Variant      string
 	}
+}
+
+// Fit tells how well this machine runs what is built for a platform: 0 for not
+// at all, and more for better. The plain variants run everywhere; later ones of
+// x86-64 need a processor that may not be there.
+func Fit(os, architecture, variant string) int {
+	switch {
+	case os != "linux" || architecture != runtime.GOARCH:
+		return 0
+	case architecture == "amd64" && (variant == "" || variant == "v1"), architecture == "arm64" && (variant == "" || variant == "v8"):
+		return 3
+	case architecture != "amd64":
+		return 2
+	}
+	return 1
 }
 
 // manifest is an OCI or Docker manifest or index: which one, its fields show.
@@ -146,12 +165,21 @@ func (a *archive) planLayout(p *plan, limits Limits) error {
 			}
 		}
 	}
-	chosen, err := forThisMachine(top.Manifests)
+	var images []descriptor
+	for _, d := range top.Manifests {
+		switch {
+		case d.isSignature():
+			a.signatures = append(a.signatures, d)
+		case !d.isAttached():
+			images = append(images, d)
+		}
+	}
+	chosen, err := forThisMachine(images)
 	if err != nil {
 		return err
 	}
 	for _, d := range chosen {
-		if err := a.planDescriptor(p, d, refsOf(d), tags, limits, 0); err != nil {
+		if err := a.planDescriptor(p, d, refsOf(d), tags, limits, nil); err != nil {
 			return err
 		}
 	}
@@ -179,7 +207,7 @@ func forThisMachine(all []descriptor) ([]descriptor, error) {
 		switch {
 		case d.Annotations["vnd.docker.reference.type"] != "":
 			// about an image, not one
-		case d.Platform == nil || d.Platform.OS == "linux" && d.Platform.Architecture == runtime.GOARCH:
+		case d.Platform == nil || Fit(d.Platform.OS, d.Platform.Architecture, d.Platform.Variant) > 0:
 			chosen = append(chosen, d)
 		default:
 			others = append(others, d.Platform.OS+"/"+d.Platform.Architecture)
@@ -191,9 +219,26 @@ func forThisMachine(all []descriptor) ([]descriptor, error) {
 	return chosen, nil
 }
 
+// best is the first of the descriptors that fit best, as a pull chooses, too.
+func best(chosen []descriptor) descriptor {
+	fit := func(d descriptor) int {
+		if d.Platform == nil {
+			return 1
+		}
+		return Fit(d.Platform.OS, d.Platform.Architecture, d.Platform.Variant)
+	}
+	first := chosen[0]
+	for _, d := range chosen[1:] {
+		if fit(d) > fit(first) {
+			first = d
+		}
+	}
+	return first
+}
+
 // planDescriptor follows a descriptor to an image.
-func (a *archive) planDescriptor(p *plan, d descriptor, refs []string, tags map[string][]string, limits Limits, depth int) error {
-	if depth > maxNesting {
+func (a *archive) planDescriptor(p *plan, d descriptor, refs []string, tags map[string][]string, limits Limits, above []string) error {
+	if len(above) > maxNesting {
 		return blame(ErrUnsupported, "the archive nests indexes more than %d deep", maxNesting)
 	}
 	data, err := a.blobDocument(d)
@@ -206,7 +251,7 @@ func (a *archive) planDescriptor(p *plan, d descriptor, refs []string, tags map[
 	}
 	switch {
 	case m.Config != nil && len(m.Manifests) == 0:
-		return a.planManifest(p, d, m, refs, tags, limits)
+		return a.planManifest(p, d, m, refs, tags, limits, above)
 	case m.Config == nil && len(m.Manifests) > 0:
 		chosen, err := forThisMachine(m.Manifests)
 		if err != nil {
@@ -215,12 +260,13 @@ func (a *archive) planDescriptor(p *plan, d descriptor, refs []string, tags map[
 		if len(chosen) == 0 {
 			return blame(ErrUnsupported, "the index %s lists no image", d.Digest)
 		}
-		return a.planDescriptor(p, chosen[0], append(refs, refsOf(chosen[0])...), tags, limits, depth+1)
+		next := best(chosen)
+		return a.planDescriptor(p, next, append(refs, refsOf(next)...), tags, limits, append(above, d.Digest))
 	}
 	return blame(ErrUnsupported, "%s is neither an OCI nor a Docker version 2 manifest; %s", d.Digest, formatsHint)
 }
 
-func (a *archive) planManifest(p *plan, d descriptor, m manifest, refs []string, tags map[string][]string, limits Limits) error {
+func (a *archive) planManifest(p *plan, d descriptor, m manifest, refs []string, tags map[string][]string, limits Limits, above []string) error {
 	if len(m.Layers) > limits.Layers {
 		return tooManyLayers(len(m.Layers), limits)
 	}
@@ -234,12 +280,22 @@ func (a *archive) planManifest(p *plan, d descriptor, m manifest, refs []string,
 			return blame(ErrUnsupported, "layer %s is encrypted; decrypt the image before", l.Digest)
 		}
 		found, err := a.blobMember(l)
-		if err != nil {
+		missing := err != nil && len(a.absent) > 0 && !a.has(l)
+		if err != nil && !missing {
 			return err
 		}
-		stored = append(stored, blob{name: "layer " + l.Digest, member: found, digest: l.Digest})
+		stored = append(stored, blob{name: "layer " + l.Digest, member: found, digest: l.Digest, missing: missing})
 	}
-	return p.add(config, d.Digest, append(refs, tags[m.Config.Digest]...), stored, limits)
+	if err := p.add(config, d.Digest, append(refs, tags[m.Config.Digest]...), stored, limits); err != nil {
+		return err
+	}
+	p.images[len(p.images)-1].Image.Indexes = above
+	return nil
+}
+
+func (a *archive) has(d descriptor) bool {
+	_, ok := a.find("blobs/sha256/" + hexOf(d.Digest))
+	return ok
 }
 
 // blobMember finds a blob and checks its size.
@@ -333,6 +389,9 @@ func (p *plan) add(config []byte, digest string, refs []string, stored []blob, l
 			return blame(ErrUnsupported, "the config has the layer id %.100q; only sha256 is known", diffID)
 		}
 		stored[i].diffID = diffID
+		if stored[i].missing && !p.absent[diffID] {
+			return blame(ErrCorrupt, "%s is missing in the archive; %s", stored[i].name, copyHint)
+		}
 		if !p.known[stored[i]] {
 			p.known[stored[i]] = true
 			p.blobs = append(p.blobs, stored[i])

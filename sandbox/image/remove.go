@@ -75,6 +75,9 @@ func (s *Store) Remove(ref string, owner int) (Removed, error) {
 	if err != nil {
 		return Removed{}, err
 	}
+	if slices.Contains(ix.names.Pinned, img.ID) {
+		return Removed{}, blame(ErrPinned, "%s; unpin it first", ref)
+	}
 	parsed, nameErr := parseRef(ref)
 	byName := nameErr == nil && parsed.digest == "" && slices.ContainsFunc(ix.names.Names, func(n nameEntry) bool {
 		return n.Name == parsed.name && n.ID == img.ID
@@ -110,19 +113,16 @@ type Pruned struct {
 	Bytes  int64
 }
 
-// Prune removes the images that have no name and are not in inUse, which holds
-// ids, and the layers that no image needs any more.
+// Prune removes the images that have no name, are not pinned and are not in
+// inUse, which holds ids, and the layers that no image needs any more. What it
+// frees is out of the store when it returns; the files go with the next [Open]
+// for writing, because that can take long.
 func (s *Store) Prune(ctx context.Context, inUse []string) (Pruned, error) {
 	unlock, err := s.lock()
 	if err != nil {
 		return Pruned{}, err
 	}
-	locked := true
-	defer func() {
-		if locked {
-			unlock()
-		}
-	}()
+	defer unlock()
 	ix, err := s.load()
 	if err != nil {
 		return Pruned{}, fmt.Errorf("cannot prune images: %w", err)
@@ -130,7 +130,7 @@ func (s *Store) Prune(ctx context.Context, inUse []string) (Pruned, error) {
 	var out Pruned
 	for id := range ix.images {
 		named := slices.ContainsFunc(ix.names.Names, func(n nameEntry) bool { return n.ID == id })
-		if named || slices.Contains(inUse, id) {
+		if named || slices.Contains(ix.names.Pinned, id) || slices.Contains(inUse, id) {
 			continue
 		}
 		if err := os.Remove(s.path(imagesDir, hexOf(id)+".json")); err != nil {
@@ -148,11 +148,6 @@ func (s *Store) Prune(ctx context.Context, inUse []string) (Pruned, error) {
 		return Pruned{}, fmt.Errorf("cannot prune images: %w", err)
 	}
 	out.Layers, out.Bytes, err = s.discardLayers(ix)
-	unlock()
-	locked = false
-	if err == nil {
-		err = s.emptyStaging(ctx)
-	}
 	if err != nil {
 		return out, fmt.Errorf("cannot prune images: %w", err)
 	}

@@ -58,6 +58,7 @@ type namesDocument struct {
 	// Generation grows with every change of the store.
 	Generation int64       `json:"generation"`
 	Names      []nameEntry `json:"names"`
+	Pinned     []string    `json:"pinned,omitempty"` // ids
 }
 
 type nameEntry struct {
@@ -261,6 +262,10 @@ func (s *Store) load() (*index, error) {
 		_, ok := ix.images[n.ID]
 		return !ok
 	})
+	ix.names.Pinned = slices.DeleteFunc(ix.names.Pinned, func(id string) bool {
+		_, ok := ix.images[id]
+		return !ok
+	})
 	return ix, nil
 }
 
@@ -355,6 +360,7 @@ func sees(uid, owner int) bool {
 // view is img with the names that uid may see.
 func (ix *index) view(img Image, uid int) Image {
 	img.Names = nil
+	img.Pinned = slices.Contains(ix.names.Pinned, img.ID)
 	for _, n := range ix.names.Names {
 		if n.ID == img.ID && sees(uid, n.Owner) {
 			img.Names = append(img.Names, Name{Ref: short(n.Name), Owner: n.Owner})
@@ -425,11 +431,11 @@ func (ix *index) resolve(ref string, uid int) (Image, error) {
 	var found []Image
 	switch {
 	case nameErr == nil && parsed.digest != "":
-		found = ix.visible(uid, func(img Image) bool { return img.Digest == parsed.digest })
+		found = ix.visible(uid, func(img Image) bool { return img.hasDigest(parsed.digest) })
 	case prefixForm().MatchString(ref):
 		prefix := "sha256:" + hexOf(ref)
 		found = ix.visible(uid, func(img Image) bool {
-			return strings.HasPrefix(img.ID, prefix) || img.Digest == prefix
+			return strings.HasPrefix(img.ID, prefix) || img.hasDigest(prefix)
 		})
 	case nameErr != nil:
 		return Image{}, nameErr
@@ -482,6 +488,26 @@ func (ix *index) visible(uid int, match func(Image) bool) []Image {
 		}
 	}
 	return out
+}
+
+// LayersOf returns the diff ids of the layers that owner may use already: those
+// of images with a name that is owner's or everyone's. Who names one of them
+// learns nothing new.
+func (s *Store) LayersOf(owner int) ([]string, error) {
+	ix, err := s.current()
+	if err != nil {
+		return nil, fmt.Errorf("cannot list layers: %w", err)
+	}
+	var out []string
+	for id, img := range ix.images {
+		if slices.ContainsFunc(ix.names.Names, func(n nameEntry) bool {
+			return n.ID == id && (n.Owner == Everyone || n.Owner == owner)
+		}) {
+			out = append(out, img.DiffIDs...)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
 }
 
 // Layers returns the directories that make up img's root file system, lowest

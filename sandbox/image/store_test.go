@@ -152,6 +152,7 @@ func TestRemoveAndPrune(t *testing.T) {
 	}
 	checkWhole(t, s, b)
 	checkWhole(t, s, c)
+	openStore(t, dir) // takes the files away
 	checkNothingLeft(t, s, dir)
 	if _, err := s.Remove(c.ID, image.Everyone); err != nil {
 		t.Errorf("an admin cannot remove a user's image: %v", err)
@@ -159,6 +160,7 @@ func TestRemoveAndPrune(t *testing.T) {
 	if got, err := s.Prune(t.Context(), nil); err != nil || len(got.Images) != 2 || got.Layers != 3 {
 		t.Errorf("pruned %+v, %v; want all", got, err)
 	}
+	openStore(t, dir)
 	checkEmpty(t, s, dir)
 	if _, err := s.Layers(b); !errors.Is(err, image.ErrCorrupt) {
 		t.Errorf("layers of a removed image: %v", err)
@@ -218,7 +220,7 @@ func TestVerifyFindsChanges(t *testing.T) {
 			if err := change(dirs[0]); err != nil {
 				t.Fatal(err)
 			}
-			wantError(t, s.Verify(t.Context(), img.ID), image.ErrCorrupt, "changed", img.DiffIDs[0])
+			wantError(t, s.Verify(t.Context(), img.ID, nil), image.ErrCorrupt, "changed", img.DiffIDs[0])
 		})
 	}
 	s := newStore(t)
@@ -227,7 +229,7 @@ func TestVerifyFindsChanges(t *testing.T) {
 	if err := os.RemoveAll(dirs[0]); err != nil {
 		t.Fatal(err)
 	}
-	wantError(t, s.Verify(t.Context(), img.ID), image.ErrCorrupt, "import the image again")
+	wantError(t, s.Verify(t.Context(), img.ID, nil), image.ErrCorrupt, "import the image again")
 }
 
 // A user who names a layer that the store has, in an archive without its

@@ -10,6 +10,7 @@ const (
 	taskUnpack  task = "unpack"  // an archive, into the child's root
 	taskInspect task = "inspect" // the root file system that layers make
 	taskVerify  task = "verify"  // the tree of one layer
+	taskSigned  task = "signed"  // whose signatures were kept
 )
 
 // request is the child's whole order.
@@ -21,11 +22,19 @@ type request struct {
 	// Lowers are the layers to look at, lowest first.
 	Lowers []string `json:"lowers,omitempty"`
 	Limits Limits   `json:"limits"`
+	// Absent are the diff ids of layers that the archive may leave out.
+	Absent []string `json:"absent,omitempty"`
+	// Keys are in PEM. Signature is a detached one over the archive.
+	Keys      []string `json:"keys,omitempty"`
+	Signature []byte   `json:"signature,omitempty"`
+	// Signatures are what taskSigned looks at.
+	Signatures []Signature `json:"signatures,omitempty"`
 	// RootInode is what the worker must find as "/" before it begins.
 	RootInode uint64 `json:"root_inode,omitempty"`
 }
 
-// message is one line of the child's. Exactly one field is set.
+// message is one line of the child's. Exactly one field is set, but for Done
+// beside Signatures, of which there may be none.
 type message struct {
 	Refusal  *refusal       `json:"refusal,omitempty"`
 	Plan     []foundImage   `json:"plan,omitempty"`
@@ -34,7 +43,9 @@ type message struct {
 	Skipped  *skipped       `json:"skipped,omitempty"`
 	Accounts *accounts      `json:"accounts,omitempty"`
 	Tree     string         `json:"tree,omitempty"`
-	Done     bool           `json:"done,omitempty"`
+	// Signatures come back with their keys.
+	Signatures []Signature `json:"signatures,omitempty"`
+	Done       bool        `json:"done,omitempty"`
 }
 
 // foundImage is an image of an archive as the child understands it, with the

@@ -53,6 +53,7 @@ var capabilities = map[task][]uintptr{
 	taskUnpack:  {unix.CAP_CHOWN, unix.CAP_FOWNER, unix.CAP_FSETID},
 	taskInspect: {unix.CAP_DAC_READ_SEARCH},
 	taskVerify:  {unix.CAP_DAC_READ_SEARCH},
+	taskSigned:  {},
 }
 
 // setup is the first process, the first of its pid namespace: when it ends, for
@@ -264,7 +265,7 @@ func work() error {
 	out := json.NewEncoder(os.Stdout)
 	switch req.Task {
 	case taskUnpack:
-		return unpackArchive(os.NewFile(archiveFD, "archive"), "/", req.Limits, out, os.NewFile(answerFD, "answers"))
+		return unpackArchive(os.NewFile(archiveFD, "archive"), "/", &req, out, os.NewFile(answerFD, "answers"))
 	case taskInspect:
 		seen, err := inspectRoot()
 		if err != nil {
@@ -277,6 +278,8 @@ func work() error {
 			return err
 		}
 		return out.Encode(message{Tree: tree})
+	case taskSigned:
+		return checkSignatures(&req, out)
 	}
 	return fmt.Errorf("unknown task %q", req.Task)
 }
