@@ -26,6 +26,8 @@ type running struct {
 	mu       sync.Mutex
 	imageID  string
 	starting bool // claimed, and its runner not yet started
+	// abort ends the pull of its image, while there is one.
+	abort    context.CancelFunc
 	canceled bool // the runner was told
 	stage    string
 	progress *apitype.Progress
@@ -44,12 +46,16 @@ func (a *attempts) init(ctx context.Context, work *sync.WaitGroup) {
 	a.ctx, a.work, a.byJob = ctx, work, map[string]*running{}
 }
 
-// begin runs see in a goroutine of the attempt's own.
-func (a *attempts) begin(job *queue.Job, see func(context.Context, *queue.Job, *running)) {
+// begin runs see in a goroutine of the attempt's own; know, where it is not nil,
+// completes what is known of the attempt before.
+func (a *attempts) begin(job *queue.Job, know func(*running), see func(context.Context, *queue.Job, *running)) {
 	r := &running{
 		name:     monitor.Attempt{Job: job.ID, Attempt: job.Attempt},
 		starting: true,
 		stage:    string(queue.Preparing),
+	}
+	if know != nil {
+		know(r)
 	}
 	a.mu.Lock()
 	a.byJob[job.ID] = r
@@ -92,8 +98,8 @@ func (a *attempts) all() []*running {
 func (a *attempts) starting() (n int) {
 	for _, r := range a.all() {
 		r.mu.Lock()
-		if r.starting {
-			n++
+		if r.starting && r.abort == nil {
+			n++ // a pull waits for a registry and takes nothing from other starts
 		}
 		r.mu.Unlock()
 	}
@@ -121,22 +127,28 @@ func (f *front) runAttempt(ctx context.Context, job *queue.Job, r *running) {
 		}, "", time.Now())
 		return
 	}
-	req, gpus, err := f.request(job)
+	err := f.pullFor(ctx, job, r)
+	var req *attempt.Request
+	var gpus int
+	if err == nil {
+		req, gpus, err = f.prepare(job, r)
+	}
 	var devices []string
 	if err == nil {
 		devices, err = f.awaitGPUs(ctx, job, r, gpus)
 	}
-	if errors.Is(err, errCanceled) {
+	if errors.Is(err, errPullCanceled) || errors.Is(err, errCanceled) {
+		text := err.Error()
+		if errors.Is(err, errCanceled) {
+			text = "canceled while it waited for a GPU"
+		}
 		f.started(r)
-		f.finish(ctx, r.name, &queue.Result{Outcome: string(attempt.OutcomeCanceled), Code: attempt.CodeCanceled, Error: "canceled while it waited for a GPU"}, "", time.Now())
+		f.finish(ctx, r.name, &queue.Result{Outcome: string(attempt.OutcomeCanceled), Code: attempt.CodeCanceled, Error: text}, "", time.Now())
 		return
 	}
 	defer f.freeGPUs(r.name)
 	if err == nil {
 		req.Resources.GPUs = devices
-		r.mu.Lock()
-		r.imageID, r.grace = req.ImageID, req.Plan.StopGrace
-		r.mu.Unlock()
 		var secrets transforms.Secrets
 		if secrets, err = f.secrets(ctx, job.ID); err == nil {
 			err = f.monitor.Start(ctx, *req, secrets)
@@ -158,6 +170,66 @@ func (f *front) runAttempt(ctx context.Context, job *queue.Job, r *running) {
 		return
 	}
 	f.follow(ctx, r)
+}
+
+// prepare makes the request of an attempt. From then on nobody prunes its image.
+func (f *front) prepare(job *queue.Job, r *running) (*attempt.Request, int, error) {
+	defer f.images.Hold()()
+	req, gpus, err := f.request(job)
+	if err != nil {
+		return nil, 0, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.imageID, r.grace = req.ImageID, req.Plan.StopGrace
+	return req, gpus, nil
+}
+
+// errPullCanceled: the job was canceled while its image was being pulled.
+var errPullCanceled = errors.New("canceled while its image was being pulled")
+
+// pullFor pulls the image of a job that asks for it, as a part of its
+// preparation that can be seen and canceled.
+func (f *front) pullFor(ctx context.Context, job *queue.Job, r *running) error {
+	file, err := transforms.ParseJobFile(job.Body)
+	if err != nil {
+		return fmt.Errorf("cannot read the job's document: %w", err)
+	}
+	if file.Pull != transforms.PullAlways && file.Pull != transforms.PullMissing {
+		return nil
+	}
+	pulling, abort := context.WithCancelCause(ctx)
+	defer abort(nil)
+	r.mu.Lock()
+	r.abort = func() { abort(errPullCanceled) }
+	r.mu.Unlock()
+	f.lookAgain() // it is not one of the starts that others wait for
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.abort, r.progress = nil, nil
+	}()
+	// A cancel that came before there was something to abort.
+	if now, err := f.store.Job(job.ID); err == nil && now.CancelRequested {
+		return errPullCanceled
+	}
+	img, note, err := f.images.Pull(pulling, file.Image, ownerUID(job), file.Pull == transforms.PullAlways, func(p apitype.Progress) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.progress = &p
+	})
+	switch {
+	case err != nil && errors.Is(context.Cause(pulling), errPullCanceled):
+		return errPullCanceled
+	case errors.Is(err, monitor.ErrNoSpace):
+		// Of the image store: other jobs may still start, and this one would only
+		// pull again and again.
+		return errors.New(err.Error())
+	case err != nil:
+		return err
+	}
+	f.logger.Info("Image for an attempt", "attempt", r.name, "image", file.Image, "id", img.ID, "note", note)
+	return nil
 }
 
 // request turns a claimed job into what the monitor takes but the GPUs, of which
@@ -451,6 +523,10 @@ func (f *front) cancelIfAsked(ctx context.Context, r *running) {
 func (f *front) cancel(ctx context.Context, r *running, reason string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.starting && r.abort != nil {
+		r.abort()
+		return nil
+	}
 	if r.starting || r.canceled {
 		return nil // it is looked for once the runner is there
 	}

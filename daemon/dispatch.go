@@ -60,7 +60,7 @@ func (f *front) claim(ctx context.Context, starts int) (again time.Time, err err
 		return time.Time{}, err
 	}
 	for i := range jobs {
-		f.attempts.begin(&jobs[i], f.runAttempt)
+		f.attempts.begin(&jobs[i], nil, f.runAttempt)
 	}
 	again = f.store.NextDue()
 	if rest := f.rest.Load(); f.resting() && (again.IsZero() || rest.Before(again)) {

@@ -196,6 +196,7 @@ func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener
 	work.Go(func() { f.watchConfig(claims) })
 	work.Go(func() { f.watchPolicy(claims) })
 	work.Go(func() { f.watchGPUs(claims) })
+	work.Go(func() { f.images.pruneRegularly(claims) })
 
 	f.wait(ctx, signals)
 	cause := context.Cause(ctx)

@@ -7,12 +7,15 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sync"
+	"time"
 
 	"girderworker/daemon/api"
 	"girderworker/daemon/apitype"
 	"girderworker/daemon/monitor"
 	"girderworker/queue"
 	"girderworker/sandbox/image"
+	"girderworker/sandbox/image/provenance"
 	"girderworker/transforms"
 )
 
@@ -21,6 +24,13 @@ import (
 type images struct {
 	store *image.Store
 	front *front
+
+	// pruning is held for writing while it is decided what is removed, and for
+	// reading by whom an image is about to be needed.
+	pruning sync.RWMutex
+	pullMu  sync.Mutex
+	pulls   map[*pull]bool // under way
+	pulling *pulling
 }
 
 var _ api.Images = (*images)(nil)
@@ -30,7 +40,7 @@ func openImages(dir string, f *front) (*images, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &images{store, f}, nil
+	return &images{store: store, front: f, pulls: map[*pull]bool{}, pulling: newPulling()}, nil
 }
 
 // told is an error of the image store as the API's callers tell it apart.
@@ -49,6 +59,8 @@ func tell(err error) error {
 		return told{err, api.ErrNoImage}
 	case errors.Is(err, image.ErrName), errors.Is(err, monitor.ErrBadImage):
 		return told{err, api.ErrBadImage}
+	case errors.Is(err, monitor.ErrPinned):
+		return told{err, api.ErrPinned}
 	case errors.Is(err, monitor.ErrNoSpace):
 		return told{err, queue.ErrNoSpace}
 	}
@@ -89,7 +101,7 @@ func (i *images) Import(ctx context.Context, archive io.Reader, name string, own
 		if err != nil {
 			return nil, tell(err)
 		}
-		out = append(out, imageView(img, owner, in.Names))
+		out = append(out, i.view(img, owner, in.Names))
 	}
 	return out, nil
 }
@@ -107,7 +119,7 @@ func (i *images) List(uid int) ([]apitype.Image, error) {
 			return uid != everyone && n.Owner != uid && n.Owner != image.Everyone
 		})
 		if len(img.Names) > 0 || uid == everyone {
-			out = append(out, imageViews(img)...)
+			out = append(out, i.views(img)...)
 		}
 	}
 	return out, nil
@@ -119,7 +131,7 @@ func (i *images) Resolve(ref string, uid int) (apitype.Image, error) {
 	if err != nil {
 		return apitype.Image{}, tell(err)
 	}
-	return imageViews(img)[0], nil
+	return i.views(img)[0], nil
 }
 
 // Remove takes names from an image.
@@ -129,18 +141,76 @@ func (i *images) Remove(ctx context.Context, ref string, owner int) error {
 
 // Prune removes what no name and no job needs.
 func (i *images) Prune(ctx context.Context) (apitype.Pruned, error) {
-	keep, err := i.needed()
-	if err != nil {
-		return apitype.Pruned{}, err
+	pruned, err := i.decidePrune(ctx)
+	if err == nil {
+		// What was taken out of the store is deleted now, which can take long.
+		err = i.front.monitor.Image(ctx, monitor.ImageRequest{Op: monitor.ImagePrepare}, nil, nil)
 	}
-	var pruned apitype.Pruned
-	err = i.front.monitor.Image(ctx, monitor.ImageRequest{Op: monitor.ImagePrune, Owner: everyone, Keep: keep}, nil, &pruned)
 	return pruned, tell(err)
+}
+
+// decidePrune takes out of the store what nobody needs. No job is accepted or
+// started and no pull begins meanwhile: what it would need might not be known yet.
+func (i *images) decidePrune(ctx context.Context) (pruned apitype.Pruned, err error) {
+	i.pruning.Lock()
+	defer i.pruning.Unlock()
+	keep, err := i.needed()
+	if err == nil {
+		// To the end, whoever gives up: while it runs nobody else may decide.
+		err = i.front.monitor.Image(context.WithoutCancel(ctx), monitor.ImageRequest{Op: monitor.ImagePrune, Owner: everyone, Keep: keep}, nil, &pruned)
+	}
+	return pruned, err
+}
+
+// pruneRegularly prunes as often as the configuration of the moment says.
+func (i *images) pruneRegularly(ctx context.Context) {
+	for last := time.Now(); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Minute):
+		}
+		every := i.front.config.Load().Images.PruneEvery
+		if every <= 0 || time.Since(last) < every {
+			continue
+		}
+		last = time.Now()
+		pruned, err := i.Prune(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			i.front.logger.Error("Cannot prune images", "error", err)
+		case err == nil && pruned.Layers > 0:
+			i.front.logger.Info("Images pruned", "images", len(pruned.Images), "layers", pruned.Layers, "bytes", pruned.Bytes)
+		}
+	}
+}
+
+// Hold keeps a prune from deciding until release is called: what the caller
+// finds in the store meanwhile is there when others can see that it is needed.
+func (i *images) Hold() (release func()) {
+	i.pruning.RLock()
+	return i.pruning.RUnlock
+}
+
+// Pin keeps an image, or ends that.
+func (i *images) Pin(ctx context.Context, ref string, owner int, pinned bool) error {
+	op := monitor.ImageUnpin
+	if pinned {
+		op = monitor.ImagePin
+	}
+	return tell(i.front.monitor.Image(ctx, monitor.ImageRequest{Op: op, Name: ref, Owner: owner}, nil, nil))
 }
 
 // needed are the ids that jobs which have not ended may still use.
 func (i *images) needed() ([]string, error) {
 	ids := map[string]bool{}
+	i.pullMu.Lock()
+	for p := range i.pulls {
+		for _, id := range p.counts {
+			ids[id] = true
+		}
+	}
+	i.pullMu.Unlock()
 	for _, r := range i.front.attempts.all() {
 		r.mu.Lock()
 		if r.imageID != "" {
@@ -188,11 +258,11 @@ func (i *images) Verify(ctx context.Context, ref string, uid int) error {
 	return tell(err)
 }
 
-// imageViews shows an image once for each owner of names that it has, or once
+// views shows an image once for each owner of names that it has, or once
 // without a name.
-func imageViews(img image.Image) []apitype.Image {
+func (i *images) views(img image.Image) []apitype.Image {
 	if len(img.Names) == 0 {
-		return []apitype.Image{imageView(img, everyone, []string{})}
+		return []apitype.Image{i.view(img, everyone, []string{})}
 	}
 	var owners []int
 	names := map[int][]string{}
@@ -204,15 +274,48 @@ func imageViews(img image.Image) []apitype.Image {
 	}
 	views := make([]apitype.Image, len(owners))
 	for k, owner := range owners {
-		views[k] = imageView(img, owner, names[owner])
+		views[k] = i.view(img, owner, names[owner])
 	}
 	return views
 }
 
-func imageView(img image.Image, owner int, names []string) apitype.Image {
+func (i *images) view(img image.Image, owner int, names []string) apitype.Image {
 	return apitype.Image{
 		ID: img.ID, Owner: owner, Digest: img.Digest, Size: img.Size,
 		Created: img.Created, Added: img.Added, Arch: img.Arch, Names: names,
 		WantsGPU: img.Config.Labels[transforms.GPULabel] == transforms.GPULabelValue,
+		Pinned:   img.Pinned, SignedBy: i.signers(img),
 	}
+}
+
+// signers names the keys that have signed an image, in the order of the
+// signatures: by the names of their files, or by id where there is none today.
+func (i *images) signers(img image.Image) []string {
+	var names []string
+	for _, s := range img.Signatures {
+		if s.Key == "" {
+			continue
+		}
+		name := s.Key
+		for _, k := range i.keys() {
+			if k.ID == s.Key {
+				name = k.Name
+				break
+			}
+		}
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// keys are those of the configured directory. One that cannot be read has no
+// name here; whoever imports is told why.
+func (i *images) keys() []provenance.Key {
+	keys, err := provenance.Keys(i.front.config.Load().Images.Keys)
+	if err != nil {
+		i.front.logger.Warn("Cannot name the keys that signed images", "error", err)
+	}
+	return keys
 }

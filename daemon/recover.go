@@ -30,9 +30,9 @@ func (f *front) recover(ctx context.Context) error {
 		if live[a] {
 			delete(live, a)
 			f.holdAgain(job)
-			f.attempts.begin(job, f.resume)
+			f.attempts.begin(job, f.asRequested(a), f.resume)
 		} else {
-			f.attempts.begin(job, f.settle)
+			f.attempts.begin(job, nil, f.settle)
 		}
 	}
 	// What runs without a job in the queue (an old copy was put back) must not.
@@ -45,21 +45,24 @@ func (f *front) recover(ctx context.Context) error {
 	return nil
 }
 
-// resume follows an attempt that an earlier front started.
-func (f *front) resume(ctx context.Context, job *queue.Job, r *running) {
-	dir, err := attempt.NewDir(f.config.Load().StateDir, job.ID, job.Attempt)
+// asRequested notes what a live attempt was asked for, before anybody can ask
+// which images are needed.
+func (f *front) asRequested(a monitor.Attempt) func(*running) {
+	dir, err := attempt.NewDir(f.config.Load().StateDir, a.Job, a.Attempt)
+	var req *attempt.Request
 	if err == nil {
-		var req *attempt.Request
 		// A request of a newer release is not readable; its attempt still ends.
-		if req, err = dir.ReadRequest(); err == nil {
-			r.mu.Lock()
-			r.imageID, r.grace = req.ImageID, req.Plan.StopGrace
-			r.mu.Unlock()
-		}
+		req, err = dir.ReadRequest()
 	}
 	if err != nil {
-		f.logger.Warn("Cannot read the request of a live attempt", "attempt", r.name, "error", err)
+		f.logger.Warn("Cannot read the request of a live attempt", "attempt", a, "error", err)
+		return nil
 	}
+	return func(r *running) { r.imageID, r.grace = req.ImageID, req.Plan.StopGrace }
+}
+
+// resume follows an attempt that an earlier front started.
+func (f *front) resume(ctx context.Context, job *queue.Job, r *running) {
 	f.started(r)
 	defer f.freeGPUs(r.name)
 	f.follow(ctx, r)

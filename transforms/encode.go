@@ -17,6 +17,7 @@ func (f *JobFile) AppendJSON(b []byte) []byte {
 	w.text("name", f.Name)
 	w.text("task", f.Task)
 	w.text("image", f.Image)
+	w.text("pull", string(f.Pull))
 	w.texts("entrypoint", f.Entrypoint)
 	w.texts("args", f.Args)
 	w.object("env", f.Env)

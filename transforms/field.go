@@ -201,6 +201,18 @@ func (r *reader) network() (sandbox.NetworkMode, error) {
 	return "", problem("%.40q is none of none, private and host", s)
 }
 
+func (r *reader) pull() (Pull, error) {
+	s, err := r.text()
+	if err != nil {
+		return "", err
+	}
+	switch p := Pull(s); p {
+	case PullAlways, PullMissing, PullNever:
+		return p, nil
+	}
+	return "", problem("%.40q is none of always, missing and never", s)
+}
+
 func (r *reader) whole(low, high int) (int, error) {
 	n, err := r.integer()
 	if err == nil && (n < int64(low) || n > int64(high)) {

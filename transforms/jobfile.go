@@ -52,7 +52,9 @@ type JobFile struct {
 	Name string // for people, any text of one line
 	Task string // TaskDockerRun when not named
 
-	Image      string
+	Image string
+	// Pull tells when the image is pulled from its registry before an attempt.
+	Pull       Pull
 	Entrypoint []string // nil: the image's own
 	Args       []string // nil: the image's own
 	Env        map[string]string
@@ -107,6 +109,21 @@ type JobFile struct {
 
 	Options
 }
+
+// Pull is what docker_run calls pull_image.
+type Pull string
+
+// The values of Pull. The zero value is PullNever: what an admin imported is
+// what runs.
+const (
+	// PullAlways is docker_run's True: what the registry has, and where it cannot be
+	// had the image that is here.
+	PullAlways Pull = "always"
+	// PullMissing is 'if-not-present'.
+	PullMissing Pull = "missing"
+	// PullNever is False.
+	PullNever Pull = "never"
+)
 
 // Resources are what a job takes, in bytes where nothing else is said. Zero is
 // "not named".
@@ -308,6 +325,8 @@ func (r *reader) jobField(f *JobFile, key string) (err error) {
 		f.Task, err = r.token(MaxName)
 	case "image":
 		f.Image, err = r.token(512)
+	case "pull":
+		f.Pull, err = r.pull()
 	case "entrypoint":
 		if r.kind() == '"' {
 			f.Entrypoint = make([]string, 1)

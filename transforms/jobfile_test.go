@@ -29,7 +29,7 @@ const full = `{
     {"name": "study", "folder_id": "6b00f0cb9508e6951c974253", "folder_name": "s", "volume": "data-dir", "girder": "other"}],
   "uploads": [{"name": "mask.nii", "item_id": "6b00f0cb9508e6951c974254", "upload_kwargs": {"reference": "r", "mimeType": "image/x", "filename": "m"}, "delete_file": true},
     {"path": ".", "volume": "work", "folder_id": "6b00f0cb9508e6951c974255", "must_exist": false, "girder": "other"},
-    {"path": "log.txt", "job_id": "6b00f0cb9508e6951c974256", "artifact_name": "log", "upload_on_exception": true}], "network": "private", "read_only": true,
+    {"path": "log.txt", "job_id": "6b00f0cb9508e6951c974256", "artifact_name": "log", "upload_on_exception": true}], "network": "private", "read_only": true, "pull": "missing",
   "resources": {"cpus": 1.5, "memory": "2g", "gpus": 1, "pids": 100, "shm": "64m", "scratch": 1073741824, "log": "1MiB",
     "swap": "1g", "memory_reservation": "1g", "cpuset": "0-3,8", "cpuset_mems": "0", "cpu_shares": 512},
   "cap_add": ["sys_ptrace"], "cap_drop": ["ALL"], "group_add": ["video", "44"], "init": true, "labels": {"study": "b"},

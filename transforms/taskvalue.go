@@ -14,13 +14,23 @@ func modeOf(bits int64) os.FileMode { return os.FileMode(bits) }
 
 // pull reads pull_image: true, false, or slicer_cli_web's 'if-not-present'.
 func (d *taskDecoder) pull(v jsonpickle.Value) error {
+	d.file.Pull = PullNever
 	switch v := v.(type) {
-	case nil, bool:
+	case nil:
+		return nil
+	case bool:
+		if v {
+			d.file.Pull = PullAlways
+		}
 		return nil
 	case int64:
+		if v != 0 {
+			d.file.Pull = PullAlways
+		}
 		return nil
 	case string:
 		if v == "if-not-present" {
+			d.file.Pull = PullMissing
 			return nil
 		}
 	}

@@ -43,6 +43,14 @@ type Images interface {
 	// Prune removes what no name and no job needs, and returns what it freed.
 	Prune(ctx context.Context) (apitype.Pruned, error)
 	Verify(ctx context.Context, ref string, uid int) error
+	// Pin keeps an image from prune, rm and pull, or ends that.
+	Pin(ctx context.Context, ref string, owner int, pinned bool) error
+	// Pull fetches an image from its registry, when it is not there or, with
+	// always, when the registry has another. owner -1 makes the name everyone's.
+	// tell is called now and then, with what a person may be shown.
+	Pull(ctx context.Context, ref string, owner int, always bool, tell func(apitype.Progress)) (img apitype.Image, note string, err error)
+	// Hold keeps images from being pruned until release is called.
+	Hold() (release func())
 }
 
 // Live is what the daemon knows from memory about attempts under way, on top

@@ -24,6 +24,12 @@ var (
 	ErrNoImage = errors.New("no such image")
 	// ErrBadImage: the archive is not one, or breaks a rule or a limit.
 	ErrBadImage = errors.New("bad image")
+	// ErrPinned: the image is to stay as it is.
+	ErrPinned = errors.New("the image is pinned")
+	// ErrPull: the registry did not give the image.
+	ErrPull = errors.New("cannot pull the image")
+	// ErrRegistry: nothing may be pulled from that registry.
+	ErrRegistry = errors.New("the registry is not allowed")
 )
 
 // A refusal is an error that is already worded for the caller.
@@ -104,6 +110,12 @@ func explain(err error) apitype.Error {
 		kind = apitype.KindNoImage
 	case errors.Is(err, ErrBadImage):
 		kind = apitype.KindBadRequest
+	case errors.Is(err, ErrPinned):
+		kind = apitype.KindConflict
+	case errors.Is(err, ErrRegistry):
+		kind = apitype.KindForbidden
+	case errors.Is(err, ErrPull):
+		kind = apitype.KindUnavailable
 	case errors.Is(err, fs.ErrNotExist):
 		kind = apitype.KindNotFound
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, os.ErrDeadlineExceeded):

@@ -1,8 +1,10 @@
 package api
 
 import (
+	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -75,6 +77,64 @@ func (s *Server) removeImage(w http.ResponseWriter, r *http.Request, c *call) er
 	}
 	err = asOwner(c, func(owner int) error { return s.images.Remove(r.Context(), ref, owner) })
 	if err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// pullImage takes ref, private=1 as importImage does, and missing=1 to leave an
+// image that is here as it is. It answers with lines of JSON, [apitype.PullEvent]:
+// progress, and last the image or an error.
+func (s *Server) pullImage(w http.ResponseWriter, r *http.Request, c *call) error {
+	ref, err := imageRef(r)
+	if err != nil {
+		return err
+	}
+	owner := c.peer.UID
+	if c.admin && r.URL.Query().Get("private") == "" {
+		owner = everyone
+	}
+	ctx, end := s.lasting(w, r)
+	defer end()
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	enc, control := json.NewEncoder(w), http.NewResponseController(w)
+	write := func(e apitype.PullEvent) {
+		// A client that is gone ends the request's context, and so the pull.
+		if enc.Encode(e) == nil {
+			_ = control.Flush()
+		}
+	}
+	img, note, err := s.images.Pull(ctx, ref, owner, r.URL.Query().Get("missing") == "", func(p apitype.Progress) {
+		write(apitype.PullEvent{Progress: &p})
+	})
+	if err != nil {
+		told := explain(err)
+		if told.Kind == apitype.KindInternal {
+			s.logger.Error("Cannot pull an image", slog.Any("error", err))
+		}
+		write(apitype.PullEvent{Error: &told})
+		return nil
+	}
+	write(apitype.PullEvent{Image: &img, Note: note})
+	return nil
+}
+
+func (s *Server) pinImage(w http.ResponseWriter, r *http.Request, c *call) error {
+	return s.setPin(w, r, c, true)
+}
+
+func (s *Server) unpinImage(w http.ResponseWriter, r *http.Request, c *call) error {
+	return s.setPin(w, r, c, false)
+}
+
+// setPin takes ref.
+func (s *Server) setPin(w http.ResponseWriter, r *http.Request, c *call, pinned bool) error {
+	ref, err := imageRef(r)
+	if err != nil {
+		return err
+	}
+	if err := asOwner(c, func(owner int) error { return s.images.Pin(r.Context(), ref, owner, pinned) }); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

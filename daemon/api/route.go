@@ -30,6 +30,9 @@ func routes() []route {
 		{"GET /v1/images", bySubmitter, (*Server).listImages}, // everyone's and one's own
 		{"POST /v1/images", bySubmitter, (*Server).importImage},
 		{"DELETE /v1/images", bySubmitter, (*Server).removeImage}, // one's own, but for an admin
+		{"POST /v1/images/pull", bySubmitter, (*Server).pullImage},
+		{"POST /v1/images/pin", byAdmin, (*Server).pinImage},
+		{"POST /v1/images/unpin", byAdmin, (*Server).unpinImage},
 		{"POST /v1/images/prune", byAdmin, (*Server).pruneImages},
 		{"POST /v1/images/verify", bySubmitter, (*Server).verifyImage},
 

@@ -30,6 +30,8 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request, c *call) error {
 		return failure(apitype.KindForbidden, "%v", err)
 	}
 	settings := s.settings.Load()
+	release := s.images.Hold() // what the jobs name stays until the queue has them
+	defer release()
 	subs := make([]queue.Submission, len(files))
 	for i, f := range files {
 		if subs[i], err = s.submission(f, c, identity, settings); err != nil {
@@ -192,6 +194,9 @@ func (s *Server) checkMachine(f *transforms.JobFile, c *call, settings *Settings
 	image, err := s.images.Resolve(f.Image, c.peer.UID)
 	if err != nil {
 		told := explain(err)
+		if told.Kind == apitype.KindNoImage && (f.Pull == transforms.PullAlways || f.Pull == transforms.PullMissing) {
+			return "", nil // the attempt pulls it
+		}
 		if told.Kind == apitype.KindNoImage {
 			told.Field = "image"
 			told.Message = fmt.Sprintf("no image %q here; `girder-worker images ls` lists them, `girder-worker images import` adds one", f.Image)

@@ -108,6 +108,16 @@ type Images struct {
 	Images []Image `json:"images"`
 }
 
+// PullEvent is a line of the answer to a pull. Exactly one of the three is set.
+type PullEvent struct {
+	Progress *Progress `json:"progress,omitempty"`
+	// Image ends a pull that was done, with a Note where something is to be known
+	// of it: it was here already, or the registry could not be reached.
+	Image *Image `json:"image,omitempty"`
+	Note  string `json:"note,omitempty"`
+	Error *Error `json:"error,omitempty"`
+}
+
 // Version is the daemon's.
 type Version struct {
 	Version string `json:"version"`

@@ -59,6 +59,9 @@ type Image struct {
 	Arch    string    `json:"arch"`
 	// WantsGPU says that the image has the label by which jobs get one.
 	WantsGPU bool `json:"wants_gpu,omitempty"`
+	Pinned   bool `json:"pinned,omitempty"`
+	// SignedBy names the keys of this machine that have signed it.
+	SignedBy []string `json:"signed_by,omitempty"`
 }
 
 // Pruned is what a prune freed.

@@ -135,6 +135,13 @@ func (a *app) frontProcess(args []string) int {
 	return a.tellDaemon(daemon.Front(a.daemonOptions(flags)))
 }
 
+// imageFetch fetches an image from a registry, for the daemon's unprivileged half.
+func (a *app) imageFetch() int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	return a.tellDaemon(daemon.ImageFetch(ctx, a.Stdin, a.Stdout))
+}
+
 // imageHelper works on the image store, for the daemon's privileged half.
 func (a *app) imageHelper() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)

@@ -22,6 +22,7 @@ type jobFlags struct {
 	workdir    string
 	user       string
 	entrypoint string
+	pull       string
 	network    string
 	cpus       float64
 	memory     string
@@ -46,6 +47,7 @@ func (f *jobFlags) add(cmd *cobra.Command) {
 	fl.StringVarP(&f.workdir, "workdir", "w", "", "working `directory` in the container")
 	fl.StringVarP(&f.user, "user", "u", "", "`user` in the container: NAME, UID, NAME:GROUP or UID:GID")
 	fl.StringVar(&f.entrypoint, "entrypoint", "", "`command` to run instead of the image's")
+	fl.StringVar(&f.pull, "pull", "", "`when` to pull the image: always, missing or never, which is the default")
 	fl.StringArrayVar(&f.inputs, "input", nil, "`NAME=FILE` feeds the file, or girder:ID, into the pipe {NAME}")
 	fl.StringArrayVar(&f.outputs, "output", nil, "`NAME=FILE` writes what comes out of the pipe {NAME}")
 	fl.StringVar(&f.stdin, "stdin", "", "`file` that the job reads as its standard input")
@@ -62,6 +64,7 @@ func (f *jobFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.name, "name", "", "a `name` for people")
 	fl.StringVar(&f.id, "id", "", "the job's `ID`: submitted twice it is one job")
 	for flag, candidates := range map[string]cobra.CompletionFunc{
+		"pull":     cobra.FixedCompletions([]string{"always", "missing", "never"}, cobra.ShellCompDirectiveNoFileComp),
 		"network":  cobra.FixedCompletions([]string{"none", "private", "host"}, cobra.ShellCompDirectiveNoFileComp),
 		"priority": cobra.NoFileCompletions,
 	} {
@@ -110,6 +113,7 @@ func (f *jobFlags) document(cmd *cobra.Command, lookup func(string) (string, boo
 	set("workdir", f.workdir)
 	set("user", f.user)
 	set("entrypoint", f.entrypoint)
+	set("pull", f.pull)
 	set("network", f.network)
 	set("after", f.after)
 	set("after_any", f.afterAny)

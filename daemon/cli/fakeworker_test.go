@@ -297,6 +297,26 @@ func (w *fakeWorker) Prune(context.Context) (apitype.Pruned, error) {
 	return apitype.Pruned{Images: []string{busyboxID}, Layers: 2, Bytes: 3 << 20}, nil
 }
 
+func (w *fakeWorker) Pin(_ context.Context, ref string, _ int, _ bool) error {
+	_, err := w.Resolve(ref, 0)
+	return err
+}
+
+func (w *fakeWorker) Pull(_ context.Context, ref string, owner int, always bool, tell func(apitype.Progress)) (apitype.Image, string, error) {
+	tell(apitype.Progress{Message: "pulling " + ref})
+	tell(apitype.Progress{Total: 4 << 20, Current: 1 << 20, Message: "pulling " + ref + ": layer 1 of 1"})
+	img, err := w.Resolve(ref, owner)
+	if err != nil {
+		return img, "", fmt.Errorf("cannot pull %s: %w: the registry has no such image", ref, api.ErrPull)
+	}
+	if !always {
+		return img, "the image is here", nil
+	}
+	return img, "", nil
+}
+
+func (w *fakeWorker) Hold() (release func()) { return func() {} }
+
 func (w *fakeWorker) Verify(_ context.Context, ref string, _ int) error {
 	_, err := w.Resolve(ref, 0)
 	return err

@@ -14,13 +14,14 @@ import (
 func (a *app) imagesCommand() *cobra.Command {
 	cmd := subcommands(&cobra.Command{
 		Use:   "images",
-		Short: "Import, list and remove images",
-		Long: `The images that jobs run are in girder-worker's own store; nothing is fetched from
-anywhere. What root and the admin group import is everyone's, what a user imports
-is that user's own.`,
+		Short: "Import, pull, list and remove images",
+		Long: `The images that jobs run are in girder-worker's own store. They come from archives,
+or from a registry where somebody asks for that. What root and the admin group import
+or pull is everyone's, what a user imports or pulls is that user's own.`,
 	})
 	for _, sub := range []*cobra.Command{
-		a.imagesImportCommand(), a.imagesLsCommand(), a.imagesRmCommand(), a.imagesPruneCommand(), a.imagesVerifyCommand(),
+		a.imagesImportCommand(), a.imagesPullCommand(), a.imagesLsCommand(), a.imagesRmCommand(), a.imagesPruneCommand(),
+		a.imagesVerifyCommand(), a.imagesPinCommand(), a.imagesUnpinCommand(),
 	} {
 		sub.DisableFlagsInUseLine = true
 		cmd.AddCommand(sub)
@@ -53,7 +54,7 @@ func (a *app) imagesLsCommand() *cobra.Command {
 }
 
 func (a *app) printImages(images []apitype.Image) error {
-	t := newTable("NAME", "ID", "SIZE", "ADDED", "OWNER", "ARCH")
+	t := newTable("NAME", "ID", "SIZE", "ADDED", "OWNER", "ARCH", "NOTES")
 	t.alignRight(2, 3)
 	for i := range images {
 		img := &images[i]
@@ -66,10 +67,22 @@ func (a *app) printImages(images []apitype.Image) error {
 			owner = "uid:" + strconv.Itoa(img.Owner)
 		}
 		for _, name := range names {
-			t.add(name, shortID(img.ID), size(img.Size), ago(time.Since(img.Added)), owner, img.Arch)
+			t.add(name, shortID(img.ID), size(img.Size), ago(time.Since(img.Added)), owner, img.Arch, notes(img))
 		}
 	}
 	return t.write(a.Stdout)
+}
+
+// notes are what few images have.
+func notes(img *apitype.Image) string {
+	var all []string
+	if img.Pinned {
+		all = append(all, "pinned")
+	}
+	if len(img.SignedBy) > 0 {
+		all = append(all, "signed by "+strings.Join(img.SignedBy, ", "))
+	}
+	return strings.Join(all, "; ")
 }
 
 func shortID(id string) string {
@@ -127,9 +140,10 @@ type removedImages struct {
 
 func (a *app) imagesPruneCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:               "prune",
-		Short:             "Free what no name and no job needs",
-		Long:              `Remove the images and layers that no name and no job needs. For root and the admin group.`,
+		Use:   "prune",
+		Short: "Free what no name, no pin and no job needs",
+		Long: `Remove the images and layers that no name, no pin and no job needs. For root and the
+admin group.`,
 		Example:           "  girder-worker images prune",
 		Args:              exactly(),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -160,7 +174,8 @@ func (a *app) imagesVerifyCommand() *cobra.Command {
 		Use:   "verify [IMAGE...]",
 		Short: "Read images again and hold them against their digests",
 		Long: `Read every byte of images, of all that one may use where none is named, and hold
-them against their digests. An image that differs has to be imported again.`,
+them against their digests. An image that differs has to be imported again. The
+signatures that came with an image are held against the keys of the machine.`,
 		Example:           "  girder-worker images verify segment:1.0",
 		ValidArgsFunction: a.completeImages,
 		RunE: func(cmd *cobra.Command, refs []string) error {
@@ -198,11 +213,19 @@ them against their digests. An image that differs has to be imported again.`,
 					checks = append(checks, imageCheck{Image: ref, Error: err.Error()})
 					continue
 				}
-				checks = append(checks, imageCheck{Image: ref, OK: true})
+				signers, err := a.signersOf(cmd.Context(), c, ref)
+				if err != nil {
+					return cannot("list images", err)
+				}
+				checks = append(checks, imageCheck{Image: ref, OK: true, SignedBy: signers})
 				if a.json {
 					continue
 				}
-				if _, err := fmt.Fprintln(a.Stdout, ref, "ok"); err != nil {
+				said := "ok"
+				if len(signers) > 0 {
+					said += ", signed by " + strings.Join(signers, ", ")
+				}
+				if _, err := fmt.Fprintln(a.Stdout, ref, said); err != nil {
 					return err
 				}
 			}
@@ -225,4 +248,6 @@ type imageCheck struct {
 	Image string `json:"image"`
 	OK    bool   `json:"ok"`
 	Error string `json:"error,omitempty"`
+	// SignedBy names the keys of the machine that have signed it.
+	SignedBy []string `json:"signed_by,omitempty"`
 }

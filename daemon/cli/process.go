@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"girderworker/daemon"
 	"girderworker/daemon/runner"
 	"girderworker/sandbox/image"
 )
@@ -23,6 +24,8 @@ func runOwnProcess(p Process) (code int, ok bool) {
 		return runner.NetworkMain(args), true
 	case "front":
 		return (&app{Process: p}).frontProcess(args), true
+	case daemon.FetchCommand:
+		return (&app{Process: p}).imageFetch(), true
 	case "images-helper":
 		return (&app{Process: p}).imageHelper(), true
 	}

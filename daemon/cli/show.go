@@ -94,7 +94,7 @@ func documentFields(document json.RawMessage) []string {
 		return nil
 	}
 	pairs := []string{"", ""}
-	for _, key := range []string{"entrypoint", "args", "env", "workdir", "user", "hostname", "network", "read_only", "binds", "inputs",
+	for _, key := range []string{"pull", "entrypoint", "args", "env", "workdir", "user", "hostname", "network", "read_only", "binds", "inputs",
 		"outputs", "stdin", "resources", "timeout", "soft_timeout", "idle_timeout", "retries", "stop_signal", "stop_grace"} {
 		value, ok := members[key]
 		switch {

@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -55,4 +57,46 @@ func (c *Client) PruneImages(ctx context.Context) (apitype.Pruned, error) {
 // VerifyImage reads every byte of an image again and holds it against its digest.
 func (c *Client) VerifyImage(ctx context.Context, ref string) error {
 	return c.call(ctx, http.MethodPost, "/v1/images/verify", url.Values{"ref": {ref}}, nil, nil)
+}
+
+// PullImage has the daemon fetch an image from its registry; with missing, only
+// one that is not there. private keeps what an admin pulls for the admin. tell is
+// called with the progress. The note says what is to be known of the result.
+func (c *Client) PullImage(ctx context.Context, ref string, missing, private bool, tell func(apitype.Progress)) (img apitype.Image, note string, err error) {
+	query := url.Values{"ref": {ref}}
+	if missing {
+		query.Set("missing", "1")
+	}
+	if private {
+		query.Set("private", "1")
+	}
+	answer, err := c.send(ctx, request{method: http.MethodPost, path: "/v1/images/pull", query: query, accept: "application/x-ndjson"})
+	if err != nil {
+		return apitype.Image{}, "", err
+	}
+	defer answer.Body.Close()
+	for lines := json.NewDecoder(answer.Body); ; {
+		var e apitype.PullEvent
+		if err := lines.Decode(&e); err != nil {
+			return apitype.Image{}, "", c.unreachable(ctx, fmt.Errorf("cannot read the daemon's answer: %w", err))
+		}
+		switch {
+		case e.Error != nil:
+			return apitype.Image{}, "", &Error{Status: answer.StatusCode, Kind: e.Error.Kind, Text: e.Error.Message, Field: e.Error.Field}
+		case e.Image != nil:
+			return *e.Image, e.Note, nil
+		case e.Progress != nil:
+			tell(*e.Progress)
+		}
+	}
+}
+
+// PinImage keeps an image whatever is pruned, removed or pulled; UnpinImage ends that.
+func (c *Client) PinImage(ctx context.Context, ref string) error {
+	return c.call(ctx, http.MethodPost, "/v1/images/pin", url.Values{"ref": {ref}}, nil, nil)
+}
+
+// UnpinImage ends a [Client.PinImage].
+func (c *Client) UnpinImage(ctx context.Context, ref string) error {
+	return c.call(ctx, http.MethodPost, "/v1/images/unpin", url.Values{"ref": {ref}}, nil, nil)
 }
