@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -221,7 +222,7 @@ func (m *Monitor) auditOf(event auditEvent, r *attempt.Request) auditRecord {
 		rec.UID, rec.PID, rec.User = &id.Submitter, id.PID, userName(id.Submitter)
 	}
 	rec.auditWhat = &auditWhat{
-		Image: clipText(r.Plan.Image, maxText), ImageID: clipText(r.ImageID, 100), Network: r.Plan.Network,
+		Image: clipText(r.Plan.Image, maxText), ImageID: clipText(r.ImageID, 100), Network: cmp.Or(r.Plan.Network, sandbox.NetworkNone),
 		CPUs: r.Resources.CPUs, Memory: r.Resources.Memory, Withheld: r.Grant.Withheld,
 		Privileges: policy.Privileges(&r.Plan),
 	}
