@@ -45,7 +45,7 @@ func callError(format string, args ...any) error {
 // no class but those of Girder Worker and slicer_cli_web. The error is a
 // [*CallError], a [*DocumentError] or a [*jsonpickle.Error].
 func FromTask(t Task) (*JobFile, Secrets, error) {
-	d := &taskDecoder{task: t, file: JobFile{Task: TaskDockerRun}, names: map[string]bool{}, known: map[*jsonpickle.Object]string{}}
+	d := &taskDecoder{task: t, file: JobFile{Task: TaskDockerRun, Pull: PullAlways}, names: map[string]bool{}, known: map[*jsonpickle.Object]string{}}
 	if err := d.run(); err != nil {
 		return nil, Secrets{}, err
 	}

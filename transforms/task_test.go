@@ -157,13 +157,13 @@ func TestTransforms(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := validate(t, schema, messageParts.Replace(`{"image": "img", "network": "private"`+join(c.document)+`}`)); err != nil {
+			if err := validate(t, schema, messageParts.Replace(`{"image": "img", "network": "private", "pull": "always"`+join(c.document)+`}`)); err != nil {
 				t.Errorf("the schema refuses the document: %v", err)
 			}
 			if err := validate(t, schema, string(f.AppendJSON(nil))); err != nil {
 				t.Errorf("the schema refuses what the message came to: %v", err)
 			}
-			written, err := ParseJobFile([]byte(messageParts.Replace(`{"image": "img", "network": "private"` + join(c.document) + `}`)))
+			written, err := ParseJobFile([]byte(messageParts.Replace(`{"image": "img", "network": "private", "pull": "always"` + join(c.document) + `}`)))
 			if err != nil {
 				t.Fatal(err)
 			}

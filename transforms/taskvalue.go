@@ -12,29 +12,20 @@ import (
 
 func modeOf(bits int64) os.FileMode { return os.FileMode(bits) }
 
-// pull reads pull_image: true, false, or slicer_cli_web's 'if-not-present'.
+// pull reads pull_image, which is True when it is not given: true, false, or
+// slicer_cli_web's 'if-not-present'.
 func (d *taskDecoder) pull(v jsonpickle.Value) error {
-	d.file.Pull = PullNever
-	switch v := v.(type) {
-	case nil:
-		return nil
-	case bool:
-		if v {
-			d.file.Pull = PullAlways
-		}
-		return nil
-	case int64:
-		if v != 0 {
-			d.file.Pull = PullAlways
-		}
-		return nil
-	case string:
-		if v == "if-not-present" {
-			d.file.Pull = PullMissing
-			return nil
-		}
+	switch v {
+	case true, int64(1):
+		d.file.Pull = PullAlways
+	case false, nil, int64(0):
+		d.file.Pull = PullNever
+	case "if-not-present":
+		d.file.Pull = PullMissing
+	default:
+		return taskProblem("pull_image", "want True, False or 'if-not-present'")
 	}
-	return taskProblem("pull_image", "want True, False or 'if-not-present'")
+	return nil
 }
 
 func (d *taskDecoder) entrypoint(v jsonpickle.Value) error {
