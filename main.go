@@ -19,7 +19,7 @@ var (
 
 func main() {
 	os.Exit(cli.Main(cli.Process{
-		Args:      os.Args[1:],
+		Args:      cli.Arguments(os.Args),
 		Stdin:     os.Stdin,
 		Stdout:    os.Stdout,
 		Stderr:    os.Stderr,

@@ -94,7 +94,7 @@ func (v *optionValue) Type() string       { return v.kind }
 // command line.
 func (a *app) daemonOptions(flags *pflag.FlagSet) daemon.Options {
 	o := daemon.Options{
-		Sources: config.Sources{Environ: os.Environ(), Flags: map[string]string{}},
+		Sources: config.Sources{Environ: os.Environ(), Flags: map[string]string{}, Check: daemon.Check},
 		Version: a.Version,
 		Commit:  a.Commit,
 	}

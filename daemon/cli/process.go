@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"path/filepath"
+
 	"girderworker/daemon"
 	"girderworker/daemon/runner"
 	"girderworker/sandbox/image"
@@ -30,4 +32,13 @@ func runOwnProcess(p Process) (code int, ok bool) {
 		return (&app{Process: p}).imageHelper(), true
 	}
 	return 0, false
+}
+
+// Arguments are the program's, from os.Args: what the Python worker calls
+// girder-worker-config is a command here.
+func Arguments(argv []string) []string {
+	if filepath.Base(argv[0]) == "girder-worker-config" {
+		return append([]string{"config"}, argv[1:]...)
+	}
+	return argv[1:]
 }

@@ -105,6 +105,46 @@ format=[%%(asctime)s] %%(levelname)s:
 	}
 }
 
+// TestVariables goes through every variable that Girder 5's worker reads.
+func TestVariables(t *testing.T) {
+	for _, tt := range []struct {
+		variable, warning string
+		honoured          func(*Config) bool
+	}{
+		{"BROKER=amqp://h/", "", func(c *Config) bool { return c.Celery.Broker == "amqp://h/" }},
+		{"API_URL=http://girder:8080/api/v1", "", func(c *Config) bool { return c.APIURL == "http://girder:8080/api/v1" }},
+		{"LOGGING_LEVEL=warning", "", func(c *Config) bool { return c.Log.Level == slog.LevelWarn }},
+		{"BACKEND=rpc://h/", "back through celery.broker", nil},
+		{"BACKEND=redis://h/", "nobody finds results at redis://", nil},
+		{"LOGGING_FORMAT=%(message)s", "logging.output", nil},
+		{"CELERY_APP_MAIN=app_main", "by their own names", nil},
+		{"TASK_ALWAYS_EAGER=false", "", nil},
+		{"TASK_ALWAYS_EAGER=True", "never runs them in their caller", nil},
+		{"JOB_GC_SCOPE=core.data.read", "set it for the server", nil},
+		{`DOCKER_RUN_OPTIONS={"network": "host"}`, "the policy", nil},
+		{"DOCKER_RUN_OPTIONS={}", "", nil},
+		{"SLOTZ=1", "did you mean GIRDER_WORKER_SLOTS?", nil},
+		{"ENTIRELY_DIFFERENT=1", "not a variable of girder-worker and has no effect", nil},
+	} {
+		s, _ := localFile(t, "")
+		s.Environ = []string{envPrefix + tt.variable}
+		c, warnings, err := Load(s)
+		if err != nil {
+			t.Errorf("%s: %v", tt.variable, err)
+			continue
+		}
+		if tt.honoured != nil && !tt.honoured(&c) {
+			t.Errorf("%s does nothing", tt.variable)
+		}
+		switch {
+		case tt.warning == "" && len(warnings) > 0:
+			t.Errorf("%s: %q", tt.variable, warnings)
+		case tt.warning != "" && (len(warnings) != 1 || !strings.Contains(warnings[0], tt.warning)):
+			t.Errorf("%s: %q, want %s", tt.variable, warnings, tt.warning)
+		}
+	}
+}
+
 func TestMissingFile(t *testing.T) {
 	if _, _, err := Load(Sources{File: filepath.Join(t.TempDir(), "none.cfg")}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a file that was asked for and is missing: %v", err)

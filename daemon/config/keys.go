@@ -2,7 +2,6 @@ package config
 
 import (
 	"flag"
-	"slices"
 	"strings"
 )
 
@@ -79,6 +78,8 @@ const (
 	sectionImages  = "images"
 	sectionLogging = "logging"
 	sectionCelery  = "celery"
+	// sectionDefault is [DEFAULT], whose options other values may name.
+	sectionDefault = "default"
 )
 
 // Keys lists every option, bound to c.
@@ -143,24 +144,3 @@ const MaxSlots = 1000
 
 // maxID keeps ids below 2^31: some file systems and tools have signed ones.
 const maxID = 1<<31 - 1
-
-// Options of the Python worker that mean nothing here. They are accepted, so
-// that its file can be kept, and told as warnings.
-var pythonOptions = []string{
-	"girder_worker.tmp_root",
-	"girder_worker.core_modules", "girder_worker.plugins_enabled", "girder_worker.plugin_load_path",
-	"celery.app_main", "celery.backend",
-	"logging.format",
-	"docker.gc", "docker.cache_timeout", "docker.exclude_images",
-}
-
-// Variables of the Python worker and of the command line, not the daemon's.
-var otherVariables = []string{
-	"BACKEND", "DOCKER_RUN_OPTIONS", "JOB_GC_SCOPE", "LOGGING_FORMAT",
-	"CELERY_APP_MAIN", "TASK_ALWAYS_EAGER",
-}
-
-func isPython(key string) bool {
-	// Every other option of [celery] is Celery's own.
-	return slices.Contains(pythonOptions, key) || strings.HasPrefix(key, sectionCelery+".")
-}

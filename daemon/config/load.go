@@ -59,6 +59,8 @@ type Sources struct {
 	Environ []string
 	// Flags holds the flags that were given, by [Key.Flag].
 	Flags map[string]string
+	// Check, when set, finds what only those can tell who use the values.
+	Check func(*Config) Invalid
 }
 
 // Files are the files that Load reads, whether they exist or not.
@@ -72,7 +74,7 @@ func (s Sources) Files() []string {
 
 // Load reads and checks the configuration. Warnings are lines for the log. The
 // error is [Invalid] when the configuration is to blame.
-func Load(s Sources) (c Config, warnings []string, err error) {
+func Load(s Sources) (Config, []string, error) {
 	if s.File != "" {
 		_, err := os.Stat(s.File)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -82,45 +84,78 @@ func Load(s Sources) (c Config, warnings []string, err error) {
 			return Config{}, nil, fmt.Errorf("cannot read the configuration: %w", err)
 		}
 	}
-	var entries []entry
-	var problems Invalid
-	for _, path := range s.Files() {
-		more, bad, err := readINI(path)
-		if err != nil {
-			return Config{}, nil, err
-		}
-		entries = append(entries, more...)
-		problems = append(problems, bad...)
+	l, err := load(s, nil)
+	if err != nil {
+		return Config{}, nil, err
 	}
+	if len(l.problems) > 0 {
+		return Config{}, l.warnings, l.problems
+	}
+	return l.config, l.warnings, nil
+}
 
-	c = Default()
+// loaded is a configuration with all that there is to say about it.
+type loaded struct {
+	config   Config
+	entries  []entry // of the files, in order
+	origins  map[string]string
+	warnings []string
+	problems Invalid
+}
+
+// load reads the files, but for those whose text is given.
+func load(s Sources, texts map[string]string) (*loaded, error) {
+	l := &loaded{config: Default(), origins: map[string]string{}}
+	for _, path := range s.Files() {
+		text, given := texts[path]
+		if !given {
+			var err error
+			if text, err = readFile(path); err != nil {
+				return nil, err
+			}
+		}
+		more, bad := parseINI(path, text)
+		l.entries = append(l.entries, more...)
+		l.problems = append(l.problems, bad...)
+	}
+	expand(l.entries, s.Environ)
+
+	c := &l.config
 	keys := c.Keys()
 	fromEnviron, ignored := environ(keys, s.Environ)
-	warnings = append(warnings, ignored...)
-	entries = append(entries, fromEnviron...)
-	entries = append(entries, flags(keys, s.Flags)...)
-
-	origins := map[string]string{}
-	for _, e := range entries {
+	l.warnings = append(l.warnings, ignored...)
+	for _, e := range slices.Concat(l.entries, fromEnviron, flags(keys, s.Flags)) {
 		i := slices.IndexFunc(keys, func(k Key) bool { return k.String() == e.key })
-		switch {
-		case i < 0 && isPython(e.key):
-			warnings = append(warnings, fmt.Sprintf("%s: %s is an option of the Python worker and has no effect", e.origin, e.key))
-		case i < 0:
-			problems = append(problems, Problem{e.origin, e.key, errors.New("is not an option; `girder-worker daemon --help` lists them")})
-		default:
-			if err := keys[i].value.Set(e.value); err != nil {
-				problems = append(problems, Problem{e.origin, e.key, fmt.Errorf("%w, not %q", err, clip(e.value))})
+		if i < 0 {
+			if why, known := without(keys, e.key, e.value); known {
+				if why != "" {
+					l.warnings = append(l.warnings, fmt.Sprintf("%s: %s has no effect: %s", e.origin, e.key, why))
+				}
 				continue
 			}
-			origins[e.key] = e.origin
+			l.problems = append(l.problems, Problem{e.origin, e.key, errors.New("is not an option; " + suggest(keys, e.key))})
+			continue
+		}
+		err := e.err
+		if err == nil {
+			if err = keys[i].value.Set(e.value); err != nil {
+				err = fmt.Errorf("%w, not %q", err, clip(e.value))
+			}
+		}
+		if err != nil {
+			l.problems = append(l.problems, Problem{e.origin, e.key, err})
+			continue
+		}
+		l.origins[e.key] = e.origin
+	}
+	l.problems = append(l.problems, c.contradictions(l.origins)...)
+	if s.Check != nil {
+		for _, p := range s.Check(c) {
+			p.Origin = l.origins[p.Key]
+			l.problems = append(l.problems, p)
 		}
 	}
-	problems = append(problems, c.contradictions(origins)...)
-	if len(problems) > 0 {
-		return Config{}, warnings, problems
-	}
-	return c, warnings, nil
+	return l, nil
 }
 
 func environ(keys []Key, env []string) (entries []entry, warnings []string) {
@@ -133,11 +168,17 @@ func environ(keys []Key, env []string) (entries []entry, warnings []string) {
 		i := slices.IndexFunc(keys, func(k Key) bool { return k.Variable() == name })
 		switch {
 		case i >= 0:
-			entries = append(entries, entry{keys[i].String(), value, name})
-		case slices.Contains(otherVariables, rest):
-			warnings = append(warnings, name+" is a variable of the Python worker and has no effect")
+			entries = append(entries, entry{key: keys[i].String(), value: value, origin: name})
+		case pythonVariables[rest] != nil:
+			if why := pythonVariables[rest](value); why != "" {
+				warnings = append(warnings, name+" has no effect: "+why)
+			}
 		default:
-			warnings = append(warnings, name+" is not a variable of girder-worker and has no effect")
+			hint := ""
+			if near := nearestVariable(keys, name); near != "" {
+				hint = "; did you mean " + near + "?"
+			}
+			warnings = append(warnings, name+" is not a variable of girder-worker and has no effect"+hint)
 		}
 	}
 	return entries, warnings
@@ -146,7 +187,7 @@ func environ(keys []Key, env []string) (entries []entry, warnings []string) {
 func flags(keys []Key, given map[string]string) (entries []entry) {
 	for _, k := range keys {
 		if value, ok := given[k.Flag()]; ok {
-			entries = append(entries, entry{k.String(), value, "--" + k.Flag()})
+			entries = append(entries, entry{key: k.String(), value: value, origin: "--" + k.Flag()})
 		}
 	}
 	return entries
