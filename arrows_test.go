@@ -55,6 +55,8 @@ var arrows = map[string]struct {
 
 	"transforms/girder/girdertest": {nil, "a server for tests stands on its own, or it would only agree with the client"},
 
+	"contrib/demo/girder": {[]string{"transforms/girder/girdertest"}, "the demo's Girder server is the tests' one"},
+
 	"packaging/bench": {[]string{"daemon/apitype", "daemon/client", "queue", "sandbox", "transforms"}, "the benchmark drives the real binary from outside, and the queue directly for comparison"},
 }
 

@@ -31,6 +31,7 @@ type running struct {
 	canceled bool // the runner was told
 	stage    string
 	progress *apitype.Progress
+	notes    []string // what the attempt wants a person to know, see addNote
 }
 
 // attempts are all running ones, by job.
@@ -353,6 +354,7 @@ func (f *front) readEvents(ctx context.Context, dir attempt.Dir, r *running) (*a
 			f.exited(ctx, dir, r)
 		}
 		r.mu.Lock()
+		r.addNote(e.Note)
 		if e.Stage != "" {
 			r.stage = e.Stage
 		}
@@ -389,7 +391,7 @@ func (f *front) exited(ctx context.Context, dir attempt.Dir, r *running) {
 		return
 	}
 	f.record(f.attempts.ctx, "record the exit of", r.name, func(ctx context.Context) error {
-		return f.store.Exited(ctx, r.name.Job, r.name.Attempt, *resultOf(exit), exit.Finished)
+		return f.store.Exited(ctx, r.name.Job, r.name.Attempt, *r.result(exit), exit.Finished)
 	})
 	f.cancelIfAsked(ctx, r)
 }
@@ -413,7 +415,7 @@ func (f *front) conclude(ctx context.Context, dir attempt.Dir, r *running, done 
 		} else if unfinished, err := dir.Unfinished(); err == nil && unfinished {
 			problem = "its outputs were not all uploaded: the processes that should have done it died"
 		}
-		f.finish(ctx, r.name, resultOf(exit), problem, exit.Finished)
+		f.finish(ctx, r.name, r.result(exit), problem, exit.Finished)
 	}
 }
 
@@ -429,17 +431,6 @@ func (f *front) lost(ctx context.Context, r *running, reason string) {
 		return
 	}
 	f.interrupt(ctx, r.name, reason)
-}
-
-func failure(text string) *queue.Result {
-	return &queue.Result{Outcome: string(attempt.OutcomeError), Code: attempt.CodeError, Error: text}
-}
-
-func resultOf(exit attempt.Exit) *queue.Result {
-	r := &queue.Result{Outcome: string(exit.Outcome), Code: exit.Code, Error: exit.Error}
-	// It was decoded from JSON, so it encodes.
-	r.Detail, _ = json.Marshal(exit)
-	return r
 }
 
 func (f *front) finish(ctx context.Context, a monitor.Attempt, result *queue.Result, problem string, at time.Time) {

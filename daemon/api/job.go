@@ -299,6 +299,11 @@ func (s *Server) whyJob(w http.ResponseWriter, _ *http.Request, c *call) error {
 		return err
 	}
 	out := apitype.Why{ID: c.job.ID, State: string(c.job.State), Reason: c.job.Reason, Waits: []apitype.Wait{}, Ahead: ahead}
+	if out.Reason == "" && c.job.State.Active() {
+		if stage, _ := s.live.Live(c.job.ID); stage != out.State {
+			out.Reason = stage
+		}
+	}
 	if paused, draining := s.control.Paused(); paused && (c.job.State == queue.Queued || c.job.State == queue.Delayed) {
 		text := "the queue is paused; an admin resumes it with `girder-worker resume`"
 		if draining {

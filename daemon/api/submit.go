@@ -130,7 +130,7 @@ func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Ident
 	}
 	if f.NeedsGirder() && len(f.Girders) == 0 {
 		return sub, &refusal{apitype.Error{Kind: apitype.KindBadRequest, Field: "girder",
-			Message: "girder: missing; say which server has the job's files, as in https://girder.example.org/api/v1"}}
+			Message: "girder: missing; say which server has the job's files, as in https://girder.example.org/api/v1, or keep it with your API key in ~/.config/girder-worker/girder.json"}}
 	}
 	sub.Needs = queue.Needs{CPUs: f.Resources.CPUs, Memory: f.Resources.Memory, GPUs: f.Resources.GPUs}
 	sub.Limits = queue.Limits{Hard: f.Timeout, Soft: f.SoftTimeout, Idle: f.IdleTimeout}

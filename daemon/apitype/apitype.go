@@ -35,7 +35,7 @@ type Job struct {
 	ExitCode        *int            `json:"exit_code,omitempty"` // once final
 	Outcome         string          `json:"outcome,omitempty"`
 	Error           string          `json:"error,omitempty"`
-	Detail          json.RawMessage `json:"detail,omitempty"` // attempt.Exit of the last attempt
+	Detail          json.RawMessage `json:"detail,omitempty"` // attempt.Exit of the last attempt, and its notes
 	Document        json.RawMessage `json:"document,omitempty"`
 }
 

@@ -125,7 +125,9 @@ func ran(j *apitype.Job) string {
 }
 
 // jobDetail is the one thing worth knowing about a job in its state.
-func jobDetail(j *apitype.Job) string {
+func jobDetail(j *apitype.Job) string { return clip(detailOf(j)) }
+
+func detailOf(j *apitype.Job) string {
 	switch {
 	case j.CancelRequested && j.ExitCode == nil:
 		return "being canceled"
@@ -136,9 +138,11 @@ func jobDetail(j *apitype.Job) string {
 	case j.State == "failed" && j.Outcome == "exited" && j.ExitCode != nil && j.Error == "":
 		return "exit code " + strconv.Itoa(*j.ExitCode)
 	case j.State == "failed" && j.Error != "":
-		return clip(j.Error)
+		return j.Error
+	case j.Stage != "" && j.Stage != j.State && j.Reason == "":
+		return j.Stage
 	case j.State != "succeeded":
-		return clip(j.Reason)
+		return j.Reason
 	}
 	return ""
 }

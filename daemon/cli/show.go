@@ -94,8 +94,8 @@ func documentFields(document json.RawMessage) []string {
 		return nil
 	}
 	pairs := []string{"", ""}
-	for _, key := range []string{"pull", "entrypoint", "args", "env", "workdir", "user", "hostname", "network", "read_only", "binds", "inputs",
-		"outputs", "stdin", "resources", "timeout", "soft_timeout", "idle_timeout", "retries", "stop_signal", "stop_grace"} {
+	for _, key := range []string{"pull", "entrypoint", "args", "env", "workdir", "user", "hostname", "network", "read_only", "binds", "volumes", "girder", "downloads", "inputs",
+		"outputs", "uploads", "stdin", "resources", "timeout", "soft_timeout", "idle_timeout", "retries", "stop_signal", "stop_grace"} {
 		value, ok := members[key]
 		switch {
 		case ok && key == "resources":
@@ -158,8 +158,9 @@ type exitDetail struct {
 		Partial bool   `json:"partial"`
 		Error   string `json:"error"`
 	} `json:"streams"`
-	LogBytes   int64 `json:"log_bytes"`
-	LogDropped int64 `json:"log_dropped"`
+	Notes      []string `json:"notes"`
+	LogBytes   int64    `json:"log_bytes"`
+	LogDropped int64    `json:"log_dropped"`
 }
 
 // fields tells what the attempt came to, after an empty line.
@@ -174,6 +175,9 @@ func (d *exitDetail) fields() []string {
 		if u.ReadBytes+u.WriteBytes > 0 {
 			pairs = append(pairs, "disk", fmt.Sprintf("%s read, %s written", size(u.ReadBytes), size(u.WriteBytes)))
 		}
+	}
+	for _, note := range d.Notes {
+		pairs = append(pairs, "note", note)
 	}
 	return pairs
 }

@@ -57,4 +57,4 @@ func (a *app) waitCommand() *cobra.Command {
 	return a.jsonFlag(cmd)
 }
 
-func waited(j *apitype.Job) string { return j.ID + " " + ending(j.State, jobDetail(j)) }
+func waited(j *apitype.Job) string { return j.ID + " " + ending(j.State, detailOf(j)) }

@@ -57,7 +57,17 @@ func (e *StatusError) Error() string {
 	if e.Message != "" {
 		s += ": " + e.Message
 	}
+	if e.takenForNobody() {
+		s += " (it was asked as nobody: the token is missing, has expired, or is of another server)"
+	}
 	return s
+}
+
+// takenForNobody tells whether that is why Girder refused: it says no other word
+// to a token that it does not know.
+func (e *StatusError) takenForNobody() bool {
+	return e.Status == http.StatusUnauthorized &&
+		(strings.Contains(e.Message, "(user None)") || strings.HasPrefix(e.Message, "You must be logged in"))
 }
 
 // Is makes errors.Is work with the sentinels that stand for one kind of answer.

@@ -12,7 +12,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 )
 
@@ -45,7 +44,7 @@ type Config struct {
 // without HTTP. They may be called at any time.
 type Server struct {
 	config  Config
-	tb      testing.TB
+	tb      Owner
 	http    *httptest.Server
 	dir     string        // of uploaded contents
 	closing chan struct{} // closed at the end: nothing may hang longer
@@ -64,8 +63,15 @@ type Server struct {
 	calls   []Call
 }
 
-// New starts a server that ends with the test.
-func New(tb testing.TB, config Config) *Server {
+// Owner is whose the server is: a test, or a program that shows something.
+type Owner interface {
+	TempDir() string
+	Cleanup(func())
+	Fatalf(format string, args ...any) // ends the goroutine
+}
+
+// New starts a server that ends with its owner.
+func New(tb Owner, config Config) *Server {
 	if config.MinChunk == 0 {
 		config.MinChunk = 5 << 20
 	}
