@@ -214,7 +214,7 @@ func (f *front) pullFor(ctx context.Context, job *queue.Job, r *running) error {
 	if now, err := f.store.Job(job.ID); err == nil && now.CancelRequested {
 		return errPullCanceled
 	}
-	img, note, err := f.images.Pull(pulling, file.Image, ownerUID(job), file.Pull == transforms.PullAlways, func(p apitype.Progress) {
+	img, note, err := f.images.pullAs(pulling, f.rightsOfJob(job), file.Image, ownerUID(job), file.Pull == transforms.PullAlways, func(p apitype.Progress) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.progress = &p

@@ -63,7 +63,7 @@ func (f *front) Status(context.Context) (apitype.Status, error) {
 	}
 	st.Warnings = append(st.Warnings, *f.notes.Load()...)
 	if problem := f.rules.Load().problem; problem != "" {
-		st.Warnings = append(st.Warnings, "the policy on disk is bad and not in use: "+problem)
+		st.Warnings = append(st.Warnings, problem)
 	}
 	if f.broker != nil {
 		st.Warnings = append(st.Warnings, f.broker.client.Status().Problems...)

@@ -84,7 +84,6 @@ func Run(o Options) error {
 		Launcher:  string(c.Launcher),
 		GPUs:      attempt.GPUs{Dirs: c.GPUs.Dirs, Kinds: c.GPUs.Kinds, Hooks: c.GPUs.Hooks},
 		Drop:      c.DropPath(),
-		Keys:      c.Images.Keys,
 		Quota:     c.Images.Quota,
 		Front:     o.Args,
 		Logger:    logger.With("part", "monitor"),

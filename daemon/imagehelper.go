@@ -14,7 +14,6 @@ import (
 	"girderworker/daemon/apitype"
 	"girderworker/daemon/monitor"
 	"girderworker/sandbox/image"
-	"girderworker/sandbox/image/provenance"
 )
 
 // errBrokenPipe is what a writer sees whose reader has gone.
@@ -88,12 +87,8 @@ func operate(ctx context.Context, r *monitor.HelperRequest) (any, error) {
 	case monitor.ImagePrepare:
 		return struct{}{}, nil // opening it was all
 	case monitor.ImageImport:
-		keys, err := provenance.Keys(r.Keys)
-		if err != nil {
-			return nil, err
-		}
 		found, err := store.Import(ctx, os.NewFile(helperArchive, "archive"), image.ImportOptions{
-			Name: r.Name, Owner: r.Owner, Pulled: r.Pulled, Keys: keys, Signature: r.Signature, Quota: r.Quota,
+			Name: r.Name, Owner: r.Owner, Pulled: r.Pulled, Keys: r.Keys, Signature: r.Signature, Quota: r.Quota,
 		})
 		if err != nil {
 			return nil, err
@@ -114,11 +109,7 @@ func operate(ctx context.Context, r *monitor.HelperRequest) (any, error) {
 		ids := pruned.Images[:min(len(pruned.Images), maxPruned)]
 		return apitype.Pruned{Images: append([]string{}, ids...), Layers: pruned.Layers, Bytes: pruned.Bytes}, err
 	case monitor.ImageVerify:
-		keys, err := provenance.Keys(r.Keys)
-		if err != nil {
-			return nil, err
-		}
-		return struct{}{}, store.Verify(ctx, r.Name, keys)
+		return struct{}{}, store.Verify(ctx, r.Name, r.Keys)
 	case monitor.ImagePin:
 		return struct{}{}, store.Pin(r.Name, r.Owner)
 	case monitor.ImageUnpin:

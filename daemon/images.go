@@ -15,7 +15,6 @@ import (
 	"girderworker/daemon/monitor"
 	"girderworker/queue"
 	"girderworker/sandbox/image"
-	"girderworker/sandbox/image/provenance"
 	"girderworker/transforms"
 )
 
@@ -289,15 +288,16 @@ func (i *images) view(img image.Image, owner int, names []string) apitype.Image 
 }
 
 // signers names the keys that have signed an image, in the order of the
-// signatures: by the names of their files, or by id where there is none today.
+// signatures: as the policy names them, or by id where it does not.
 func (i *images) signers(img image.Image) []string {
+	keys := i.front.rules.Load().keys
 	var names []string
 	for _, s := range img.Signatures {
 		if s.Key == "" {
 			continue
 		}
 		name := s.Key
-		for _, k := range i.keys() {
+		for _, k := range keys {
 			if k.ID == s.Key {
 				name = k.Name
 				break
@@ -308,14 +308,4 @@ func (i *images) signers(img image.Image) []string {
 		}
 	}
 	return names
-}
-
-// keys are those of the configured directory. One that cannot be read has no
-// name here; whoever imports is told why.
-func (i *images) keys() []provenance.Key {
-	keys, err := provenance.Keys(i.front.config.Load().Images.Keys)
-	if err != nil {
-		i.front.logger.Warn("Cannot name the keys that signed images", "error", err)
-	}
-	return keys
 }

@@ -3,6 +3,8 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"girderworker/daemon/api"
@@ -10,6 +12,7 @@ import (
 	"girderworker/daemon/monitor"
 	"girderworker/daemon/policy"
 	"girderworker/queue"
+	"girderworker/sandbox/image/provenance"
 	"girderworker/transforms"
 )
 
@@ -17,7 +20,8 @@ import (
 // refusal is told at the submission; the monitor decides again.
 type rules struct {
 	policy  *policy.Policy
-	problem string // with the file as it is now
+	keys    []provenance.Key // without their PEM, by name
+	problem string           // with the file as it is now
 }
 
 // loadPolicy asks the monitor for the policy.
@@ -30,7 +34,11 @@ func (f *front) loadPolicy(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot use the monitor's policy: %w", err)
 	}
-	f.rules.Store(&rules{p, now.Problem})
+	next := &rules{policy: p, problem: now.Problem}
+	for _, name := range slices.Sorted(maps.Keys(now.Keys)) {
+		next.keys = append(next.keys, provenance.Key{Name: name, ID: now.Keys[name]})
+	}
+	f.rules.Store(next)
 	return nil
 }
 
@@ -54,6 +62,12 @@ func (f *front) rightsOf(p *api.Peer) *policy.Rights {
 	return f.rules.Load().policy.For(policy.Subject{Source: policy.Socket, UID: p.UID, Groups: append([]int{id.GID}, id.Groups...)})
 }
 
+// rightsOfJob is what whoever submitted a job may ask now.
+func (f *front) rightsOfJob(job *queue.Job) *policy.Rights {
+	id := identityOf(job)
+	return f.rules.Load().policy.For(policy.Subject{Source: id.Source, UID: id.Submitter, Groups: append([]int{id.GID}, id.Groups...)})
+}
+
 // Defaults implements [api.Policy].
 func (f *front) Defaults(p *api.Peer, d transforms.Defaults) transforms.Defaults {
 	return f.rightsOf(p).Clip(d)
@@ -66,8 +80,17 @@ func (f *front) Judge(p *api.Peer, file *transforms.JobFile, imageID string) err
 		return err
 	}
 	res := file.Resources
-	err = f.rightsOf(p).Check(&policy.Job{
-		Plan: &plan, ImageID: imageID, Closed: f.closed(),
+	rights := f.rightsOf(p)
+	var signedBy []string
+	if rights.WantSignatures() {
+		img, err := f.images.store.Get(imageID)
+		if err != nil {
+			return tell(err)
+		}
+		signedBy = f.images.signers(img)
+	}
+	err = rights.Check(&policy.Job{
+		Plan: &plan, ImageID: imageID, SignedBy: signedBy, Closed: f.closed(),
 		Resources: attempt.Resources{CPUs: res.CPUs, Memory: res.Memory, PIDs: res.PIDs, Shm: res.Shm, Scratch: res.Scratch, Log: res.Log},
 		Limits:    attempt.Limits{Hard: file.Timeout, Soft: file.SoftTimeout, Idle: file.IdleTimeout},
 	})

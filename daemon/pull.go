@@ -19,6 +19,7 @@ import (
 	"girderworker/daemon/apitype"
 	"girderworker/daemon/config"
 	"girderworker/daemon/monitor"
+	"girderworker/daemon/policy"
 	"girderworker/sandbox/image"
 	"girderworker/sandbox/image/registry"
 )
@@ -81,11 +82,20 @@ func (p *pulling) enter(ctx context.Context, key string) (leave func(), err erro
 	}
 }
 
-// Pull fetches an image from its registry. With always, what the registry has
+// Pull implements [api.Images].
+func (i *images) Pull(ctx context.Context, p *api.Peer, ref string, owner int, always bool, show func(apitype.Progress)) (apitype.Image, string, error) {
+	img, note, err := i.pullAs(ctx, i.front.rightsOf(p), ref, owner, always, show)
+	if errors.Is(err, api.ErrRegistry) {
+		i.front.auditRefusal(p, ref, err)
+	}
+	return img, note, err
+}
+
+// pullAs fetches an image from its registry for somebody with rights. With always, what the registry has
 // counts, but a machine without a way to it uses the image that it has, and note
 // says so: air-gapped machines are normal, and so are images that only ever were
 // imported.
-func (i *images) Pull(ctx context.Context, ref string, owner int, always bool, show func(apitype.Progress)) (apitype.Image, string, error) {
+func (i *images) pullAs(ctx context.Context, rights *policy.Rights, ref string, owner int, always bool, show func(apitype.Progress)) (apitype.Image, string, error) {
 	target, err := image.ParsePull(ref)
 	if err != nil {
 		return apitype.Image{}, "", tell(err)
@@ -101,7 +111,13 @@ func (i *images) Pull(ctx context.Context, ref string, owner int, always bool, s
 		return i.shown(local, owner), "the image is pinned and was not pulled", nil
 	}
 	c := i.front.config.Load()
-	if c.Images.MayPull(target.Registry) {
+	switch {
+	case !c.Images.MayPull(target.Registry):
+		err = told{fmt.Errorf("cannot pull %s: nothing is pulled from %s here, see images.registries; import an archive instead", ref, target.Registry), api.ErrRegistry}
+	case !rights.MayPull(target.Registry):
+		err = told{fmt.Errorf("cannot pull %s: %s is not among the registries to pull from; the machine's admin can allow it with pull in a section of policy.toml for you (yours: %s), or import an archive",
+			ref, target.Registry, strings.Join(rights.Sections, " ")), api.ErrRegistry}
+	default:
 		ctx, cancel := context.WithTimeoutCause(ctx, max(c.Images.PullTimeout, time.Second),
 			pullFailure{fmt.Errorf("cannot pull %s: it takes longer than %v, see images.pull_timeout", ref, c.Images.PullTimeout)})
 		defer cancel()
@@ -110,8 +126,6 @@ func (i *images) Pull(ctx context.Context, ref string, owner int, always bool, s
 		if err == nil && unchanged {
 			return i.shown(local, owner), "the registry has no newer image", nil
 		}
-	} else {
-		err = told{fmt.Errorf("cannot pull %s: nothing is pulled from %s here, see images.registries; import an archive instead", ref, target.Registry), api.ErrRegistry}
 	}
 	if err == nil {
 		pulled, err := i.store.Resolve(target.Name, owner)

@@ -274,7 +274,9 @@ func TestPruneAgainstSubmissions(t *testing.T) {
 	pruning.Wait()
 }
 
-// A dropped archive with a signature beside it counts as signed, or does not come in.
+// A dropped archive with a signature beside it counts as signed, or does not come
+// in. Where the policy asks for a signature, what has none does not run, nor what
+// a key signed that is gone.
 func TestDroppedSignature(t *testing.T) {
 	w := newWorld(t)
 	w.stop()
@@ -290,10 +292,15 @@ func TestDroppedSignature(t *testing.T) {
 	if err := os.Mkdir(keys, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(keys, "lab.pub"), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644); err != nil {
+	public := filepath.Join(keys, "lab.pub")
+	if err := os.WriteFile(public, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	w.configure("slots = 4", "[images]", "keys = "+keys)
+	rules := filepath.Join(w.dir, "policy.toml")
+	if err := os.WriteFile(rules, []byte("[socket]\nsigned_by = [\"lab\"]\n[keys]\nlab = \""+public+"\"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.configure("slots = 4", "policy_file = "+rules)
 	w.start()
 	drop := filepath.Join(w.state(), "images", "drop")
 	put := func(name string, data []byte) {
@@ -341,6 +348,78 @@ func TestDroppedSignature(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "ok, signed by lab") {
 		t.Errorf("%v: %s", err, out)
 	}
+
+	signed := func() error {
+		_, err := w.client.Submit(t.Context(), document("true", "image", "lab/good:1", "hold", "only to be judged"))
+		return err
+	}
+	refused := func(err error) bool {
+		return client.Kind(err) == apitype.KindForbidden && strings.Contains(err.Error(), "no signature of a key that is trusted here (lab)")
+	}
+	if _, err := w.client.Submit(t.Context(), document("true")); !refused(err) {
+		t.Errorf("an image without a signature: %v", err)
+	}
+	held := w.submit("true", "image", "lab/good:1", "hold", "until the key is gone")
+	if job := w.wait(w.submit("true", "image", "lab/good:1").ID); job.State != "succeeded" {
+		t.Errorf("a signed image: %+v", job)
+	}
+	if err := os.Rename(public, public+".gone"); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("a key without its file counts for nothing", func() bool { return refused(signed()) })
+	if st, err := w.client.Status(t.Context()); err != nil || !strings.Contains(strings.Join(st.Warnings, " "), "lab cannot be used") {
+		t.Errorf("status: %+v, %v", st, err)
+	}
+	// The monitor decides by itself.
+	if _, err := w.client.Release(t.Context(), held.ID); err != nil {
+		t.Fatal(err)
+	}
+	if job := w.wait(held.ID); job.State != "failed" || !strings.Contains(job.Error, "refused by the monitor: image: ") {
+		t.Errorf("a job that was accepted before: %+v", job)
+	}
+	if err := os.Rename(public+".gone", public); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the key counts again", func() bool { return signed() == nil })
+	if err := os.WriteFile(rules, []byte("[socket]\nsigned_by = [\"other\"]\n[keys]\nother = \""+rules+"\"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("another key is asked for", func() bool {
+		err := signed()
+		return client.Kind(err) == apitype.KindForbidden && strings.Contains(err.Error(), "(other)")
+	})
+}
+
+// Who may not pull from a registry by policy uses what is here.
+func TestPullByPolicy(t *testing.T) {
+	s := registrytest.New(t, false)
+	w := newWorld(t)
+	w.stop()
+	rules := filepath.Join(w.dir, "policy.toml")
+	if err := os.WriteFile(rules, fmt.Appendf(nil, "[socket]\npull = [\"registry.example.org\"]\n[user.%d]\npull = [%q]\n", personUID, s.Host), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.configure("slots = 4", "policy_file = "+rules)
+	w.start()
+	push(t, s, "one")
+	ref := s.Host + "/lab/echo:1"
+	_, _, err := w.client.PullImage(t.Context(), ref, false, false, func(apitype.Progress) {})
+	if client.Kind(err) != "forbidden" || !strings.Contains(err.Error(), "with pull in a section of policy.toml for you (yours: [socket])") {
+		t.Errorf("%v", err)
+	}
+	if job := w.wait(w.submit("x", "image", ref, "pull", "always").ID); job.State != "failed" || !strings.Contains(job.Error, "policy.toml") {
+		t.Errorf("a job that would pull: %+v", job)
+	}
+	if seen := s.Seen(); len(seen) > 0 {
+		t.Errorf("the registry was asked: %+v", seen)
+	}
+	if out, err := w.as(personUID, "run", "--pull", "missing", ref, "cat", "/version"); err != nil || !strings.HasSuffix(out, "one") {
+		t.Errorf("who may pull: %v: %s", err, out)
+	}
+	w.eventually("the refusal is in the audit log", func() bool {
+		audit, err := os.ReadFile(filepath.Join(w.state(), "audit.jsonl"))
+		return err == nil && strings.Contains(string(audit), "is not among the registries")
+	})
 }
 
 // A quota refuses what does not fit, and says what to do; a job is told, too.

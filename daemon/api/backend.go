@@ -46,9 +46,9 @@ type Images interface {
 	// Pin keeps an image from prune, rm and pull, or ends that.
 	Pin(ctx context.Context, ref string, owner int, pinned bool) error
 	// Pull fetches an image from its registry, when it is not there or, with
-	// always, when the registry has another. owner -1 makes the name everyone's.
-	// tell is called now and then, with what a person may be shown.
-	Pull(ctx context.Context, ref string, owner int, always bool, tell func(apitype.Progress)) (img apitype.Image, note string, err error)
+	// always, when the registry has another. owner -1 makes the name everyone's; p
+	// is who asks. tell is called now and then, with what a person may be shown.
+	Pull(ctx context.Context, p *Peer, ref string, owner int, always bool, tell func(apitype.Progress)) (img apitype.Image, note string, err error)
 	// Hold keeps images from being pruned until release is called.
 	Hold() (release func())
 }

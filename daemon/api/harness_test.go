@@ -143,7 +143,7 @@ func (w *worker) Pin(_ context.Context, ref string, owner int, _ bool) error {
 	return w.Remove(context.Background(), ref, owner)
 }
 
-func (w *worker) Pull(_ context.Context, ref string, owner int, always bool, tell func(apitype.Progress)) (apitype.Image, string, error) {
+func (w *worker) Pull(_ context.Context, _ *Peer, ref string, owner int, always bool, tell func(apitype.Progress)) (apitype.Image, string, error) {
 	tell(apitype.Progress{Total: 2, Current: 1, Message: "pulling " + ref})
 	img, err := w.Resolve(ref, owner)
 	img.Owner = owner

@@ -105,7 +105,7 @@ func (s *Server) pullImage(w http.ResponseWriter, r *http.Request, c *call) erro
 			_ = control.Flush()
 		}
 	}
-	img, note, err := s.images.Pull(ctx, ref, owner, r.URL.Query().Get("missing") == "", func(p apitype.Progress) {
+	img, note, err := s.images.Pull(ctx, c.peer, ref, owner, r.URL.Query().Get("missing") == "", func(p apitype.Progress) {
 		write(apitype.PullEvent{Progress: &p})
 	})
 	if err != nil {

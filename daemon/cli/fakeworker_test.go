@@ -302,7 +302,7 @@ func (w *fakeWorker) Pin(_ context.Context, ref string, _ int, _ bool) error {
 	return err
 }
 
-func (w *fakeWorker) Pull(_ context.Context, ref string, owner int, always bool, tell func(apitype.Progress)) (apitype.Image, string, error) {
+func (w *fakeWorker) Pull(_ context.Context, _ *api.Peer, ref string, owner int, always bool, tell func(apitype.Progress)) (apitype.Image, string, error) {
 	tell(apitype.Progress{Message: "pulling " + ref})
 	tell(apitype.Progress{Total: 4 << 20, Current: 1 << 20, Message: "pulling " + ref + ": layer 1 of 1"})
 	img, err := w.Resolve(ref, owner)

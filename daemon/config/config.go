@@ -156,8 +156,6 @@ type Retention struct {
 type Images struct {
 	// Quota is how many bytes the files of all layers may have; 0 is any number.
 	Quota int64
-	// Keys is a directory of public keys in PEM, one a file.
-	Keys string
 	// Registries may be pulled from, PlainHTTP without TLS; each is HOST or
 	// HOST:PORT, and "*" alone is any.
 	Registries, PlainHTTP []string
@@ -212,7 +210,6 @@ func Default() Config {
 		},
 		Retention: Retention{Age: 90 * 24 * time.Hour, Count: 100_000, Reports: 7 * 24 * time.Hour},
 		Images: Images{
-			Keys:           "/etc/girder-worker/keys",
 			AuthFile:       "/etc/girder-worker/auth.json",
 			CAFile:         "/etc/girder-worker/ca.pem",
 			Registries:     []string{"*"},

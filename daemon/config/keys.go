@@ -123,7 +123,6 @@ func (c *Config) Keys() []Key {
 		{sectionLimits, "scratch", "what a job may write (default: 10 % of the state file system)", true, (*sizeValue)(&c.Limits.Scratch)},
 		{sectionLimits, "time", "how long a job may run", true, (*durationValue)(&c.Limits.Time)},
 		{sectionImages, "quota", "what the layers of all images may take together; none for no bound", false, (*boundValue)(&c.Images.Quota)},
-		{sectionImages, "keys", "directory of the public keys whose signatures of images count", false, (*pathValue)(&c.Images.Keys)},
 		{sectionImages, "registries", "registries to pull from, HOST or HOST:PORT; * for any, none to pull never", true, (*hostsValue)(&c.Images.Registries)},
 		{sectionImages, "plain_http", "registries that are spoken to without TLS", true, (*hostsValue)(&c.Images.PlainHTTP)},
 		{sectionImages, "auth_file", "credentials for registries, as docker login writes them", true, (*pathValue)(&c.Images.AuthFile)},

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"girderworker/sandbox/image/provenance"
 )
 
 // HelperRequest is what the image helper reads from its standard input. An
@@ -16,10 +18,10 @@ import (
 type HelperRequest struct {
 	Dir string `json:"dir"` // the image store
 	GID int    `json:"gid"` // that may read its index
-	// Keys is the directory of keys that sign images, Quota the bytes that the
-	// layers of the store may have, 0 for any number.
-	Keys  string `json:"keys,omitempty"`
-	Quota int64  `json:"quota,omitempty"`
+	// Keys are those of the policy, Quota the bytes that the layers of the store
+	// may have, 0 for any number.
+	Keys  []provenance.Key `json:"keys,omitempty"`
+	Quota int64            `json:"quota,omitempty"`
 	// Signature is a detached one of the archive.
 	Signature []byte `json:"signature,omitempty"`
 	ImageRequest
@@ -72,7 +74,7 @@ func (m *Monitor) signedImage(ctx context.Context, r ImageRequest, archive *os.F
 	default:
 		return nil, fmt.Errorf("%w: unknown image operation %q", ErrRefused, r.Op)
 	}
-	input, err := json.Marshal(HelperRequest{m.files.image(), m.options.GID, m.options.Keys, m.options.Quota, signature, r})
+	input, err := json.Marshal(HelperRequest{m.files.image(), m.options.GID, m.rules.Load().keys, m.options.Quota, signature, r})
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode an image operation: %w", err)
 	}

@@ -40,9 +40,7 @@ type Options struct {
 	GPUs attempt.GPUs
 	// Drop is the directory watched for images.
 	Drop string
-	// Keys is the directory of the keys that sign images. Quota is how many bytes
-	// the image store's layers may have, 0 for any number.
-	Keys  string
+	// Quota is how many bytes the image store's layers may have, 0 for any number.
 	Quota int64
 	// Front is the front's arguments after its sub-command.
 	Front []string
@@ -143,6 +141,9 @@ func open(o Options) (_ *Monitor, err error) {
 	first, err := m.loadRules()
 	if err != nil {
 		return nil, err
+	}
+	if first.Problem != "" {
+		o.Logger.Error("The policy is not whole", "error", first.Problem)
 	}
 	m.rules.Store(first)
 	if err := o.IDs.free("/etc"); err != nil {

@@ -1,24 +1,30 @@
 package monitor
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
 
 	"girderworker/daemon/attempt"
 	"girderworker/daemon/policy"
+	"girderworker/sandbox/image/provenance"
 )
 
 // Rules is the policy that is in force, on its way to the front, which cannot
 // always read the file.
 type Rules struct {
 	Text []byte `json:"text"`
-	// Problem says why the file as it is now is not what is in force.
+	// Keys are the ids of the keys that it names and that could be read, by name.
+	Keys map[string]string `json:"keys,omitempty"`
+	// Problem says why the file as it is now is not what is in force, or not all
+	// of it.
 	Problem string `json:"problem,omitempty"`
 }
 
@@ -26,6 +32,7 @@ type Rules struct {
 type rules struct {
 	Rules
 	policy *policy.Policy
+	keys   []provenance.Key
 }
 
 // loadRules reads the policy's file.
@@ -38,7 +45,22 @@ func (m *Monitor) loadRules() (*rules, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &rules{Rules{Text: text}, p}, nil
+	r := &rules{Rules: Rules{Text: text}, policy: p}
+	r.readKeys()
+	return r, nil
+}
+
+// readKeys reads the keys of r's policy anew. One that is gone does not make the
+// policy bad: its trust must end with it.
+func (r *rules) readKeys() {
+	keys, err := r.policy.ReadKeys()
+	r.keys, r.Keys = keys, map[string]string{}
+	for _, k := range keys {
+		r.Keys[k.Name] = k.ID
+	}
+	if err != nil {
+		r.Problem = "not all keys of the policy can be used: " + err.Error()
+	}
 }
 
 // reloadRules puts the file into force. A bad one changes nothing, but is told.
@@ -47,15 +69,17 @@ func (m *Monitor) reloadRules() {
 	next, err := m.loadRules()
 	if err != nil {
 		m.logger.Error("Keeping the old policy: the new one is bad", "error", err)
-		kept := *current
-		kept.Problem = err.Error()
-		next = &kept
-	} else if bytes.Equal(next.Text, current.Text) {
-		if current.Problem == "" {
+		next = &rules{Rules: Rules{Text: current.Text}, policy: current.policy}
+		next.readKeys()
+		next.Problem = "the policy on disk is bad and not in use: " + err.Error()
+	} else {
+		if reflect.DeepEqual(next.Rules, current.Rules) {
 			return
 		}
-	} else {
 		m.logger.Info("Policy reloaded", "file", m.options.Policy)
+		if next.Problem != "" {
+			m.logger.Error("The policy is not whole", "error", next.Problem)
+		}
 	}
 	m.rules.Store(next)
 	if m.conn == nil {
@@ -69,8 +93,8 @@ func (m *Monitor) reloadRules() {
 // settleTime lets an editor finish what it does in several steps.
 const settleTime = 200 * time.Millisecond
 
-// watchRules reloads when the file was written, replaced or removed. It watches
-// its directory: editors replace files.
+// watchRules reloads when the file, or that of a key, was written, replaced or
+// removed. It watches their directories: editors replace files.
 func (m *Monitor) watchRules() {
 	w, err := fsnotify.NewWatcher()
 	if err == nil {
@@ -82,6 +106,16 @@ func (m *Monitor) watchRules() {
 		return
 	}
 	var settled <-chan time.Time
+	var keys []string
+	followKeys := func() {
+		keys = slices.Collect(maps.Values(m.rules.Load().policy.Keys))
+		for _, file := range keys {
+			if err := w.Add(filepath.Dir(file)); err != nil {
+				m.logger.Info("Not watching a key of the policy; SIGHUP reloads it", "error", err)
+			}
+		}
+	}
+	followKeys()
 	for {
 		select {
 		case <-m.ctx.Done():
@@ -91,7 +125,7 @@ func (m *Monitor) watchRules() {
 				return
 			}
 			// Chmod as well: a file that others may write is no policy.
-			if e.Name == m.options.Policy {
+			if e.Name == m.options.Policy || slices.Contains(keys, e.Name) {
 				settled = time.After(settleTime)
 			}
 		case err, ok := <-w.Errors:
@@ -102,6 +136,7 @@ func (m *Monitor) watchRules() {
 		case <-settled:
 			settled = nil
 			m.reloadRules()
+			followKeys()
 		}
 	}
 }
@@ -117,11 +152,20 @@ func (m *Monitor) judge(r *attempt.Request) (*policy.Rights, error) {
 		return nil, fmt.Errorf("%w: its submitter is not known here; submit the job again", ErrRefused)
 	}
 	who := policy.Subject{Source: id.Source, UID: id.Submitter, Groups: append([]int{id.GID}, id.Groups...)}
-	rights := m.rules.Load().policy.For(who)
-	err := rights.Check(&policy.Job{
-		Plan: &r.Plan, Resources: r.Resources, Limits: r.Limits, ImageID: r.ImageID, Closed: m.closed(),
-	})
-	if err != nil {
+	rules := m.rules.Load()
+	rights := rules.policy.For(who)
+	job := policy.Job{Plan: &r.Plan, Resources: r.Resources, Limits: r.Limits, ImageID: r.ImageID, Closed: m.closed()}
+	if rights.WantSignatures() {
+		img, err := provenance.Of(m.files.image(), r.ImageID)
+		if errors.Is(err, provenance.ErrNotFound) {
+			return nil, fmt.Errorf("%w: %w", ErrNoImage, err)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot learn who signed the image: %w", err)
+		}
+		job.SignedBy = img.SignedBy(rules.keys)
+	}
+	if err := rights.Check(&job); err != nil {
 		var denied *policy.Denied
 		if errors.As(err, &denied) {
 			return nil, fmt.Errorf("%w: %w", ErrRefused, err)

@@ -20,7 +20,8 @@ type Job struct {
 	Limits    attempt.Limits
 	// ImageID is the digest that Plan.Image came to.
 	ImageID string
-	// SignedBy are the names of keys with which the image's signature was verified.
+	// SignedBy are the names of those keys of the policy that have signed the
+	// image. They are asked for only where [Rights.WantSignatures].
 	SignedBy []string
 	// Closed are paths that no policy opens, see [SystemPaths].
 	Closed []string
@@ -170,20 +171,27 @@ var rules = map[string]func(*checker){
 	"Limits.Outage": nil,
 }
 
+// WantSignatures tells whether there are images that need one.
+func (r *Rights) WantSignatures() bool {
+	return slices.ContainsFunc(r.images, func(rule imageRule) bool { return len(rule.keys) > 0 })
+}
+
 func (c *checker) image() {
 	r, p := c.rights, c.job.Plan
 	named := false
+	var keys []string
 	for _, rule := range r.images {
 		if !matchImage(rule.patterns, p.Image, c.job.ImageID) {
 			continue
 		}
 		named = true
+		keys = append(keys, rule.keys...)
 		if len(rule.keys) == 0 || slices.ContainsFunc(rule.keys, func(k string) bool { return slices.Contains(c.job.SignedBy, k) }) {
 			return
 		}
 	}
 	if named {
-		c.refuse("image", "signed_by", "%s has no signature of a key that is trusted here", p.Image)
+		c.refuse("image", "signed_by", "%s has no signature of a key that is trusted here (%s); `girder-worker images verify` holds it against keys that came later", p.Image, strings.Join(keys, ", "))
 		return
 	}
 	c.refuse("image", "images", "%s is not among the images that may be run", p.Image)
@@ -338,7 +346,7 @@ func (r *Rights) Explain() []string {
 	out = append(out, list("pull", r.pull), list("write", write), list("read", read), list("networks", r.networks),
 		list("hosts", r.Hosts()), list("services", distinct(r.services)), list("capabilities", r.capabilities), list("devices", r.devices),
 		fmt.Sprintf("gpus = %d", r.gpus), list("gpu_kinds", r.gpuKinds), list("sysctls", r.sysctls),
-		list("host_namespaces", r.hostNamespaces), fmt.Sprintf("seccomp_unconfined = %v", r.unconfined),
+		fmt.Sprintf("seccomp_unconfined = %v", r.unconfined),
 		fmt.Sprintf("switch_user = %v", r.switchUser))
 	if r.cpus != nil {
 		out = append(out, fmt.Sprintf("cpus = %g", *r.cpus))

@@ -38,6 +38,11 @@ func (e *Invalid) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+const (
+	maxKeys = 64
+	maxKey  = 8 << 10 // bytes of a file
+)
+
 // Names finds the numbers behind the names of users and groups.
 type Names struct {
 	User, Group func(name string) (int, error)
@@ -97,6 +102,9 @@ func Parse(file string, data []byte, names Names) (*Policy, error) {
 				sections[id] = s
 			}
 		case "keys":
+			if len(table) > maxKeys {
+				bad.add(lines["keys"], "[keys] has %d keys, the limit is %d", len(table), maxKeys)
+			}
 			for _, key := range slices.Sorted(maps.Keys(table)) {
 				path, err := text(table[key])
 				if err == nil {

@@ -70,27 +70,26 @@ type Rights struct {
 	// Sections are those that apply, as a person finds them in the file.
 	Sections []string
 
-	images         []imageRule
-	pull           []string
-	roots          []Root
-	networks       []string
-	hosts          []string
-	services       []string
-	capabilities   []string
-	devices        []string
-	gpus           int
-	gpuKinds       []string
-	sysctls        []string
-	hostNamespaces []string
-	unconfined     bool
-	switchUser     bool
-	cpus           *float64
-	memory, shm    *int64
-	scratch, log   *int64
-	swap, pids     *int64
-	time           *time.Duration
-	ulimits        map[string]uint64
-	source         string
+	images       []imageRule
+	pull         []string
+	roots        []Root
+	networks     []string
+	hosts        []string
+	services     []string
+	capabilities []string
+	devices      []string
+	gpus         int
+	gpuKinds     []string
+	sysctls      []string
+	unconfined   bool
+	switchUser   bool
+	cpus         *float64
+	memory, shm  *int64
+	scratch, log *int64
+	swap, pids   *int64
+	time         *time.Duration
+	ulimits      map[string]uint64
+	source       string
 }
 
 // imageRule allows the images that match a pattern and have a signature of a key;
@@ -141,7 +140,6 @@ func (p *Policy) For(who Subject) *Rights {
 		r.devices = append(r.devices, s.devices...)
 		r.gpuKinds = append(r.gpuKinds, s.gpuKinds...)
 		r.sysctls = append(r.sysctls, s.sysctls...)
-		r.hostNamespaces = append(r.hostNamespaces, s.hostNamespaces...)
 		r.unconfined = r.unconfined || s.seccompUnconfined != nil && *s.seccompUnconfined
 		r.switchUser = r.switchUser || s.switchUser != nil && *s.switchUser
 		if s.gpus != nil {

@@ -24,7 +24,7 @@ type section struct {
 	networks, hosts, services []string
 	capabilities              []string
 	devices, gpuKinds         []string
-	sysctls, hostNamespaces   []string
+	sysctls                   []string
 	gpus                      *int
 	seccompUnconfined         *bool
 	switchUser                *bool
@@ -46,19 +46,18 @@ func (s *section) listKeys() map[string]struct {
 		check func(string) error
 	}
 	return map[string]key{
-		"images":          {&s.images, checkPattern},
-		"signed_by":       {&s.signedBy, checkWord},
-		"pull":            {&s.pull, checkPattern},
-		"read":            {&s.read, cleanPath},
-		"write":           {&s.write, cleanPath},
-		"networks":        {&s.networks, oneOf("none", "private", "host")},
-		"hosts":           {&s.hosts, checkHost},
-		"services":        {&s.services, checkService},
-		"capabilities":    {&s.capabilities, checkCapability},
-		"devices":         {&s.devices, checkDevice},
-		"gpu_kinds":       {&s.gpuKinds, checkPattern},
-		"sysctls":         {&s.sysctls, checkPattern},
-		"host_namespaces": {&s.hostNamespaces, oneOf("ipc", "pid", "uts")},
+		"images":       {&s.images, checkPattern},
+		"signed_by":    {&s.signedBy, checkWord},
+		"pull":         {&s.pull, checkPattern},
+		"read":         {&s.read, cleanPath},
+		"write":        {&s.write, cleanPath},
+		"networks":     {&s.networks, oneOf("none", "private", "host")},
+		"hosts":        {&s.hosts, checkHost},
+		"services":     {&s.services, checkService},
+		"capabilities": {&s.capabilities, checkCapability},
+		"devices":      {&s.devices, checkDevice},
+		"gpu_kinds":    {&s.gpuKinds, checkPattern},
+		"sysctls":      {&s.sysctls, checkPattern},
 	}
 }
 

@@ -210,7 +210,7 @@ func (ring keyring) overArchive(f *os.File, value []byte, limits Limits, spool f
 		return nil, nil, err
 	}
 	if key == "" {
-		return nil, nil, blame(ErrUnsigned, "no key of this machine made the signature beside the archive; sign it again, or add the key to images.keys")
+		return nil, nil, blame(ErrUnsigned, "no key of this machine made the signature beside the archive; sign it again, or add the key to [keys] in policy.toml")
 	}
 	return out, &Signature{Digest: "sha256:" + hex.EncodeToString(digest), Value: value, Key: key}, nil
 }

@@ -10,21 +10,15 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 )
 
-// Key is a public key that an admin put into the directory of keys.
+// Key is a public key that an admin trusts.
 type Key struct {
-	// Name is the file's, without its ending: what a policy calls the key.
-	Name string
-	// ID tells the key itself, whatever its file is called, see [KeyID].
-	ID  string
-	PEM string
+	// Name is what a policy calls the key.
+	Name string `json:"name"`
+	// ID tells the key itself, whatever it is called, see [KeyID].
+	ID  string `json:"id"`
+	PEM string `json:"pem"`
 }
 
 // PublicKey is a parsed key: *ecdsa.PublicKey or ed25519.PublicKey.
@@ -61,54 +55,4 @@ func ParseKey(text []byte) (PublicKey, error) {
 	}
 	sum := sha256.Sum256(block.Bytes)
 	return PublicKey{ID: "sha256:" + hex.EncodeToString(sum[:]), Key: key}, nil
-}
-
-const (
-	maxKeys = 64
-	maxKey  = 64 << 10 // bytes of a file
-)
-
-// Keys reads the directory of keys, in the order of their names: its files that
-// end in .pub or .pem. A directory that is not there has none.
-func Keys(dir string) ([]Key, error) {
-	if dir == "" {
-		return nil, nil
-	}
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the keys that sign images: %w", err)
-	}
-	var keys []Key
-	for _, e := range entries {
-		ext := filepath.Ext(e.Name())
-		if !slices.Contains([]string{".pub", ".pem"}, ext) || strings.HasPrefix(e.Name(), ".") {
-			continue
-		}
-		path := filepath.Join(dir, e.Name())
-		if len(keys) == maxKeys {
-			return nil, fmt.Errorf("cannot read the keys that sign images: %s has more than %d", dir, maxKeys)
-		}
-		text, err := readKey(path)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read the keys that sign images: %w", err)
-		}
-		id, err := KeyID(text)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
-		}
-		keys = append(keys, Key{Name: strings.TrimSuffix(e.Name(), ext), ID: id, PEM: string(text)})
-	}
-	return keys, nil
-}
-
-func readKey(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxKey))
 }

@@ -42,8 +42,16 @@ type Name struct {
 	Owner int
 }
 
-// SignedBy tells whether a key of that id has signed the image.
-func (i Image) SignedBy(key string) bool { return slices.Contains(i.Keys, key) }
+// SignedBy are the names of those keys that have signed the image.
+func (i Image) SignedBy(keys []Key) []string {
+	var names []string
+	for _, k := range keys {
+		if slices.Contains(i.Keys, k.ID) {
+			names = append(names, k.Name)
+		}
+	}
+	return names
+}
 
 // Of reads what the store in dir knows of the image with exactly this id. It
 // reads two small files; permission to read the index is enough.
