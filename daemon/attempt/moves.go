@@ -62,7 +62,7 @@ func validateMoves(p *transforms.Plan) error {
 			return err
 		}
 		if !webAddress(g.URL) {
-			return fmt.Errorf("Girder server %s: url %q: want http:// or https://, a host and no password", g.Name, g.URL)
+			return fmt.Errorf("server %s: url %q: want http:// or https://, a host and no password", g.Name, g.URL)
 		}
 	}
 	fetches := names{what: "fetch"}

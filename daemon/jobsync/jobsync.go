@@ -170,7 +170,7 @@ func (s *Syncer) Check(ctx context.Context, job *queue.Job) (Verdict, error) {
 }
 
 // ErrAway: the server does not answer at present.
-var ErrAway = errors.New("Girder does not answer at present")
+var ErrAway = errors.New("the Girder server does not answer at present")
 
 type checked struct {
 	verdict Verdict

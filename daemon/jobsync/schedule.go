@@ -229,7 +229,7 @@ func (s *Syncer) start(ctx context.Context, steps *sync.WaitGroup) (next time.Ti
 	return next, s.flying == 0
 }
 
-var errNotAsked = errors.New("Girder was not asked")
+var errNotAsked = errors.New("the Girder server was not asked")
 
 // forgetIfUnused drops a server that no task belongs to. Tasks that wait for the
 // queue are in no heap, so it is kept while there are any at all.

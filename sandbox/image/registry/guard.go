@@ -39,7 +39,7 @@ func (g *guard) allowsPlain(host string) bool {
 
 // RoundTrip implements [http.RoundTripper].
 func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
-	plain := r.URL.Scheme == "http" && (isLoopback(r.URL.Host) || slices.Contains(g.plain, r.URL.Host))
+	plain := r.URL.Scheme == "http" && g.allowsPlain(r.URL.Host)
 	if r.URL.Scheme != "https" && !plain {
 		return nil, plainRefused(r.URL.Host)
 	}
