@@ -45,6 +45,7 @@ type txn struct {
 	writes   int
 	delta    [len(states) + 1]int // by code
 	notices  []Notice
+	moves    []Move       // for an observer
 	wake     bool         // a claim may find something new
 	finished bool         // there is something to move to the history
 	reports  []PendingJob // jobs with new events
@@ -256,7 +257,12 @@ func (s *Store) apply(ops []*op) (t *txn, spoilt int, err error) {
 	if t.writes == 0 {
 		return t, -1, nil
 	}
-	if err := s.active.failed(tx.Commit()); err != nil {
+	begun := time.Now()
+	err = s.active.failed(tx.Commit())
+	if s.observer.Committed != nil {
+		s.observer.Committed(time.Since(begun))
+	}
+	if err != nil {
 		s.log.Error("Cannot commit", "err", err)
 		return nil, -1, fmt.Errorf("cannot commit: %w", err)
 	}
@@ -271,6 +277,9 @@ func (s *Store) committed(t *txn) {
 	}
 	s.countMu.Unlock()
 	s.hub.publish(t.notices)
+	for _, m := range t.moves {
+		s.observer.Moved(m)
+	}
 	if t.wake {
 		signal(s.wake)
 	}

@@ -27,6 +27,8 @@ type Options struct {
 	MaxJobs int
 	// Retention ends the history: final jobs older than Age, or beyond Count, are removed. Zero: kept.
 	Retention Retention
+	// Observer may be zero.
+	Observer Observer
 }
 
 // Retention bounds the history of finished jobs.
@@ -44,6 +46,8 @@ type Store struct {
 	jitter    func() float64
 	maxJobs   atomic.Int64
 	retention atomic.Pointer[Retention]
+
+	observer Observer
 
 	lock    *os.File
 	active  *file // written by the committer only
@@ -72,7 +76,7 @@ type Store struct {
 // Open locks dir, opens or makes the database, and migrates it.
 func Open(o Options) (*Store, error) {
 	s := &Store{
-		dir: o.Dir, log: o.Logger, now: o.Now, jitter: o.Jitter,
+		dir: o.Dir, log: o.Logger, now: o.Now, jitter: o.Jitter, observer: o.Observer,
 		ops: make(chan *op), closing: make(chan struct{}),
 		wake: make(chan struct{}, 1), finished: make(chan struct{}, 1), outbox: make(chan struct{}, 1),
 	}

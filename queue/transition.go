@@ -57,6 +57,9 @@ func (t *txn) move(j *Job, to State, edit func(*Job)) error {
 	if err := t.report(j); err != nil {
 		return err
 	}
+	if t.observer.Moved != nil {
+		t.moves = append(t.moves, Move{From: old.State, To: to, At: t.now, Job: *j})
+	}
 	if to.Final() {
 		t.finished = true
 		if err := t.markEnded(j); err != nil {
