@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -212,10 +214,34 @@ type Stats struct {
 	// Refused is reports that Girder answered with a refusal and that were not
 	// repeated; GaveUp is jobs of which the rest was never told.
 	Refused, GaveUp uint64
+
+	// Calls is what became of requests to Girder; LastAnswer is when one was answered.
+	Calls      Calls
+	LastAnswer time.Time
+	// Servers are those that jobs report to now.
+	Servers []Server
+}
+
+// Calls counts requests: answered as wanted, with a refusal, with a failure of
+// the server, and not at all.
+type Calls struct {
+	OK, Refused, Failed, Unreachable uint64
+}
+
+// Server is a Girder and how it is.
+type Server struct {
+	Address string
+	// Problem is why the last exchange failed; empty: it did not.
+	Problem string
+	// Next is when it is asked again.
+	Next time.Time
 }
 
 type counters struct {
 	delivered, logBytes, duplicates, refused, gaveUp atomic.Uint64
+
+	ok, denied, failed, unreachable atomic.Uint64
+	lastAnswer                      atomic.Int64 // in nanoseconds since 1970
 }
 
 // Stats counts.
@@ -225,8 +251,18 @@ func (s *Syncer) Stats() Stats {
 		Delivered: s.count.delivered.Load(), LogBytes: s.count.logBytes.Load(), Duplicates: s.count.duplicates.Load(),
 		Refused: s.count.refused.Load(), GaveUp: s.count.gaveUp.Load(),
 	}
+	st.Calls = Calls{OK: s.count.ok.Load(), Refused: s.count.denied.Load(), Failed: s.count.failed.Load(), Unreachable: s.count.unreachable.Load()}
+	if at := s.count.lastAnswer.Load(); at != 0 {
+		st.LastAnswer = time.Unix(0, at)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for key, h := range s.hosts {
+		if key != unknownHost && key != celeryHost {
+			st.Servers = append(st.Servers, Server{key, h.problem, h.until})
+		}
+	}
+	slices.SortFunc(st.Servers, func(a, b Server) int { return strings.Compare(a.Address, b.Address) })
 	for key, t := range s.tasks {
 		if t.since.IsZero() {
 			continue
@@ -241,6 +277,26 @@ func (s *Syncer) Stats() Stats {
 		}
 	}
 	return st
+}
+
+// tally counts a request to Girder by its error, which it returns.
+func (s *Syncer) tally(ctx context.Context, err error) error {
+	var status *girder.StatusError
+	switch {
+	case err == nil:
+		s.count.ok.Add(1)
+	case errors.As(err, &status) && status.Status < 500:
+		s.count.denied.Add(1)
+	case status != nil:
+		s.count.failed.Add(1)
+	case ctx.Err() != nil:
+		return err
+	default:
+		s.count.unreachable.Add(1)
+		return err
+	}
+	s.count.lastAnswer.Store(s.clock.Now().UnixNano())
+	return err
 }
 
 // ParseSettings reads settings as a configuration has them.

@@ -302,6 +302,7 @@ func (s *Syncer) arrived(r *report) {
 // resolve finds out whether a piece has arrived, by the end of Girder's log.
 func (s *Syncer) resolve(ctx context.Context, r *report) error {
 	job, err := r.client.Job(ctx, r.id)
+	err = s.tally(ctx, err)
 	i := r.state.Intent
 	if errors.Is(err, girder.ErrTooLong) {
 		s.count.duplicates.Add(1)

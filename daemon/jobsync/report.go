@@ -315,6 +315,7 @@ func (s *Syncer) setStatus(ctx context.Context, r *report, want girder.JobStatus
 		return err
 	}
 	job, err := r.client.UpdateJob(ctx, r.id, girder.JobReport{}) // it answers without the log
+	err = s.tally(ctx, err)
 	if err != nil {
 		return err
 	}
@@ -347,6 +348,7 @@ func (s *Syncer) setStatus(ctx context.Context, r *report, want girder.JobStatus
 // tell makes one call, and looks at what the answer says of the job.
 func (s *Syncer) tell(ctx context.Context, r *report, report girder.JobReport) error {
 	job, err := r.client.UpdateJob(ctx, r.id, report)
+	err = s.tally(ctx, err)
 	if err != nil {
 		return err
 	}

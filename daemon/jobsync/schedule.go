@@ -43,6 +43,7 @@ type host struct {
 	queue    taskQueue
 	flying   int
 	failures int
+	problem  string    // the last failure
 	until    time.Time // nothing is started before
 }
 
@@ -271,6 +272,9 @@ func (s *Syncer) ended(t *task, o outcome, waiters []chan<- checked) {
 	switch {
 	case o.away:
 		h.failures++
+		if o.err != nil {
+			h.problem = o.err.Error()
+		}
 		h.until = now.Add(pause(h.failures))
 		// Tasks of one server are asked in turn, so that none keeps the others from expiring.
 		s.queue(t, h.until)
@@ -288,7 +292,7 @@ func (s *Syncer) ended(t *task, o outcome, waiters []chan<- checked) {
 		t.failures = 0
 	}
 	if !o.quiet {
-		h.failures, h.until = 0, time.Time{}
+		h.failures, h.problem, h.until = 0, "", time.Time{}
 	}
 	switch {
 	case o.done && !t.again && len(t.waiters) == 0:
