@@ -361,6 +361,7 @@ func (m *Monitor) sweep(d attempt.Dir, cgroup string) error {
 	if _, err := os.Lstat(work); errors.Is(err, os.ErrNotExist) {
 		return nil // the runner did it all
 	}
+	m.reaped.Add(1)
 	if err := unmountBelow(work); err != nil {
 		return err
 	}

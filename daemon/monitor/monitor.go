@@ -63,6 +63,7 @@ type Monitor struct {
 	ranges   *ranges
 	rules    atomic.Pointer[rules]
 	audit    *auditLog
+	reaped   atomic.Uint64
 	bootID   string
 	launcher launcher
 	lock     *os.File // the state directory's
@@ -313,6 +314,8 @@ func (m *Monitor) handle(r *request, file *os.File) (answer reply) {
 			break
 		}
 		m.auditTold(r.Refused)
+	case opCounts:
+		answer.Counts = m.counts()
 	case opPolicy:
 		answer.Rules = &m.rules.Load().Rules
 	case opImage:

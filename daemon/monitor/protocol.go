@@ -24,6 +24,7 @@ const (
 	opRemove op = "remove"
 	opImage  op = "image"
 	opPolicy op = "policy"
+	opCounts op = "counts"
 	// opRefused tells the audit log of a submission that was refused.
 	opRefused op = "refused"
 )
@@ -57,6 +58,8 @@ type reply struct {
 	// Rules answers opPolicy; RulesChanged is told unasked.
 	Rules        *Rules `json:"rules,omitempty"`
 	RulesChanged bool   `json:"rules_changed,omitempty"`
+	// Counts answers opCounts.
+	Counts *Counts `json:"counts,omitempty"`
 	// Result is what an image helper said, not looked at here.
 	Result json.RawMessage `json:"result,omitempty"`
 }
