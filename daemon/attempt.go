@@ -167,6 +167,9 @@ func (f *front) runAttempt(ctx context.Context, job *queue.Job, r *running) {
 		return
 	case err != nil:
 		f.logger.Warn("Cannot start an attempt", "attempt", r.name, "error", err)
+		if errors.Is(err, monitor.ErrRefused) {
+			f.events.Refused(string(job.Source))
+		}
 		f.finish(ctx, r.name, failure(err.Error()), "", time.Now())
 		return
 	}

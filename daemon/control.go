@@ -65,16 +65,8 @@ func (f *front) Status(context.Context) (apitype.Status, error) {
 	if problem := f.rules.Load().problem; problem != "" {
 		st.Warnings = append(st.Warnings, problem)
 	}
-	if f.broker != nil {
-		st.Warnings = append(st.Warnings, f.broker.client.Status().Problems...)
-	}
 	st.Reports = f.reportStatus()
-	if r := st.Reports; r.Pending() > 0 && time.Since(r.Oldest) > lateReport {
-		st.Warnings = append(st.Warnings, fmt.Sprintf("%d reports to Girder or Celery wait, the first since %s", r.Pending(), r.Oldest.Local().Format(time.DateTime)))
-	}
-	if f.resting() {
-		st.Warnings = append(st.Warnings, "the file system of the state directory is full: no job starts until there is room")
-	}
+	f.surroundings(&st)
 	st.Warnings = append(st.Warnings, f.gpus.problems()...)
 	for state, n := range f.store.Counts() {
 		st.Jobs[string(state)] = n

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -448,53 +447,6 @@ func TestImages(t *testing.T) {
 	}
 }
 
-func TestMetrics(t *testing.T) {
-	w := newWorld(t)
-	w.stop()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
-	text, err := os.ReadFile(w.config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text = bytes.Replace(text, []byte("metrics_address = off"), []byte("metrics_address = "+address), 1)
-	if err := os.WriteFile(w.config, text, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	w.start()
-	w.wait(w.submit("exit 0").ID)
-	get := func(path string) (int, string) {
-		r, err := http.Get("http://" + address + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Body.Close()
-		var b bytes.Buffer
-		if _, err := b.ReadFrom(r.Body); err != nil {
-			t.Fatal(err)
-		}
-		return r.StatusCode, b.String()
-	}
-	if code, body := get("/metrics"); code != 200 || !strings.Contains(body, `girder_worker_jobs{state="succeeded"} 1`) || !strings.Contains(body, `girder_worker_capacity{resource="slots"} 4`) {
-		t.Errorf("%d\n%s", code, body)
-	}
-	for _, path := range []string{"/healthz", "/readyz"} {
-		if code, body := get(path); code != 200 {
-			t.Errorf("%s: %d %s", path, code, body)
-		}
-	}
-	if _, err := w.client.Pause(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if code, body := get("/readyz"); code != 503 || !strings.Contains(body, "paused") {
-		t.Errorf("paused: %d %s", code, body)
-	}
-}
-
 // The service manager hears that the daemon is ready, alive and stopping.
 func TestServiceManager(t *testing.T) {
 	w := newWorld(t)
@@ -663,7 +615,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	w.eventually("the full disk is told", func() bool {
 		status, err := w.client.Status(t.Context())
-		return err == nil && strings.Contains(strings.Join(status.Warnings, "\n"), "is full")
+		return err == nil && strings.Contains(strings.Join(status.Degraded, "\n"), "is full")
 	})
 	if job := w.job(id); job.ExitCode != nil {
 		t.Errorf("job %+v", job)

@@ -44,6 +44,8 @@ type front struct {
 	pause   *pause
 	broker  *broker // nil: none is configured
 	reports *jobsync.Syncer
+	events  *metrics.Events
+	probe   probed
 
 	attempts attempts
 	nudge    chan struct{} // capacity 1: the dispatcher should look again
@@ -67,7 +69,7 @@ func Front(o Options) error {
 	logger, level := newLogger(c.Log)
 	f := &front{
 		options: o, logger: logger.With("part", "front"), level: level, begun: time.Now(),
-		nudge: make(chan struct{}, 1), proof: make(chan chan struct{}),
+		nudge: make(chan struct{}, 1), proof: make(chan chan struct{}), events: metrics.NewEvents(),
 	}
 	if f.who, err = lookUp(&c); err != nil {
 		return err
@@ -112,7 +114,7 @@ func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener
 	}
 	f.store, err = queue.Open(queue.Options{
 		Dir: filepath.Join(c.StateDir, "queue"), Logger: f.logger.With("part", "queue"), MaxJobs: c.MaxQueue,
-		Retention: queue.Retention{Age: c.Retention.Age, Count: c.Retention.Count},
+		Retention: queue.Retention{Age: c.Retention.Age, Count: c.Retention.Count}, Observer: observer(f.events),
 	})
 	if err != nil {
 		return err
@@ -165,7 +167,7 @@ func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener
 		Version:  apitype.Version{Version: f.options.Version, Commit: f.options.Commit, API: 1},
 		Settings: f.settings(c), Logger: f.logger.With("part", "api"),
 	})
-	observer, err := metrics.Listen(c.MetricsAddress, f, f.logger.With("part", "metrics"))
+	observer, err := metrics.Listen(c.MetricsAddress, c.MetricsWebConfig, f, f.events, f.logger.With("part", "metrics"))
 	if err != nil {
 		return err
 	}

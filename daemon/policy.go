@@ -95,6 +95,7 @@ func (f *front) Judge(p *api.Peer, file *transforms.JobFile, imageID string) err
 		Limits:    attempt.Limits{Hard: file.Timeout, Soft: file.SoftTimeout, Idle: file.IdleTimeout},
 	})
 	if err != nil {
+		f.events.Refused(policy.Socket)
 		f.auditRefusal(p, file.Image, err)
 	}
 	return err

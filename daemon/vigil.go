@@ -61,18 +61,11 @@ func (f *front) check(ctx context.Context, patience time.Duration) error {
 	if err := f.store.Probe(ctx); err != nil && !errors.Is(err, queue.ErrNoSpace) {
 		return err
 	}
-	turned := make(chan struct{})
-	select {
-	case f.proof <- turned:
-		<-turned
-	case <-ctx.Done():
-		return errors.New("the dispatcher does not move")
+	if err := f.turns(ctx); err != nil {
+		return err
 	}
 	return f.monitor.Ping(ctx)
 }
-
-// Healthy is the check for a scrape or a probe: less thorough, and quick.
-func (f *front) Healthy(ctx context.Context) error { return f.monitor.Ping(ctx) }
 
 // sweepEvery is how often the retention is applied.
 const sweepEvery = time.Hour

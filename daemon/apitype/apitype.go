@@ -87,8 +87,62 @@ type Status struct {
 	Reports  Reports            `json:"reports"`
 	// GPUs are the machine's, by their CDI names, each with the jobs that have it.
 	GPUs []GPU `json:"gpus,omitempty"`
+	// OldestQueued is since when the job waits that is first of those that could
+	// start; zero when there is none.
+	OldestQueued time.Time `json:"oldest_queued,omitzero"`
+	// Broker is nil where none is configured. Servers are the Girders that jobs
+	// report to now.
+	Broker  *Broker     `json:"broker,omitempty"`
+	Servers []Girder    `json:"girder_servers,omitempty"`
+	Disk    Disk        `json:"disk"`
+	Images  ImageTotals `json:"images"`
+	// Metrics is where numbers are served, host:port; empty: nowhere.
+	Metrics string `json:"metrics,omitempty"`
+	// Degraded says what does not work now.
+	Degraded []string `json:"degraded,omitempty"`
 	// Warnings are for the admin: what works less well than it could, and what to do.
 	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Broker is how the daemon stands at RabbitMQ.
+type Broker struct {
+	State   string `json:"state"`             // ready, connecting or degraded
+	Address string `json:"address,omitempty"` // password masked; empty while it is not connected
+	// Since is when the connection was made or lost.
+	Since    time.Time     `json:"since,omitzero"`
+	Queues   []BrokerQueue `json:"queues"`
+	Problems []string      `json:"problems,omitempty"`
+	Accepted int64         `json:"accepted"` // tasks since the start
+	Rejected int64         `json:"rejected"`
+}
+
+// BrokerQueue is a queue that tasks are taken from.
+type BrokerQueue struct {
+	Name string `json:"name"`
+	// Waiting: a consumer waits there for the next task.
+	Waiting bool   `json:"waiting"`
+	Problem string `json:"problem,omitempty"`
+}
+
+// Girder is a server that jobs report to.
+type Girder struct {
+	Address string `json:"address"`
+	// Problem is why it could not be told last time, and Next when it is tried again.
+	Problem string    `json:"problem,omitempty"`
+	Next    time.Time `json:"next,omitzero"`
+}
+
+// Disk is the file system of the state directory, in bytes.
+type Disk struct {
+	Size       int64 `json:"size"`
+	Free       int64 `json:"free"`
+	FreeInodes int64 `json:"free_inodes"`
+}
+
+// ImageTotals are the images of the store.
+type ImageTotals struct {
+	Count int   `json:"count"`
+	Bytes int64 `json:"bytes"` // unpacked; a layer counts for each image that has it
 }
 
 // Reports is how the reports to those who asked for jobs stand.

@@ -30,6 +30,9 @@ type Config struct {
 	Socket string
 	// MetricsAddress is host:port, or empty for none.
 	MetricsAddress string
+	// MetricsWebConfig is a file with TLS and users for it; empty: neither. The
+	// front must be able to read it.
+	MetricsWebConfig string
 
 	// User runs the front. Group owns the socket: its members may submit.
 	User, Group string

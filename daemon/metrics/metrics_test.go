@@ -12,14 +12,15 @@ import (
 
 type fixed struct{}
 
-func (fixed) Status(context.Context) (apitype.Status, error) {
-	return apitype.Status{Jobs: map[string]int{"queued": 3}}, nil
+func (fixed) Snapshot(context.Context) *Snapshot {
+	return &Snapshot{Status: apitype.Status{Jobs: map[string]int{"queued": 3}}, AMQP: &AMQP{Rejected: map[string]int64{"body": 1}}}
 }
-func (fixed) Healthy(context.Context) error { return nil }
+func (fixed) Alive(context.Context) error       { return nil }
+func (fixed) Ready(context.Context) []Condition { return []Condition{{Name: "database"}} }
 
 // TestLanding: what / links to is there, and nothing else is.
 func TestLanding(t *testing.T) {
-	h := Handler(fixed{})
+	h := Handler(fixed{}, NewEvents())
 	get := func(path string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
