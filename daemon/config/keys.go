@@ -89,7 +89,7 @@ func (c *Config) Keys() []Key {
 		{sectionWorker, "runtime_dir", "what must not survive a reboot", false, (*pathValue)(&c.RuntimeDir)},
 		{sectionWorker, "socket", "the API's Unix socket (default: girder-worker.sock in runtime_dir)", false, (*pathValue)(&c.Socket)},
 		{sectionWorker, "metrics_address", "host:port of /metrics, /healthz and /readyz; off for none", false, (*addressValue)(&c.MetricsAddress)},
-		{sectionWorker, "metrics_web_config", "TLS and users of the metrics' address: a file in the format of Prometheus' exporters", false, (*pathValue)(&c.MetricsWebConfig)},
+		{sectionWorker, "metrics_web_config", "TLS and users for metrics: an exporter's web configuration", false, (*pathValue)(&c.MetricsWebConfig)},
 		{sectionWorker, "user", "user of the daemon's unprivileged half", false, (*nameValue)(&c.User)},
 		{sectionWorker, "group", "group whose members may use the socket", false, (*nameValue)(&c.Group)},
 		{sectionWorker, "admin_group", "group whose members see and change every job", false, (*nameValue)(&c.AdminGroup)},
