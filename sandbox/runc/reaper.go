@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runc/libcontainer/configs"
+	"golang.org/x/sys/unix"
 
 	"girderworker/sandbox"
 )
@@ -32,9 +33,9 @@ func (w *workspace) bindInit(program string) (*configs.Mount, error) {
 		return nil, fmt.Errorf("cannot find the container's init: %w", err)
 	}
 	defer f.Close()
-	mounts, err := w.bindMounts([]sandbox.Mount{{Source: f, Target: initPath, ReadOnly: true}})
+	source, err := w.bind(sandbox.Mount{Source: f, ReadOnly: true}, "init")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot bind %s to %s: %w", program, initPath, err)
 	}
-	return mounts[0], nil
+	return &configs.Mount{Source: source, Destination: initPath, Device: "bind", Flags: unix.MS_BIND}, nil
 }

@@ -3,6 +3,7 @@
 package runc
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,6 +59,30 @@ func TestInit(t *testing.T) {
 		if got.Code != test.code || got.stdout != test.stdout {
 			t.Errorf("%v: got %+v", test.args, got)
 		}
+	}
+}
+
+// TestInitBesideBinds: what a job binds takes nothing from its init, and the init
+// nothing from the job; a job's first process cannot be written through.
+func TestInitBesideBinds(t *testing.T) {
+	r := initRunner(t)
+	dir := t.TempDir()
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(filepath.Join(dir, "file"), []byte("bound\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	spec := testSpec(t, "sh", "-c", "cat /bound/file; echo x > /proc/1/exe; echo x > /proc/$PPID/exe; readlink /proc/1/exe")
+	spec.Init = true
+	spec.Mounts = []sandbox.Mount{{Source: source, Target: "/bound", ReadOnly: true}}
+	if got := run(t, r, spec); got.Code != 0 || got.stdout != "bound\n/dev/init\n" {
+		t.Errorf("got %+v", got)
+	}
+	if out, err := exec.Command(r.options.Init).CombinedOutput(); err == nil || len(out) > 0 {
+		t.Errorf("the init is not what it was: %v, %q", err, out)
 	}
 }
 
