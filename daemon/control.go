@@ -120,6 +120,9 @@ func (f *front) settings(c *config.Config) api.Settings {
 			Memory: min(c.Machine.Memory, c.Hardware.Memory),
 			Shm:    min(c.Machine.Memory, c.Hardware.Memory),
 			GPUs:   f.gpus.count(),
+			// A job cannot ask for the disk that the queue and all others are on.
+			Scratch: c.Hardware.Disk,
+			Log:     c.Hardware.Disk,
 		},
 	}
 }

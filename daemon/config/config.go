@@ -114,6 +114,9 @@ type GPUs struct {
 type Hardware struct {
 	CPUs   float64
 	Memory int64 // bytes
+	// Disk is half of the file system with the state: what one job may write
+	// there at most, since the queue and the jobs of others are there, too.
+	Disk int64
 }
 
 // IDRange is host ids that belong to nobody else, for the insides of containers.

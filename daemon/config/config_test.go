@@ -184,6 +184,9 @@ func TestFill(t *testing.T) {
 		if got := c.Limits.Memory * int64(tt.slots); got > 8<<30 || got < 8<<30-int64(tt.slots)*4096 {
 			t.Errorf("%d processors: memory %d in all", tt.cpus, got)
 		}
+		if c.Hardware.Disk != 50<<30 {
+			t.Errorf("disk of one job %d", c.Hardware.Disk)
+		}
 		if c.Limits.Scratch != 10<<30 {
 			t.Errorf("scratch %d", c.Limits.Scratch)
 		}

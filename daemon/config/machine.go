@@ -30,7 +30,7 @@ func (c *Config) Fill() error {
 
 func (c *Config) fill(cpus int, memory, fileSystem int64) {
 	m, l := &c.Machine, &c.Limits
-	c.Hardware = Hardware{CPUs: float64(cpus), Memory: memory}
+	c.Hardware = Hardware{CPUs: float64(cpus), Memory: memory, Disk: fileSystem / 2}
 	if m.CPUs == 0 {
 		m.CPUs = float64(cpus)
 	}
@@ -50,6 +50,7 @@ func (c *Config) fill(cpus int, memory, fileSystem int64) {
 	if l.Scratch == 0 {
 		l.Scratch = fileSystem / 10 &^ 4095
 	}
+	l.Scratch, l.Log = min(l.Scratch, c.Hardware.Disk), min(l.Log, c.Hardware.Disk)
 }
 
 // totalMemory is the machine's, in bytes.

@@ -19,6 +19,7 @@ type bounds struct {
 	frontGID int
 	cpus     float64
 	memory   int64
+	disk     int64 // of the file system with the state
 }
 
 func newBounds(o *Options) (bounds, error) {
@@ -26,21 +27,30 @@ func newBounds(o *Options) (bounds, error) {
 	if err := unix.Sysinfo(&info); err != nil {
 		return bounds{}, fmt.Errorf("cannot tell the machine's memory: %w", err)
 	}
+	var disk unix.Statfs_t
+	if err := unix.Statfs(o.State, &disk); err != nil {
+		return bounds{}, fmt.Errorf("cannot tell the size of the file system of %s: %w", o.State, err)
+	}
 	return bounds{
 		ids:      o.IDs,
 		frontUID: o.UID,
 		frontGID: o.GID,
 		cpus:     float64(runtime.NumCPU()),
 		memory:   int64(info.Totalram) * int64(info.Unit),
+		disk:     int64(disk.Blocks) * disk.Bsize,
 	}, nil
 }
+
+// shareOfDisk: one job may have at most half of the file system with the state
+// for what it writes, or for its log, as config.Hardware says at the submission.
+// The queue and the jobs of others are there, too.
+const shareOfDisk = 2
 
 // What is finite. Anything above is a mistake or worse.
 const (
 	minMemory   = 1 << 20
 	maxPIDs     = 4 << 20 // the kernel's largest pid_max
 	maxDuration = 10 * 366 * 24 * time.Hour
-	maxBytes    = 1 << 50
 	maxText     = 4096
 	maxGPUs     = 64
 )
@@ -66,10 +76,10 @@ func (b *bounds) check(r *attempt.Request) error {
 		return refuse("%d processes; the limit is %d", res.PIDs, maxPIDs)
 	case res.Shm < 0 || res.Shm > b.memory:
 		return refuse("%d bytes of /dev/shm; the machine has %d of memory", res.Shm, b.memory)
-	case res.Scratch < 1 || res.Scratch > maxBytes:
-		return refuse("%d bytes of scratch space", res.Scratch)
-	case res.Log < 1 || res.Log > maxBytes:
-		return refuse("%d bytes of log", res.Log)
+	case res.Scratch < 1 || res.Scratch > b.disk/shareOfDisk:
+		return refuse("%d bytes of scratch space; the file system has %d, for all jobs", res.Scratch, b.disk)
+	case res.Log < 1 || res.Log > b.disk/shareOfDisk:
+		return refuse("%d bytes of log; the file system has %d, for all jobs", res.Log, b.disk)
 	}
 	if n := len(res.GPUs); n > maxGPUs {
 		return refuse("%d GPUs; the limit is %d", n, maxGPUs)

@@ -15,7 +15,7 @@ import (
 
 func TestBounds(t *testing.T) {
 	ids := IDRange{Base: 0x70000000, Size: 8 * sliceSize}
-	p, err := newBounds(&Options{UID: 998, GID: 998, IDs: ids})
+	p, err := newBounds(&Options{State: t.TempDir(), UID: 998, GID: 998, IDs: ids})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,6 +43,8 @@ func TestBounds(t *testing.T) {
 		"no memory limit":       func(r *attempt.Request) { r.Resources.Memory = 0 },
 		"no process limit":      func(r *attempt.Request) { r.Resources.PIDs = 0 },
 		"endless scratch":       func(r *attempt.Request) { r.Resources.Scratch = math.MaxInt64 },
+		"scratch of all":        func(r *attempt.Request) { r.Resources.Scratch = p.disk/2 + 1 },
+		"log of all":            func(r *attempt.Request) { r.Resources.Log = p.disk/2 + 1 },
 		"no log limit":          func(r *attempt.Request) { r.Resources.Log = 0 },
 		"negative time":         func(r *attempt.Request) { r.Limits.Hard = -1 },
 	} {

@@ -149,6 +149,10 @@ func fits(want, have transforms.Resources) error {
 		return tooMuch("memory", transforms.FormatBytes(want.Memory), transforms.FormatBytes(have.Memory))
 	case have.Shm > 0 && want.Shm > have.Shm:
 		return tooMuch("shm", transforms.FormatBytes(want.Shm), transforms.FormatBytes(have.Shm))
+	case have.Scratch > 0 && want.Scratch > have.Scratch:
+		return tooMuch("scratch space", transforms.FormatBytes(want.Scratch), transforms.FormatBytes(have.Scratch))
+	case have.Log > 0 && want.Log > have.Log:
+		return tooMuch("log", transforms.FormatBytes(want.Log), transforms.FormatBytes(have.Log))
 	case want.GPUs > have.GPUs:
 		return tooMuch("gpus", strconv.Itoa(want.GPUs), strconv.Itoa(have.GPUs))
 	}

@@ -165,9 +165,9 @@ func TestTake(t *testing.T) {
 }
 
 func TestFits(t *testing.T) {
-	have := transforms.Resources{CPUs: 4, Memory: 8 << 30, Shm: 1 << 30}
+	have := transforms.Resources{CPUs: 4, Memory: 8 << 30, Shm: 1 << 30, Scratch: 1 << 40, Log: 1 << 30}
 	for want, r := range map[string]transforms.Resources{
-		"": {CPUs: 4, Memory: 8 << 30}, "8 cpus": {CPUs: 8}, "memory": {Memory: 9 << 30}, "shm": {Shm: 2 << 30}, "1 gpus": {GPUs: 1}, " ": {},
+		"": {CPUs: 4, Memory: 8 << 30}, "8 cpus": {CPUs: 8}, "memory": {Memory: 9 << 30}, "shm": {Shm: 2 << 30}, "scratch": {Scratch: 1<<40 + 1}, "log": {Log: 1<<30 + 1}, "1 gpus": {GPUs: 1}, " ": {},
 	} {
 		err := fits(r, have)
 		if (err == nil) != (strings.TrimSpace(want) == "") || err != nil && !strings.Contains(err.Error(), strings.Fields(want)[0]) {
