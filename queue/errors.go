@@ -22,6 +22,9 @@ var (
 	ErrLocked = errors.New("the state directory is in use by another daemon")
 	// ErrNewerSchema: the database was written by a newer release.
 	ErrNewerSchema = errors.New("the queue was written by a newer release")
+	// ErrNotEmpty: a restore would take the place of jobs.
+	ErrNotEmpty = errors.New("the queue here is not empty")
+	errNoBackup = errors.New("it is no whole backup of girder-worker")
 	// ErrClosed: the store is closed.
 	ErrClosed = errors.New("the queue is closed")
 	// ErrDependency: a job named in after or after_any is unknown or the job itself.

@@ -28,6 +28,8 @@ func runOwnProcess(p Process) (code int, ok bool) {
 		return (&app{Process: p}).frontProcess(args), true
 	case daemon.FetchCommand:
 		return (&app{Process: p}).imageFetch(), true
+	case daemon.RestoreCommand:
+		return (&app{Process: p}).restoreHelper(args), true
 	case "images-helper":
 		return (&app{Process: p}).imageHelper(), true
 	}

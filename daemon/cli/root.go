@@ -76,7 +76,7 @@ func (a *app) root() *cobra.Command {
 		{groupImages, []*cobra.Command{a.imagesCommand()}},
 		{groupDaemon, []*cobra.Command{
 			a.daemonCommand(), a.statusCommand(), a.drainCommand(), a.pauseCommand(), a.resumeCommand(),
-			a.backupCommand(), a.configCommand(), a.policyCommand(), a.versionCommand(), a.completionCommand(),
+			a.backupCommand(), a.restoreCommand(), a.supportCommand(), a.configCommand(), a.policyCommand(), a.versionCommand(), a.completionCommand(),
 		}},
 	} {
 		for _, cmd := range g.commands {

@@ -183,3 +183,18 @@ func letRead(path string, uid int) error {
 	}
 	return nil
 }
+
+// Occupy makes the state directory ready and takes its lock, as a daemon would.
+// Who has the file that is returned keeps daemons away.
+func Occupy(state string, uid, gid int) (*os.File, error) {
+	l := layout{state}
+	f, err := l.lock()
+	if err != nil {
+		return nil, err
+	}
+	if err := l.prepare(uid, gid); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
