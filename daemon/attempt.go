@@ -247,6 +247,15 @@ func (f *front) request(job *queue.Job) (*attempt.Request, int, error) {
 	if err != nil {
 		return nil, 0, fmt.Errorf("cannot plan the job: %w", err)
 	}
+	if job.Source == queue.SourceAMQP { // a person names the address that is good here
+		settings, err := reportSettings(f.config.Load())
+		if err != nil {
+			return nil, 0, err
+		}
+		for i := range plan.Girders {
+			plan.Girders[i].URL = settings.Reach(plan.Girders[i].URL)
+		}
+	}
 	image, err := f.images.Resolve(file.Image, ownerUID(job))
 	if err != nil {
 		return nil, 0, err

@@ -21,14 +21,14 @@ type girderJob struct {
 
 // fromGirder puts jobs into the queue of a daemon that is paused for it, as the
 // broker's side does: scripts by their ids.
-func (w *world) fromGirder(g *girdertest.Server, scripts map[string]string) map[string]girderJob {
+func (w *world) fromGirder(g *girdertest.Server, scripts map[string]string, fields ...any) map[string]girderJob {
 	w.t.Helper()
 	if _, err := w.client.Pause(w.t.Context()); err != nil {
 		w.t.Fatal(err)
 	}
 	patterns := map[string]string{}
 	for id, script := range scripts {
-		patterns[id] = w.submit(script).ID
+		patterns[id] = w.submit(script, fields...).ID
 	}
 	w.stop()
 	dir := filepath.Join(w.state(), "queue")
@@ -65,7 +65,11 @@ func (w *world) fromGirder(g *girdertest.Server, scripts map[string]string) map[
 			Needs: p.Needs, Limits: p.Limits, Body: p.Body, Report: queue.SinkGirder,
 		}
 		target := jobsync.Target{URL: g.API() + "/job/" + j.girderID, Headers: map[string]string{"Girder-Token": j.token}}
-		if sub.Origin, sub.Secrets, err = target.Split(nil, nil); err != nil {
+		secrets, err := store.Secrets(context.Background(), pattern)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if sub.Origin, sub.Secrets, err = target.Split(nil, secrets); err != nil {
 			w.t.Fatal(err)
 		}
 		if _, err := store.Submit(context.Background(), sub); err != nil {
@@ -144,5 +148,37 @@ func TestGirder(t *testing.T) {
 	}
 	if st, err := w.client.Status(t.Context()); err != nil || st.Reports.GaveUp != 0 || st.Reports.Duplicates != 0 {
 		t.Errorf("status %+v (%v)", st.Reports, err)
+	}
+}
+
+// TestGirderIsElsewhere: a task names Girder by an address that is not good here;
+// its files come from and go to where the configuration says.
+func TestGirderIsElsewhere(t *testing.T) {
+	w := newWorld(t)
+	g := girdertest.New(t, girdertest.Config{MinChunk: 1})
+	w.configure("slots = 4", "api_url = http://girder.invalid/api/v1="+g.API())
+	w.stop()
+	w.start()
+	user := g.AddUser(true)
+	item := g.AddItem(g.AddFolder(user, "data"), "item")
+	file := g.AddFile(item, "in.txt", []byte("there"))
+	jobs := w.fromGirder(g, map[string]string{"elsewhere": "cat /mnt/girder_worker/default/*/in.txt | tee /mnt/girder_worker/default/out.txt; exit 0"},
+		"girder", map[string]any{"api_url": "http://girder.invalid/api/v1", "token": g.AddToken(user, girdertest.ScopeRead, girdertest.ScopeWrite)},
+		"downloads", []map[string]any{{"name": "in", "file_id": file}},
+		"uploads", []map[string]any{{"path": "out.txt", "item_id": item}, {"path": "missing", "item_id": item}})
+	w.start()
+	if _, err := w.client.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if job := w.wait("elsewhere"); job.State != "failed" || !strings.Contains(job.Reason, "missing: there is no such file") {
+		t.Errorf("job %+v", job)
+	}
+	if files := g.Files(item); len(files) != 2 || string(files[1].Data) != "there" {
+		t.Errorf("files are %+v", files)
+	}
+	// What failed after the container is in the log where Girder's users look.
+	w.eventually("Girder has the end", func() bool { return g.Job(jobs["elsewhere"].girderID).Status == 4 })
+	if log := strings.Join(g.Job(jobs["elsewhere"].girderID).Log, ""); !strings.HasPrefix(log, "there") || !strings.Contains(log, "DockerException: cannot upload") {
+		t.Errorf("Girder's log is %q", log)
 	}
 }

@@ -481,7 +481,7 @@ func (f *JobFile) moves(p *Plan) error {
 	}
 	for i := range f.Girders {
 		g := &f.Girders[i]
-		p.Girders = append(p.Girders, Girder{Name: g.Name, URL: g.URL, Session: withoutHeaders(g.Session)})
+		p.Girders = append(p.Girders, Girder{Name: g.Name, URL: g.URL, Session: withoutSecrets(g.Session)})
 	}
 	or := func(name string) string {
 		if name == "" {

@@ -54,7 +54,7 @@ func TestFullDocument(t *testing.T) {
 	}
 	golden(t, "full.secrets.json", secrets)
 	stored := f.AppendJSON(nil)
-	for _, secret := range []string{"secret-token", `"key"`, "quiet", "hush"} {
+	for _, secret := range []string{"secret-token", `"key"`, "quiet", "hush", "me:word"} {
 		if bytes.Contains(stored, []byte(secret)) {
 			t.Errorf("%s is in the stored document %s", secret, stored)
 		}

@@ -22,7 +22,7 @@ const full = `{
   "outputs": [{"name": "result", "file": "/home/a/out.dat"}, {"name": "posted", "url": "https://sink.test/x?y=z", "headers": {"X-Lab": "quiet"}, "path": "/out/posted"},
     {"name": "told", "log": "stderr"}],
   "stdin": "/home/a/stdin", "stdout": {"log": "stderr"}, "stderr": "/home/a/err", "progress": "/out/.girder_progress",
-  "girder": [{"api_url": "https://girder.test/api/v1/", "token": "secret-token", "session": {"verify": false, "cert": ["/c.pem", "/k.pem"], "headers": {"A": "hush"}, "proxies": {"https": "http://proxy:3128"}}},
+  "girder": [{"api_url": "https://girder.test/api/v1/", "token": "secret-token", "session": {"verify": false, "cert": ["/c.pem", "/k.pem"], "headers": {"A": "hush"}, "proxies": {"https": "http://proxy:3128", "http": "http://me:word@proxy:3128"}}},
     {"name": "other", "api_url": "http://other.test/api/v1", "api_key": "key"}],
   "downloads": [{"name": "ct", "file_id": "6b00f0cb9508e6951c974251", "filename": "ct.nii", "direct_file_path": "/assets/ct"},
     {"name": "slides", "item_id": "6b00f0cb9508e6951c974252", "volume": "work"},

@@ -49,10 +49,13 @@ type Secrets struct {
 	// Headers are HTTP headers by the name of the [Girder] or [Stream] whose
 	// requests carry them.
 	Headers map[string]map[string]string `json:"headers,omitempty"`
+	// Proxies are the addresses with a password in them, by the name of the
+	// [Girder] and the key of its session's proxies.
+	Proxies map[string]map[string]string `json:"proxies,omitempty"`
 }
 
 // Empty tells whether there is no secret.
-func (s Secrets) Empty() bool { return len(s.Tokens)+len(s.APIKeys)+len(s.Headers) == 0 }
+func (s Secrets) Empty() bool { return len(s.Tokens)+len(s.APIKeys)+len(s.Headers)+len(s.Proxies) == 0 }
 
 // FetchKind is what a [Fetch] fetches.
 type FetchKind string

@@ -299,6 +299,9 @@ func (s *Syncer) tally(ctx context.Context, err error) error {
 	return err
 }
 
+// Reach is where the API is reached from here that a message names.
+func (s Settings) Reach(api string) string { return s.Override.Apply(api) }
+
 // ParseSettings reads settings as a configuration has them.
 func ParseSettings(override string, age time.Duration) (Settings, error) {
 	o, err := girder.ParseOverride(override)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"sync"
@@ -24,6 +25,7 @@ type server struct {
 	Token   string            `json:"token,omitempty"`
 	APIKey  string            `json:"api_key,omitempty"`
 	Headers map[string]string `json:"headers,omitempty"`
+	Proxies map[string]string `json:"proxies,omitempty"`
 	// Outage is how long it may be out of reach.
 	Outage time.Duration `json:"outage,omitempty"`
 }
@@ -33,6 +35,20 @@ func (s server) String() string { return "Girder server " + s.Name }
 
 // addServer makes the client of a server. It calls nobody.
 func (m *mover) addServer(s *server) error {
+	if len(s.Proxies) > 0 { // those with a password, beside the plan's
+		kwargs, all := maps.Clone(s.Session), map[string]any{}
+		if kwargs == nil {
+			kwargs = map[string]any{}
+		}
+		if some, ok := kwargs["proxies"].(map[string]any); ok {
+			maps.Copy(all, some)
+		}
+		for key, address := range s.Proxies {
+			all[key] = address
+		}
+		kwargs["proxies"] = all
+		s.Session = kwargs
+	}
 	session, err := girder.ParseSession(s.Session)
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"os"
 	"path/filepath"
 	"strings"
@@ -244,4 +245,36 @@ func TestSlicerProgress(t *testing.T) {
 	if len(exit.Streams) != 0 {
 		t.Errorf("streams are %+v", exit.Streams)
 	}
+}
+
+// TestGirderProxy: a proxy's password comes with the secrets, and works.
+func TestGirderProxy(t *testing.T) {
+	var mu sync.Mutex
+	said := map[string]bool{}
+	forward := &httputil.ReverseProxy{Rewrite: func(*httputil.ProxyRequest) {}}
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		said[r.Header.Get("Proxy-Authorization")] = true
+		mu.Unlock()
+		forward.ServeHTTP(w, r)
+	}))
+	t.Cleanup(proxy.Close)
+	w := newGirderWorld(t, "find", volumeTarget, "-type", "f")
+	w.fetch(transforms.FetchFile, w.AddFile(w.item, "a", []byte("a")))
+	if err := w.dir.RemoveSecrets(); err != nil {
+		t.Fatal(err)
+	}
+	address := "http://me:word@" + proxy.Listener.Addr().String()
+	if err := w.dir.WriteSecrets(transforms.Secrets{
+		Tokens: map[string]string{"g": w.token}, Proxies: map[string]map[string]string{"g": {"http": address}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.want(w.run(), attempt.OutcomeExited, 0, "")
+	mu.Lock()
+	defer mu.Unlock()
+	if len(said) != 1 || !said["Basic bWU6d29yZA=="] {
+		t.Errorf("the proxy was told %v", said)
+	}
+	w.secretsGone()
 }

@@ -44,7 +44,7 @@ func (a *attemptRun) newTransfer(ctx context.Context) (*transfer, error) {
 		outage = defaultOutage
 	}
 	for _, g := range a.request.Plan.Girders {
-		s := &server{Girder: g, Token: a.secrets.Tokens[g.Name], APIKey: a.secrets.APIKeys[g.Name], Headers: a.secrets.Headers[g.Name], Outage: outage}
+		s := &server{Girder: g, Token: a.secrets.Tokens[g.Name], APIKey: a.secrets.APIKeys[g.Name], Headers: a.secrets.Headers[g.Name], Proxies: a.secrets.Proxies[g.Name], Outage: outage}
 		if err := t.tell(ctx, message{Op: opGirder, Server: s}, nil); err != nil {
 			t.end()
 			return nil, err
