@@ -2,6 +2,7 @@ package transforms
 
 import (
 	"errors"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -56,6 +57,8 @@ func taskOf(t *testing.T, name, body string, hooks ...string) Task {
 // person writes come to the same plan and the same secrets.
 func TestTransforms(t *testing.T) {
 	schema := jobSchema(t)
+	var messages strings.Builder
+	defer func() { everyClass(t, messages.String()) }()
 	for _, c := range []struct {
 		transform string
 		kwargs    string // beside the image
@@ -141,6 +144,7 @@ func TestTransforms(t *testing.T) {
 			[]string{`<G.GirderUploadVolumePathToItem", "gc": GC, "item_id": "ID1", "upload_kwargs": {}, "delete_file": false, "_volumepath": <D.VolumePath", "filename": "a", "_volume": BIND}}`},
 			`"args": ["{data}/a"], "binds": [{"name": "data", "source": "/data", "target": "/mnt/data", "read_only": true}], "uploads": [{"path": "a", "volume": "data", "item_id": "ID1"}], ` + testServer},
 	} {
+		messages.WriteString(messageParts.Replace(c.kwargs + strings.Join(c.hooks, "")))
 		t.Run(c.transform, func(t *testing.T) {
 			join := func(rest string) string {
 				if rest == "" {
@@ -185,6 +189,29 @@ func TestTransforms(t *testing.T) {
 				t.Errorf("a secret is in %s", stored)
 			}
 		})
+	}
+}
+
+// everyClass: each transform of a task with a container is in some message, and
+// has its line in the table for people.
+func everyClass(t *testing.T, messages string) {
+	t.Helper()
+	manual, err := os.ReadFile("../man/girder-worker-job.5.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families[:2] {
+		for _, class := range family.classes {
+			if !strings.Contains(messages, "."+class+`"`) {
+				t.Errorf("no message has a %s", class)
+			}
+			if class == classDefault {
+				class = "TemporaryVolume.default"
+			}
+			if !strings.Contains(string(manual), "| "+class+" ") {
+				t.Errorf("the manual has no line for %s", class)
+			}
+		}
 	}
 }
 
