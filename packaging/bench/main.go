@@ -79,6 +79,7 @@ func run(ctx context.Context, binary, only string, quick bool) (missed int, err 
 		{"latency", latencySection},
 		{"command", commandSection},
 		{"throughput", throughputSection},
+		{"cost", costSection},
 		{"pipes", pipeSection},
 		{"memory", memorySection},
 		{"million", millionSection},

@@ -149,6 +149,48 @@ func throughputSection(ctx context.Context, b *bench) error {
 	return nil
 }
 
+// costSection compares the processor time of a job with that of runc, which a
+// busy machine changes much less than it changes times. It is that of all
+// processes that are waited for, from the daemon down; what kernel threads do for either is not in it.
+func costSection(ctx context.Context, b *bench) error {
+	r, err := newRunc(ctx, b)
+	if err != nil {
+		return err
+	}
+	var ours, theirs []time.Duration
+	n := b.n(50, 20)
+	for i := range b.n(3, 1) {
+		var total [2]time.Duration
+		for busy := range total {
+			d, err := newDaemon(ctx, b, fmt.Sprintf("cost-%d-%d", i, busy))
+			if err != nil {
+				return err
+			}
+			err = d.importBusybox(ctx, b)
+			if err == nil {
+				err = runMany(ctx, d, 1+busy*n, 1) // one fills the caches
+			}
+			d.stop()
+			if err != nil {
+				return err
+			}
+			total[busy] = d.cmd.ProcessState.UserTime() + d.cmd.ProcessState.SystemTime()
+		}
+		ours = append(ours, (total[1]-total[0])/time.Duration(n))
+		var cost time.Duration
+		for range n {
+			t, err := r.cost(ctx)
+			if err != nil {
+				return err
+			}
+			cost += t
+		}
+		theirs = append(theirs, cost/time.Duration(n))
+	}
+	b.table.note("processor time of a job that runs /bin/true, against runc run", ms(median(ours)), ms(median(theirs)), median(ours).Seconds()/median(theirs).Seconds())
+	return nil
+}
+
 // runMany queues n jobs in one request and waits for the last of them.
 func runMany(ctx context.Context, d *daemon, n, waiters int) error {
 	c, err := d.dial()
@@ -275,10 +317,16 @@ func newRunc(ctx context.Context, b *bench) (*runc, error) {
 }
 
 func (r *runc) run(ctx context.Context) error {
+	_, err := r.cost(ctx)
+	return err
+}
+
+// cost runs it and returns the processor time of that.
+func (r *runc) cost(ctx context.Context) (time.Duration, error) {
 	id := fmt.Sprintf("girder-worker-bench-%d-%d", os.Getpid(), r.next.Add(1))
 	cmd := exec.CommandContext(ctx, "runc", "--root", filepath.Join(r.bundle, "state"), "run", "--bundle", r.bundle, id)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("cannot run runc: %w: %s", err, out)
+		return 0, fmt.Errorf("cannot run runc: %w: %s", err, out)
 	}
-	return nil
+	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), nil
 }

@@ -3,8 +3,8 @@
 //
 // Each is an ext4 without a journal in a sparse file, on a loop device: the
 // portable way, since the file systems that machines have were hardly ever made
-// with project quotas. An empty one is copied from a template of its size, a few
-// hundred kilobytes, because making one anew takes several times as long.
+// with project quotas. An empty one is copied from a template of its size, some
+// ten kilobytes, because making one anew takes several times as long.
 //
 // A disk whose file has no name is gone with its last mount, whoever dies when. One
 // with a name can be mounted again after a crash.
