@@ -27,11 +27,15 @@ func benchFile(b *testing.B) string {
 
 func shell(b *testing.B, script string, args ...string) *exec.Cmd {
 	b.Helper()
+	cmd := command(b, script, args...)
+	must(b, cmd.Start())
+	return cmd
+}
+
+func command(b *testing.B, script string, args ...string) *exec.Cmd {
+	b.Helper()
 	cmd := exec.Command("sh", append([]string{"-c", script, "sh"}, args...)...)
 	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
 	return cmd
 }
 

@@ -7,14 +7,13 @@ import (
 )
 
 const (
-	// A chunk of 128 KiB through a pipe of 1 MiB is as fast as larger ones, and
-	// still fits the processor's cache when it is hashed.
-	chunkSize = 128 << 10
+	// A chunk is what is hashed at once: so much that waking the one that hashes
+	// costs little beside it.
+	chunkSize = 512 << 10
 	// chunks is how far copying may be ahead of hashing.
 	chunks = 4
-	// shareFrom is how much must come at once before a goroutine for the
-	// hashing is worth its start.
-	shareFrom = 16 << 10
+	// readFrom is the room that a chunk must have left to be read into.
+	readFrom = 64 << 10
 )
 
 type total struct {
@@ -22,10 +21,11 @@ type total struct {
 	hash  [sha256.Size]byte
 }
 
-// pump copies src to dst and hashes what dst took. Hashing costs as much as
-// reading and writing together, so it has a goroutine of its own, which pump
-// waits for. The bytes are read once: what is hashed is what was written, even
-// when the source changes meanwhile (which splice could not promise).
+// pump copies src to dst, each read at once, and hashes what dst took. Hashing
+// costs as much as reading and writing together, so it has a goroutine of its own,
+// which pump waits for and which gets a chunk when it is full. The bytes are read
+// once: what is hashed is what was written, even when the source changes meanwhile
+// (which splice could not promise).
 func pump(dst io.Writer, src io.Reader) (sum total, readErr, writeErr error) {
 	var (
 		hash  = sha256.New()
@@ -39,42 +39,48 @@ func pump(dst io.Writer, src io.Reader) (sum total, readErr, writeErr error) {
 				defer close(done)
 				for b := range full {
 					hash.Write(b)
-					free <- b[:cap(b)]
+					free <- b[:0]
 				}
 			}()
 		}
 	)
+	var buf []byte // as far as it is filled; not yet hashed
 	for readErr == nil && writeErr == nil {
-		// Short streams, which most are, need one buffer.
-		var buf []byte
-		select {
-		case buf = <-free:
-		default:
-			if made < chunks {
-				buf = make([]byte, chunkSize)
-				made++
-			} else {
-				buf = <-free
+		if buf == nil {
+			// Short streams, which most are, need one buffer.
+			select {
+			case buf = <-free:
+			default:
+				if made < chunks {
+					buf = make([]byte, 0, chunkSize)
+					made++
+				} else {
+					buf = <-free
+				}
 			}
 		}
 		var n int
-		n, readErr = src.Read(buf)
+		n, readErr = src.Read(buf[len(buf):cap(buf)])
 		if n > 0 {
-			n, writeErr = dst.Write(buf[:n])
+			n, writeErr = dst.Write(buf[len(buf) : len(buf)+n])
+			buf = buf[:len(buf)+n]
 			sum.bytes += int64(n)
 		}
-		switch {
-		case full == nil && n < shareFrom:
-			hash.Write(buf[:n])
-			free <- buf
-		default:
-			if full == nil {
-				start()
-			}
-			full <- buf[:n]
+		if cap(buf)-len(buf) >= readFrom {
+			continue
 		}
+		if full == nil {
+			start()
+		}
+		full <- buf
+		buf = nil
 	}
-	if full != nil {
+	if full == nil {
+		hash.Write(buf)
+	} else {
+		if buf != nil {
+			full <- buf
+		}
 		close(full)
 		<-done
 	}
