@@ -185,7 +185,7 @@ func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request, right
 		lock.Close()
 		return err
 	}
-	proc, err := m.launcher.start(ctx, d, lock)
+	proc, err := m.launcher.start(ctx, d, lock, r.Resources.Scratch)
 	m.mu.Lock()
 	l.proc = proc
 	m.mu.Unlock()
@@ -271,7 +271,7 @@ func (m *Monitor) relaunch(l *live) error {
 		return err
 	}
 	m.logger.Info("Going on with an attempt's uploads", "attempt", l.dir.ID())
-	proc, err := m.launcher.start(m.ctx, l.dir, lock)
+	proc, err := m.launcher.start(m.ctx, l.dir, lock, 0)
 	m.mu.Lock()
 	l.proc = proc
 	m.mu.Unlock()

@@ -19,7 +19,8 @@ type launcher interface {
 	// start runs the runner of an attempt whose directory and request are
 	// ready and whose lock is held. It takes the lock over in any case. After an
 	// error no process is left. The process is nil when it has ended already.
-	start(ctx context.Context, d attempt.Dir, lock *attempt.Lock) (*process, error)
+	// scratch is its scratch space in bytes, as the next one will hardly differ.
+	start(ctx context.Context, d attempt.Dir, lock *attempt.Lock, scratch int64) (*process, error)
 	// find returns the runner of an attempt that no record tells of; nil is none.
 	find(ctx context.Context, d attempt.Dir) (*process, error)
 	// reap ends what is left of a runner besides its container, after its own end.

@@ -367,7 +367,7 @@ func (m *Monitor) newLauncher(ctx context.Context) (launcher, error) {
 	}
 	switch kind {
 	case "session":
-		return newSessions(m.options.Self, cgroupBase(m.options.State), m.logger), nil
+		return newSessions(m.options.Self, cgroupBase(m.options.State), layout{m.options.State}, m.logger), nil
 	case "systemd":
 		self, err := os.Executable()
 		if err != nil {

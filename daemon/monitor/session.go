@@ -25,6 +25,7 @@ import (
 type sessions struct {
 	self   []string // the command that is this program
 	base   string   // cgroup path that all of this daemon's are below
+	layout layout
 	logger *slog.Logger
 
 	// begun is part of the names of cgroups: the record of a runner that an
@@ -33,6 +34,7 @@ type sessions struct {
 
 	mu     sync.Mutex
 	next   int         // number of the next runner's cgroup
+	disk   int64       // the scratch space of the last attempt; 0 is none yet
 	warm   *warmRunner // nil while one is being made, or none could be
 	making chan struct{}
 	closed bool
@@ -52,8 +54,8 @@ const refill = 10 * time.Millisecond
 // handover is how long a runner may take to answer; a machine may be very busy.
 const handover = time.Minute
 
-func newSessions(self []string, base string, logger *slog.Logger) *sessions {
-	s := &sessions{self: self, base: base, logger: logger, begun: time.Now().UnixNano()}
+func newSessions(self []string, base string, layout layout, logger *slog.Logger) *sessions {
+	s := &sessions{self: self, base: base, layout: layout, logger: logger, begun: time.Now().UnixNano()}
 	s.prepare(0)
 	return s
 }
@@ -108,8 +110,13 @@ func (s *sessions) take(ctx context.Context) (*warmRunner, error) {
 	return s.spawn()
 }
 
-func (s *sessions) start(ctx context.Context, d attempt.Dir, lock *attempt.Lock) (_ *process, err error) {
+func (s *sessions) start(ctx context.Context, d attempt.Dir, lock *attempt.Lock, scratch int64) (_ *process, err error) {
 	defer lock.Close()
+	if scratch > 0 {
+		s.mu.Lock()
+		s.disk = scratch
+		s.mu.Unlock()
+	}
 	defer s.prepare(refill)
 	// A warm runner may have died while it waited: then a fresh one gets the attempt.
 	for try := 0; ; try++ {
@@ -150,7 +157,13 @@ func (s *sessions) spawn() (_ *warmRunner, err error) {
 		}
 	}()
 	pidfd := -1
-	cmd := exec.Command(s.self[0], append(s.self[1:len(s.self):len(s.self)], "runner", "--warm-fd", "3")...)
+	args := append(s.self[1:len(s.self):len(s.self)], "runner", "--warm-fd", "3")
+	s.mu.Lock()
+	if s.disk > 0 {
+		args = append(args, "--scratch", strconv.FormatInt(s.disk, 10), "--cache", s.layout.cache(), "--work", s.layout.work())
+	}
+	s.mu.Unlock()
+	cmd := exec.Command(s.self[0], args...)
 	cmd.Env = runnerEnvironment()
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr

@@ -28,7 +28,7 @@ type units struct {
 
 func (u *units) name(d attempt.Dir) string { return u.prefix + d.ID() + ".service" }
 
-func (u *units) start(ctx context.Context, d attempt.Dir, lock *attempt.Lock) (*process, error) {
+func (u *units) start(ctx context.Context, d attempt.Dir, lock *attempt.Lock, _ int64) (*process, error) {
 	// The unit's name is the fence from here on: the runner takes the lock itself.
 	lock.Close()
 	name := u.name(d)

@@ -60,6 +60,7 @@ type attemptRun struct {
 	transfer  *transfer       // nil where there is nothing to move
 	pipes     *fifo.Dir       // nil where there are none
 	disk      *scratch.Disk   // nil where the machine cannot make one
+	ahead     *diskAhead      // what was ready for an attempt like this
 	network   *privateNetwork // nil where it is none
 	container sandbox.Container
 	copied    chan error // result of output.copy

@@ -61,7 +61,8 @@ const (
 //
 //	--directory DIR   run the attempt of that directory
 //	--warm-fd N       get ready, and wait on the socket N for an attempt
-//	                  (see [attempt.ReceiveStart]) or for its end
+//	                  (see [attempt.ReceiveStart]) or for its end; with
+//	                  --scratch, --cache and --work it has a scratch disk ready
 //
 // The exit code is 0 when exit.json tells how the attempt ended, however that
 // was, and when a warm runner was not needed.
@@ -78,6 +79,10 @@ func run(args []string, logger *slog.Logger) error {
 	flags := flag.NewFlagSet(Command, flag.ContinueOnError)
 	directory := flags.String("directory", "", "run the attempt of this directory")
 	warmFD := flags.Int("warm-fd", -1, "wait on this socket for an attempt")
+	var ahead diskAhead
+	flags.StringVar(&ahead.cache, "cache", "", "the directory of caches of that attempt")
+	flags.StringVar(&ahead.work, "work", "", "the directory that its work directory will be in")
+	flags.Int64Var(&ahead.size, "scratch", 0, "the scratch space, in bytes, to have ready for it")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -110,13 +115,14 @@ func run(args []string, logger *slog.Logger) error {
 		if err != nil {
 			return err
 		}
-		return runAttempt(dir, lock, stop, logger)
+		return runAttempt(dir, lock, nil, stop, logger)
 	}
 	if err := unix.SetNonblock(*warmFD, true); err != nil {
 		return fmt.Errorf("cannot use descriptor %d: %w", *warmFD, err)
 	}
 	unix.CloseOnExec(*warmFD)
 	socket := os.NewFile(uintptr(*warmFD), "warm")
+	ahead.make()
 	// What getting ready has left behind would stay for as long as the wait.
 	debug.FreeOSMemory()
 	undo := context.AfterFunc(stop.ctx, func() { _ = socket.SetReadDeadline(time.Unix(1, 0)) })
@@ -129,11 +135,11 @@ func run(args []string, logger *slog.Logger) error {
 		return err
 	}
 	socket.Close()
-	return runAttempt(dir, lock, stop, logger)
+	return runAttempt(dir, lock, &ahead, stop, logger)
 }
 
 // runAttempt runs an attempt that is locked, and leaves exit.json.
-func runAttempt(dir attempt.Dir, lock *attempt.Lock, stop *stopper, logger *slog.Logger) error {
+func runAttempt(dir attempt.Dir, lock *attempt.Lock, ahead *diskAhead, stop *stopper, logger *slog.Logger) error {
 	defer lock.Close()
 	logger = logger.With("attempt", dir.ID())
 	stop.watch(dir)
@@ -158,7 +164,7 @@ func runAttempt(dir attempt.Dir, lock *attempt.Lock, stop *stopper, logger *slog
 	}
 	defer events.Close()
 
-	a := &attemptRun{dir: dir, gid: gid, events: events, stop: stop, logger: logger}
+	a := &attemptRun{dir: dir, gid: gid, events: events, ahead: ahead, stop: stop, logger: logger}
 	defer a.cleanUp()
 	exit := a.guard(a.run)
 	exit.Finished = time.Now()

@@ -32,7 +32,12 @@ func (a *attemptRun) makeSpace() error {
 	if len(r.Plan.Hooks) > 0 {
 		image = a.spaceImage()
 	}
-	disk, err := scratch.Make(filepath.Join(r.Grant.CacheDir, "scratch"), r.Grant.WorkDir, image, max(r.Resources.Scratch, scratch.MinSize))
+	want := diskAhead{cache: r.Grant.CacheDir, work: filepath.Dir(r.Grant.WorkDir), size: max(r.Resources.Scratch, scratch.MinSize)}
+	disk := a.ahead.take(want, image == "")
+	var err error
+	if disk == nil {
+		disk, err = scratch.Make(want.templates(), r.Grant.WorkDir, image, want.size)
+	}
 	if err == nil {
 		a.disk = disk
 		err = disk.Mount(a.space())
@@ -45,6 +50,46 @@ func (a *attemptRun) makeSpace() error {
 	if err != nil {
 		return fmt.Errorf("cannot make the job's scratch space: %w", err)
 	}
+	return nil
+}
+
+// diskAhead is a disk that a runner has ready before it has an attempt, as the
+// attempt before it had one. The zero value and nil are none.
+type diskAhead struct {
+	cache, work string
+	size        int64
+	disk        *scratch.Disk
+}
+
+func (d *diskAhead) templates() string { return filepath.Join(d.cache, "scratch") }
+
+// make makes it. Where that fails, the attempt that comes makes its own, and
+// tells of what is wrong.
+func (d *diskAhead) make() {
+	if d.size < scratch.MinSize {
+		return
+	}
+	disk, err := scratch.Make(d.templates(), d.work, "", d.size)
+	if err != nil {
+		return
+	}
+	d.disk = disk
+	// What is not done now is done by Mount.
+	_ = disk.Ready()
+}
+
+// take returns the disk if it is what is wanted, and lets go of any other.
+func (d *diskAhead) take(want diskAhead, nameless bool) *scratch.Disk {
+	if d == nil || d.disk == nil {
+		return nil
+	}
+	disk := d.disk
+	d.disk = nil
+	if nameless && d.cache == want.cache && d.work == want.work && d.size == want.size {
+		return disk
+	}
+	// It has never been anywhere: closing its descriptors is all there is to do.
+	_ = disk.Close()
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,4 +43,32 @@ func attach(f *os.File) (*Disk, error) {
 		}
 	}
 	return nil, errors.New("cannot attach a scratch disk: others are always faster to take a loop device")
+}
+
+// detachedMount mounts a device without a place in the tree.
+func detachedMount(device, options string) (int, error) {
+	fs, err := unix.Fsopen("ext4", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, os.NewSyscallError("fsopen", err)
+	}
+	defer unix.Close(fs)
+	err = unix.FsconfigSetString(fs, "source", device)
+	for option := range strings.SplitSeq(options, ",") {
+		if err != nil {
+			break
+		}
+		if name, value, ok := strings.Cut(option, "="); ok {
+			err = unix.FsconfigSetString(fs, name, value)
+		} else {
+			err = unix.FsconfigSetFlag(fs, name)
+		}
+	}
+	if err == nil {
+		err = unix.FsconfigCreate(fs)
+	}
+	if err != nil {
+		return -1, os.NewSyscallError("fsconfig", err)
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOATIME)
+	return fd, os.NewSyscallError("fsmount", err)
 }

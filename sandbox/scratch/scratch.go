@@ -34,6 +34,7 @@ const bytesPerInode = 32 << 10
 type Disk struct {
 	loop    *os.File
 	options string
+	ready   *os.File // the mount, where it has no place yet
 	mounted string
 }
 
@@ -89,10 +90,28 @@ func Open(image string) (*Disk, error) {
 	return attach(f)
 }
 
+// Ready does all of [Disk.Mount] that needs no directory. Nobody has to call it,
+// and after an error Mount works as ever.
+func (d *Disk) Ready() error {
+	fd, err := detachedMount(d.loop.Name(), d.options)
+	if err != nil {
+		return fmt.Errorf("cannot mount a scratch disk ahead: %w", err)
+	}
+	d.ready = os.NewFile(uintptr(fd), "scratch")
+	return nil
+}
+
 // Mount mounts the disk on a directory, for root only: what a container leaves
 // there has whatever modes it likes.
 func (d *Disk) Mount(dir string) error {
-	err := unix.Mount(d.loop.Name(), dir, "ext4", unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOATIME, d.options)
+	var err error
+	if d.ready != nil {
+		err = unix.MoveMount(int(d.ready.Fd()), "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		d.ready.Close()
+		d.ready = nil
+	} else {
+		err = unix.Mount(d.loop.Name(), dir, "ext4", unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOATIME, d.options)
+	}
 	if errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("%w: the kernel has no ext4", ErrUnavailable)
 	}
@@ -129,6 +148,10 @@ func (d *Disk) Sync() error {
 
 // Close unmounts the disk. Its space comes free when nothing has it open any more.
 func (d *Disk) Close() error {
+	if d.ready != nil {
+		d.ready.Close() // with which it is unmounted
+		d.ready = nil
+	}
 	if d.mounted != "" {
 		if err := unix.Unmount(d.mounted, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("cannot unmount a scratch disk: %w", &os.PathError{Op: "umount", Path: d.mounted, Err: err})
