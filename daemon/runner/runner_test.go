@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -414,7 +415,11 @@ func (p *process) waitUntilWarm(t testing.TB) {
 	for {
 		descriptors, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.Process.Pid))
 		for _, d := range descriptors {
-			if to, _ := os.Readlink(d); to == "anon_inode:[eventpoll]" {
+			if to, _ := os.Readlink(d); to != "anon_inode:[eventpoll]" {
+				continue
+			}
+			watched, _ := os.ReadFile(strings.Replace(d, "/fd/", "/fdinfo/", 1))
+			if regexp.MustCompile(`(?m)^tfd: +3 `).Match(watched) {
 				return
 			}
 		}
