@@ -10,7 +10,9 @@ import (
 	"testing"
 
 	"girderworker/daemon/attempt"
+	"girderworker/daemon/policy"
 	"girderworker/sandbox"
+	"girderworker/transforms"
 )
 
 func TestBounds(t *testing.T) {
@@ -75,6 +77,100 @@ func TestNamesAreChecked(t *testing.T) {
 	if err := d.client.Notify(t.Context(), "MAINPID=1"); !errors.Is(err, ErrRefused) {
 		t.Errorf("a notification that is not the front's: %v", err)
 	}
+}
+
+// What a front that an attacker has taken over may ask: none of it comes to an
+// attempt, although the one who is named has connected and policy is generous.
+func TestHostileFront(t *testing.T) {
+	o := testOptions(t)
+	generous := "[socket]\ndevices = [\"/dev/dri/*\"]\nsysctls = [\"net.*\"]\nwrite = [\"/srv\"]\n"
+	if err := os.WriteFile(o.Policy, []byte(generous), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := startDaemon(t, o)
+	defer d.end(t)
+	stream := func(s transforms.Stream) func(*attempt.Request) {
+		return func(r *attempt.Request) { r.Plan.Streams = []transforms.Stream{s} }
+	}
+	volume := func(v transforms.Volume) func(*attempt.Request) {
+		return func(r *attempt.Request) { r.Plan.Volumes = []transforms.Volume{v} }
+	}
+	bind := func(source, target string) func(*attempt.Request) {
+		return func(r *attempt.Request) { r.Plan.Binds = []transforms.Bind{{Source: source, Target: target}} }
+	}
+	device := func(source string) func(*attempt.Request) {
+		return func(r *attempt.Request) { r.Plan.Options.Devices = []transforms.Device{{Source: source}} }
+	}
+	sysctl := func(name string) func(*attempt.Request) {
+		return func(r *attempt.Request) { r.Plan.Options.Sysctls = map[string]string{name: "1"} }
+	}
+	tried, refused := 0, 0
+	for name, ask := range map[string]func(*attempt.Request){
+		"a volume outside the work directory": volume(transforms.Volume{Name: "../../../../etc/cron.x", Target: "/v"}),
+		"a volume that is the directory":      volume(transforms.Volume{Name: "..", Target: "/v"}),
+		"a volume over the root":              volume(transforms.Volume{Name: "v", Target: "/"}),
+		"a volume in a host directory":        volume(transforms.Volume{Name: "v", Target: "/v", HostDir: "/etc"}),
+		"a volume by way of one":              volume(transforms.Volume{Name: "v", Target: "/v", HostDir: "/srv/../etc"}),
+		"a volume with a setuid mode":         volume(transforms.Volume{Name: "v", Target: "/v", Mode: 0o104755}),
+		"a pipe outside":                      stream(transforms.Stream{Name: "../x", Kind: transforms.StreamInput, Path: "/p"}),
+		"a pipe over the root":                stream(transforms.Stream{Name: "x", Kind: transforms.StreamInput, Path: "/"}),
+		"a pipe in another's place":           stream(transforms.Stream{Name: "x", Kind: transforms.StreamInput, Path: transforms.PipeDirectory + "/y"}),
+		"a pipe of no kind":                   stream(transforms.Stream{Name: "x", Kind: "device", Path: "/p"}),
+		"a file of the machine":               stream(transforms.Stream{Name: "x", Kind: transforms.StreamInput, File: "/etc/shadow", Path: "/p"}),
+		"a file by way of a root":             stream(transforms.Stream{Name: "x", Kind: transforms.StreamInput, File: "/proc/self/fd/3", Path: "/p"}),
+		"a bind of the machine":               bind("/", "/m"),
+		"a bind by way of a root":             bind("/srv/../etc", "/m"),
+		"a bind of the state":                 bind(o.State, "/m"),
+		"a bind with a NUL":                   bind("/srv/a\x00b", "/m"),
+		"a bind over the root":                bind("/srv", "/"),
+		"a bind over a target with dots":      bind("/srv", "/a/../../b"),
+		"a device by way of a pattern":        device("/dev/dri/../sda"),
+		"a device that is none":               device("/srv/dri/x"),
+		"a kernel setting by way of one":      sysctl("net./../../kernel/core_pattern"),
+		"a kernel setting with dots":          sysctl("net...kernel.core_pattern"),
+		"a kernel setting of the machine":     sysctl("kernel.core_pattern"),
+		"an image that is a path":             func(r *attempt.Request) { r.ImageID = "../../../etc" },
+		"an image with a path behind":         func(r *attempt.Request) { r.ImageID = "sha256:" + strings.Repeat("ab", 30) + "/../" },
+		"a stop signal that is none":          func(r *attempt.Request) { r.Plan.StopSignal = 65 },
+		"capabilities":                        func(r *attempt.Request) { r.Plan.Options.CapAdd = []string{"CAP_SYS_ADMIN"} },
+		"no filter":                           func(r *attempt.Request) { r.Plan.Options.Seccomp = sandbox.SeccompUnconfined },
+		"the machine's network":               func(r *attempt.Request) { r.Plan.Network = sandbox.NetworkHost },
+		"real time": func(r *attempt.Request) {
+			r.Plan.Options.Ulimits = []transforms.Ulimit{{Name: "rtprio", Soft: 9, Hard: 9}}
+		},
+		"a Girder that is a file": func(r *attempt.Request) { r.Plan.Girders = []transforms.Girder{{Name: "g", URL: "file:///etc/shadow"}} },
+		"a fetch into no volume": func(r *attempt.Request) {
+			r.Plan.Fetches = []transforms.Fetch{{Name: "f", Kind: transforms.FetchFile, Into: ".."}}
+		},
+		"a token in a place that is none": func(r *attempt.Request) { r.Plan.Inserts = []transforms.Insertion{{Arg: 99, At: -1, Token: "t"}} },
+	} {
+		tried++
+		r := testRequest("job", 1, "exit")
+		r.Identity.Source = policy.Socket
+		r.Identity.Seal = d.seal.seal(&r.Identity)
+		ask(&r)
+		// What the front says it was granted is not what it gets.
+		r.Grant = attempt.Grant{WorkDir: "/etc", Roots: []attempt.Root{{Path: "/", Write: true}}}
+		if err := d.client.Start(t.Context(), r, transforms.Secrets{}); err == nil {
+			t.Errorf("%s was started", name)
+			continue
+		}
+		refused++
+		for _, place := range []string{"work", "jobs"} {
+			if left, err := os.ReadDir(filepath.Join(o.State, place)); err != nil || place == "work" && len(left) > 0 {
+				t.Errorf("%s: left in %s: %v, %v", name, place, left, err)
+			}
+		}
+		_ = d.client.RemoveJob(t.Context(), "job")
+	}
+	t.Logf("hostile: %d requests of a front tried, %d refused", tried, refused)
+	honest := testRequest("honest", 1, "exit")
+	device("/dev/dri/card0")(&honest)
+	sysctl("net.ipv4.ip_unprivileged_port_start")(&honest)
+	if err := d.start(t.Context(), honest); err != nil {
+		t.Fatalf("what policy allows: %v", err)
+	}
+	waitEnded(t, d.client.Ended(Attempt{"honest", 1}))
 }
 
 func TestKeepID(t *testing.T) {

@@ -2,7 +2,9 @@ package policy
 
 import (
 	"math"
+	"path"
 	"slices"
+	"strings"
 
 	"girderworker/sandbox"
 )
@@ -37,7 +39,8 @@ func (c *checker) ulimitRules() {
 
 func (c *checker) sysctlNames() {
 	for name := range c.job.Plan.Options.Sysctls {
-		if !matchAny(c.rights.sysctls, name) {
+		// As a name may have its dots, as a path its slashes; no mixture of both.
+		if strings.Contains(name, "/") || strings.Contains(name, "..") || !matchAny(c.rights.sysctls, name) {
 			c.refuse("sysctls", "sysctls", "%s is not allowed", name)
 		}
 	}
@@ -45,7 +48,8 @@ func (c *checker) sysctlNames() {
 
 func (c *checker) devices() {
 	for _, d := range c.job.Plan.Options.Devices {
-		if !matchAny(c.rights.devices, d.Source) {
+		// The pattern is for a path that leads where it says.
+		if path.Clean(d.Source) != d.Source || !Within(d.Source, "/dev") || !matchAny(c.rights.devices, d.Source) {
 			c.refuse("devices", "devices", "%s is not allowed", d.Source)
 		}
 	}
