@@ -3,6 +3,7 @@ package attempt
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +34,34 @@ func RemoveWork(path string) error {
 type above struct {
 	dev, ino uint64
 	name     string
+}
+
+// RemoveAll empties an open directory in the same way, as whoever calls it.
+func RemoveAll(dir *os.File) error {
+	// What is closed cannot be entered by any name, not even its own.
+	var st unix.Stat_t
+	err := unix.Fstat(int(dir.Fd()), &st)
+	if err == nil && st.Mode&0o700 != 0o700 {
+		err = unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()), 0o700)
+	}
+	at := -1
+	if err == nil {
+		at, err = enter(int(dir.Fd()), ".")
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(at)
+	buf := make([]byte, 32<<10)
+	for {
+		sub, empty, err := sweep(at, buf)
+		if err == nil && sub != "" {
+			err = removeAt(at, sub)
+		}
+		if err != nil || empty {
+			return err
+		}
+	}
 }
 
 func removeAt(parent int, name string) error {
@@ -129,11 +158,38 @@ func unlink(dir int, name string) (full bool, err error) {
 	return false, err
 }
 
+// enter opens a directory, to which whoever removes may have to give themselves
+// the rights first: root has them, a submitter not if a program took them away.
 func enter(dir int, name string) (int, error) {
-	return unix.Openat2(dir, name, &unix.OpenHow{
+	how := unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	})
+	}
+	fd, err := unix.Openat2(dir, name, &how)
+	if err == nil {
+		var st unix.Stat_t
+		if err = unix.Fstat(fd, &st); err == nil && st.Mode&0o700 != 0o700 {
+			err = unix.Fchmod(fd, 0o700)
+		}
+		if err != nil {
+			unix.Close(fd)
+		}
+		return fd, err
+	}
+	if !errors.Is(err, unix.EACCES) {
+		return -1, err
+	}
+	closed := how
+	closed.Flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	at, err := unix.Openat2(dir, name, &closed)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(at)
+	if err := unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", at), 0o700); err != nil {
+		return -1, err
+	}
+	return unix.Openat2(at, ".", &how)
 }
 
 func identify(dir int) (above, error) {

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"girderworker/daemon/attempt"
 	"girderworker/transforms"
 	"girderworker/transforms/girder"
 )
@@ -258,37 +259,8 @@ func (t *tree) remove(p string) error {
 // maxDepth bounds how deep a tree of a server's or a container's is followed.
 const maxDepth = 100
 
-// empty removes all that is in the tree.
-func (t *tree) empty() error { return t.emptyAt(0) }
-
-func (t *tree) emptyAt(depth int) error {
-	if depth > maxDepth {
-		return fmt.Errorf("%s is deeper than %d directories", t.name, maxDepth)
-	}
-	for {
-		names, err := t.names(1024)
-		if err != nil || len(names) == 0 {
-			return err
-		}
-		for _, name := range names {
-			err := unix.Unlinkat(int(t.dir.Fd()), name, 0)
-			if errors.Is(err, unix.EISDIR) {
-				var d *os.File
-				if d, err = t.open(name, unix.O_RDONLY|unix.O_DIRECTORY, 0); err != nil {
-					return err
-				}
-				err = (&tree{dir: d, name: t.name}).emptyAt(depth + 1)
-				d.Close()
-				if err == nil {
-					err = unix.Unlinkat(int(t.dir.Fd()), name, unix.AT_REMOVEDIR)
-				}
-			}
-			if err != nil && !errors.Is(err, unix.ENOENT) {
-				return &fs.PathError{Op: "remove", Path: name, Err: err}
-			}
-		}
-	}
-}
+// empty removes all that is in the tree, however deep it is.
+func (t *tree) empty() error { return attempt.RemoveAll(t.dir) }
 
 // names lists the directory from its beginning, at most n names for n > 0.
 func (t *tree) names(n int) ([]string, error) {

@@ -172,11 +172,16 @@ func TestHooks(t *testing.T) {
 }
 
 // TestHostDirectory: a volume in a directory of the submitter is made there as
-// the submitter, and removed at the end whatever happened.
+// the submitter, and removed at the end whatever happened, and whatever is in it:
+// deeper than any path, and closed to the submitter.
 func TestHostDirectory(t *testing.T) {
 	for _, code := range []int{0, 3} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
-			w := newGirderWorld(t, sh(fmt.Sprintf("echo -n a >%s; exit %d", in("a"), code))...)
+			nested := fmt.Sprintf("cd %s; for i in $(seq 300); do mkdir d; cd d; done; : >f; mkfifo p; chmod 500 .; cd %[1]s/d; chmod 0 .;", volumeTarget)
+			if code != 0 {
+				nested += "chmod 0 ..;" // nothing is to be uploaded
+			}
+			w := newGirderWorld(t, sh(fmt.Sprintf("echo -n a >%s; %s exit %d", in("a"), nested, code))...)
 			host := filepath.Join(w.files, "scratch")
 			w.request.Plan.Volumes[0].HostDir = host
 			w.hook(transforms.HookItem, w.item, "a")
