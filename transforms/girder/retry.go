@@ -130,7 +130,7 @@ func judge(err error) (temporary, uncertain bool) {
 		return temporary, false // the call itself was not made
 	}
 	switch {
-	case errors.Is(err, ErrRedirect), permanentTLS(err):
+	case errors.Is(err, ErrRedirect), errors.Is(err, ErrAddress), permanentTLS(err):
 		return false, false
 	case errors.As(err, &status):
 		switch status.Status {

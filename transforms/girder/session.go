@@ -160,7 +160,7 @@ func (s Session) transport(api *url.URL) (http.RoundTripper, error) {
 		header.Set(name, value)
 	}
 
-	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second, Control: refuseNobody}
 	own := baseTransport(proxy, config, dialer.DialContext)
 	guarded := &net.Dialer{Timeout: dialer.Timeout, KeepAlive: dialer.KeepAlive, Control: refuseLocal}
 	foreign := baseTransport(proxy, &tls.Config{MinVersion: tls.VersionTLS12}, func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -317,14 +317,33 @@ func sameOrigin(a, b *url.URL) bool {
 
 // refuseLocal keeps a redirect from reaching what only this machine can reach. It
 // sees the address after the name was looked up.
-func refuseLocal(_, address string, _ syscall.RawConn) error {
+func refuseLocal(network, address string, conn syscall.RawConn) error {
+	if err := refuseNobody(network, address, conn); err != nil {
+		return fmt.Errorf("%w: %w", ErrRedirect, err)
+	}
 	a, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return fmt.Errorf("cannot connect to %s: %w", address, err)
 	}
 	ip := a.Addr().Unmap()
-	if ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsUnspecified() || ip.IsMulticast() {
+	if ip.IsLoopback() || ip.IsUnspecified() {
 		return fmt.Errorf("%w: to %s, an address of this machine", ErrRedirect, ip)
+	}
+	return nil
+}
+
+// refuseNobody keeps from addresses where no server is that anybody means, but a
+// cloud's metadata may be: a message names the server, and the metadata are the
+// machine's.
+func refuseNobody(_, address string, _ syscall.RawConn) error {
+	a, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("cannot connect to %s: %w", address, err)
+	}
+	ip := a.Addr().Unmap().WithZone("")
+	metadata := ip == netip.AddrFrom4([4]byte{100, 100, 100, 200}) || netip.MustParsePrefix("fd00:ec2::/32").Contains(ip)
+	if ip.IsLinkLocalUnicast() || ip.IsMulticast() || metadata {
+		return fmt.Errorf("%w: %s", ErrAddress, ip)
 	}
 	return nil
 }
