@@ -88,7 +88,7 @@ func TestWorkerIsConfined(t *testing.T) {
 	for _, task := range tasks {
 		status := readProc(t, worker, "task/"+task+"/status")
 		for field, want := range map[string]string{
-			"CapInh": "0000000000000000", "CapAmb": "0000000000000000", "NoNewPrivs": "1",
+			"CapInh": "0000000000000000", "CapAmb": "0000000000000000", "NoNewPrivs": "1", "Seccomp": "2",
 			"CapPrm": fmt.Sprintf("%016x", chownFownerFsetid),
 			"CapEff": fmt.Sprintf("%016x", chownFownerFsetid),
 			"CapBnd": fmt.Sprintf("%016x", chownFownerFsetid),

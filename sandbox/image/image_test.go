@@ -28,6 +28,8 @@ func TestMain(m *testing.M) {
 			os.Exit(importMain(os.Args[2:]))
 		case readCommand:
 			os.Exit(readMain(os.Args[2:]))
+		case filterCommand:
+			os.Exit(filterMain())
 		}
 	}
 	os.Exit(m.Run())

@@ -243,7 +243,8 @@ func mountRoot(req request) (string, error) {
 }
 
 // work is the second process. It says that it runs, waits for its order and
-// carries it out in a root that holds nothing else.
+// carries it out in a root that holds nothing else, with the few system calls
+// that this takes.
 func work() error {
 	ready := os.NewFile(readyFD, "ready")
 	if _, err := ready.Write([]byte{0}); err != nil {
@@ -262,6 +263,9 @@ func work() error {
 		return errors.New("the unpacker is not confined; nothing was read")
 	}
 	syscall.Umask(0)
+	if err := filterCalls(); err != nil {
+		return err
+	}
 	out := json.NewEncoder(os.Stdout)
 	switch req.Task {
 	case taskUnpack:
