@@ -80,8 +80,17 @@ func xattrs(e imagetest.Entry, list map[string]string) imagetest.Entry {
 	return e
 }
 
+// hostileLayer is a layer that means harm. want nil: contained, not refused.
+type hostileLayer struct {
+	name    string
+	entries imagetest.Layer
+	want    error
+	text    string
+	check   func(t *testing.T, layer string)
+}
+
 // Layers that try to leave their directory. victim stands for a directory of the
-// host; its path is known to the attacker. want nil: contained, not refused.
+// host; its path is known to the attacker.
 func TestHostileLayers(t *testing.T) {
 	base := t.TempDir()
 	victim := filepath.Join(base, "victim")
@@ -98,13 +107,7 @@ func TestHostileLayers(t *testing.T) {
 	if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "huge", Mode: 0o644, Size: 1 << 40, ModTime: time.Unix(0, 0)}); err != nil {
 		t.Fatal(err)
 	}
-	cases := []struct {
-		name    string
-		entries imagetest.Layer
-		want    error
-		text    string
-		check   func(t *testing.T, layer string)
-	}{
+	cases := []hostileLayer{
 		{name: "dot dot", entries: imagetest.Layer{reg("../evil", "x")}, want: image.ErrHostile, text: "../evil"},
 		{name: "dot dot in the middle", entries: imagetest.Layer{reg("a/../../evil", "x")}, want: image.ErrHostile, text: "a/../../evil"},
 		{name: "many dot dots", entries: imagetest.Layer{reg(up[:len(up)-1]+victim+"/evil", "x")}, want: image.ErrHostile, text: "upwards"},
@@ -194,9 +197,12 @@ func TestHostileLayers(t *testing.T) {
 		{name: "passwd is endless", entries: imagetest.Layer{reg("etc/passwd", strings.Repeat("a:x:1:1::/:\n", 5000))}, want: image.ErrTooLarge, text: "/etc/passwd"},
 		{name: "group with a long line", entries: imagetest.Layer{reg("etc/group", "g:x:1:"+strings.Repeat("m,", 1<<20))}, want: image.ErrTooLarge, text: "/etc/group"},
 	}
+	cases = append(cases, hostileHeaders(victim)...)
+	refused, contained := 0, 0
 	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			store := filepath.Join(base, "store "+c.name)
+		good := t.Run(c.name, func(t *testing.T) {
+			store := filepath.Join(base, "store")
+			defer os.RemoveAll(store)
 			s := openStore(t, store)
 			before := snapshot(t, base, store)
 			images, err := s.Import(t.Context(), imagetest.Archive(t, imagetest.Image{Refs: []string{"evil:1"}, Layers: []imagetest.Layer{c.entries}}), everyone())
@@ -220,7 +226,14 @@ func TestHostileLayers(t *testing.T) {
 				}
 			}
 		})
+		switch {
+		case good && c.want != nil:
+			refused++
+		case good:
+			contained++
+		}
 	}
+	t.Logf("hostile: %d layers tried, %d refused, %d contained", len(cases), refused, contained)
 }
 
 // checkEmpty checks that a refused import left nothing.
@@ -387,18 +400,66 @@ func TestDamagedArchives(t *testing.T) {
 		{"no layers", encode(t, imagetest.OCIArchive, "", imagetest.Image{Refs: []string{"x:1"}}), image.ErrUnsupported, "no layers"},
 		{"no name", encode(t, imagetest.OCIArchive, "", imagetest.Image{Layers: img.Layers}), image.ErrName, "--name"},
 		{"bad name", encode(t, imagetest.OCIArchive, "", imagetest.Image{Refs: []string{"../../etc:1"}, Layers: img.Layers}), image.ErrName, "../../etc"},
+		{"layer of another platform's registry", withManifest(t, img, func(m map[string]any) {
+			l := m["layers"].([]any)[0].(map[string]any)
+			l["mediaType"], l["digest"] = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "sha256:"+strings.Repeat("1", 64)
+			l["urls"] = []string{"http://127.0.0.1:1/layer"}
+		}), image.ErrCorrupt, "missing"},
+		{"encrypted layer", withLayer(t, img, "mediaType", "application/vnd.oci.image.layer.v1.tar+encrypted"), image.ErrUnsupported, "encrypted"},
+		{"digest that is a path", withLayer(t, img, "digest", "sha256:../../../../etc/passwd"), image.ErrUnsupported, "only sha256"},
+		{"digest of another kind", withLayer(t, img, "digest", "sha512:"+strings.Repeat("0", 128)), image.ErrUnsupported, "only sha256"},
+		{"layer of a size below zero", withLayer(t, img, "size", -1), image.ErrCorrupt, "promised"},
+		{"layer of another size", withLayer(t, img, "size", 1<<40), image.ErrCorrupt, "promised"},
+		{"size that is no number", withLayer(t, img, "size", "1e9"), image.ErrCorrupt, "document"},
+		{"more layers than the config has", withManifest(t, img, func(m map[string]any) {
+			m["layers"] = append(m["layers"].([]any), m["layers"].([]any)[0])
+		}), image.ErrCorrupt, "its manifest 2"},
+		{"manifest of the first version", withManifest(t, img, func(m map[string]any) {
+			delete(m, "config")
+			m["fsLayers"] = m["layers"]
+		}), image.ErrUnsupported, "neither"},
+		{"config that is the manifest", withManifest(t, img, func(m map[string]any) {
+			m["config"] = m["layers"].([]any)[0]
+		}), image.ErrCorrupt, "document"},
+		{"manifest that is missing", rewrite(t, oci(), drop(func(data []byte) bool {
+			return bytes.Contains(data, []byte(`"layers":[`)) && bytes.Contains(data, []byte("schemaVersion"))
+		})), image.ErrCorrupt, "missing"},
+		{"index that lists itself", withIndexes(t, img, 1, true), image.ErrCorrupt, "should have the digest"},
+		{"indexes in indexes", withIndexes(t, img, 20, false), image.ErrUnsupported, "nests"},
+		{"index of nothing", rewrite(t, oci(), func(name string, data []byte) []byte {
+			if name == "index.json" {
+				return []byte(`{"schemaVersion":2,"manifests":[]}`)
+			}
+			return data
+		}), image.ErrUnsupported, ""},
+		{"index that is endless", rewrite(t, oci(), func(name string, data []byte) []byte {
+			if name == "index.json" {
+				return []byte(strings.Repeat("[", 20000))
+			}
+			return data
+		}), image.ErrCorrupt, "document"},
+		{"diff id that is a path", encode(t, imagetest.OCIArchive, "", imagetest.Image{Refs: img.Refs, Layers: img.Layers, DiffIDs: []string{"sha256:../../x"}}), image.ErrUnsupported, "only sha256"},
+		{"NUL in the config", encode(t, imagetest.OCIArchive, "", imagetest.Image{Refs: img.Refs, Layers: img.Layers, Env: []string{"A=\x00"}}), image.ErrHostile, "Env"},
+		{"config outside, docker", rewrite(t, docker(), toOutside(`"Config":"`)), image.ErrCorrupt, "missing"},
+		{"layer outside, docker", rewrite(t, docker(), toOutside(`"Layers":["`)), image.ErrCorrupt, "missing"},
+		{"two blobs of one name", twice(t, oci(), isLayer, "content", "CONTENT"), image.ErrCorrupt, "should have the digest"},
+		{"sparse member", imagetest.Open(t, append(pax('x', "GNU.sparse.major=0", "GNU.sparse.minor=1", "GNU.sparse.name=index.json", "GNU.sparse.size=9999999", "GNU.sparse.numblocks=0", "GNU.sparse.map="), file("index.json")...)), image.ErrUnsupported, "sparse"},
 		{"loop of links", imagetest.Open(t, mustTar(t, imagetest.Layer{link("manifest.json", "a"), link("a", "manifest.json")})), image.ErrUnsupported, ""},
 		{"link outside", imagetest.Open(t, mustTar(t, imagetest.Layer{link("manifest.json", "/etc/passwd")})), image.ErrUnsupported, ""},
 	}
+	refused := 0
 	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
+		if t.Run(c.name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "store")
 			s := openStore(t, dir)
 			_, err := s.Import(t.Context(), c.archive, everyone())
 			wantError(t, err, c.want, c.text)
 			checkEmpty(t, s, dir)
-		})
+		}) {
+			refused++
+		}
 	}
+	t.Logf("hostile: %d archives tried, %d refused", len(cases), refused)
 }
 
 func mustTar(t *testing.T, l imagetest.Layer) []byte {
