@@ -122,6 +122,10 @@ func (w *world) socket() string { return filepath.Join(w.dir, "run", "s") }
 // configure writes the configuration with more lines of [girder_worker].
 func (w *world) configure(lines ...string) {
 	w.t.Helper()
+	if !strings.Contains(strings.Join(lines, "\n"), "policy_file") {
+		// Not the one of a daemon that this machine may have.
+		lines = append([]string{"policy_file = " + filepath.Join(w.dir, "etc", "no-policy.toml")}, lines...)
+	}
 	text := fmt.Sprintf(`[girder_worker]
 state_dir = %s
 runtime_dir = %s
