@@ -75,7 +75,7 @@ func (a *app) root() *cobra.Command {
 		}},
 		{groupImages, []*cobra.Command{a.imagesCommand()}},
 		{groupDaemon, []*cobra.Command{
-			a.daemonCommand(), a.statusCommand(), a.drainCommand(), a.pauseCommand(), a.resumeCommand(),
+			a.daemonCommand(), a.statusCommand(), a.doctorCommand(), a.drainCommand(), a.pauseCommand(), a.resumeCommand(),
 			a.backupCommand(), a.restoreCommand(), a.supportCommand(), a.configCommand(), a.policyCommand(), a.versionCommand(), a.completionCommand(),
 		}},
 	} {
