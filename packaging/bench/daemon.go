@@ -36,7 +36,12 @@ type daemon struct {
 // newDaemon starts a daemon; extra are GIRDER_WORKER_* settings.
 func newDaemon(ctx context.Context, b *bench, name string, extra ...string) (*daemon, error) {
 	d := &daemon{dir: filepath.Join(b.dir, name), binary: b.binary}
-	if err := os.Mkdir(d.dir, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(d.dir, "state"), 0o755); err != nil {
+		return nil, err
+	}
+	// The machine's own policy is no part of what is measured; an empty one has the defaults.
+	policy := filepath.Join(d.dir, "policy.toml")
+	if err := os.WriteFile(policy, nil, 0o644); err != nil {
 		return nil, err
 	}
 	d.socket = filepath.Join(d.dir, "run", "girder-worker.sock")
@@ -45,6 +50,7 @@ func newDaemon(ctx context.Context, b *bench, name string, extra ...string) (*da
 		"GIRDER_WORKER_STATE_DIR="+filepath.Join(d.dir, "state"),
 		"GIRDER_WORKER_RUNTIME_DIR="+filepath.Join(d.dir, "run"),
 		"GIRDER_WORKER_METRICS_ADDRESS=off",
+		"GIRDER_WORKER_POLICY_FILE="+policy,
 		"GIRDER_WORKER_USER="+serviceUser,
 		"GIRDER_WORKER_GROUP="+serviceUser,
 		"GIRDER_WORKER_LAUNCHER=session",
