@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,7 +16,8 @@ func (a *app) statusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show how the daemon is and what it has to do",
 		Long: `Show the daemon's version and state, how many jobs there are in each state, what
-they take of the machine, and what an admin should know.`,
+they take of the machine, how the broker, Girder, the disk and the GPUs are, what
+does not work now, and what an admin should know.`,
 		Example:           "  girder-worker status\n  girder-worker status --json",
 		Args:              exactly(),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -45,6 +47,9 @@ func (a *app) printStatus(st *apitype.Status) error {
 	case st.Paused:
 		state = "paused: no job starts"
 	}
+	if len(st.Degraded) > 0 {
+		state += "; degraded, see below"
+	}
 	version := st.Version
 	if st.Commit != "" {
 		version += " (" + st.Commit + ")"
@@ -70,7 +75,9 @@ func (a *app) printStatus(st *apitype.Status) error {
 		"daemon", state, "version", version, "pid", strconv.Itoa(st.PID), "since", clock(st.Started), "state directory", st.StateDir,
 		"jobs", strings.Join(jobs, ", "),
 		"slots in use", of("slots", number), "cpus in use", of("cpus", number),
-		"memory in use", of("memory", bytes), "gpus in use", of("gpus", number))
+		"memory in use", of("memory", bytes), "gpus in use", of("gpus", number),
+		"first in the queue", since(st.OldestQueued), "broker", brokerLine(st.Broker), "girder", girderLine(st.Servers),
+		"reports", reportsLine(&st.Reports), "disk", diskLine(&st.Disk), "images", imagesLine(&st.Images), "metrics", st.Metrics)
 	for _, g := range st.GPUs {
 		holder := "free"
 		if len(g.Jobs) > 0 {
@@ -83,10 +90,84 @@ func (a *app) printStatus(st *apitype.Status) error {
 			_, err = fmt.Fprintf(a.Stdout, "%s: %s\n", printable(g.Name), printable(holder))
 		}
 	}
+	for _, text := range st.Degraded {
+		if err == nil {
+			_, err = fmt.Fprintln(a.Stdout, "degraded:", printable(text))
+		}
+	}
 	for _, warning := range st.Warnings {
 		if err == nil {
 			_, err = fmt.Fprintln(a.Stdout, "warning:", printable(warning))
 		}
 	}
 	return err
+}
+
+// since is a time that may be missing.
+func since(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return "waits since " + clock(t)
+}
+
+func brokerLine(b *apitype.Broker) string {
+	if b == nil {
+		return ""
+	}
+	text := b.State
+	if b.Address != "" {
+		text += ", " + b.Address
+	}
+	if !b.Since.IsZero() {
+		text += " since " + clock(b.Since)
+	}
+	var names []string
+	for _, q := range b.Queues {
+		names = append(names, q.Name)
+	}
+	if len(names) > 0 {
+		text += "; queues " + strings.Join(names, ", ")
+	}
+	return printable(fmt.Sprintf("%s; %d tasks taken, %d refused", text, b.Accepted, b.Rejected))
+}
+
+func girderLine(servers []apitype.Girder) string {
+	var all []string
+	for _, s := range servers {
+		text := s.Address + " answers"
+		if s.Problem != "" {
+			text = s.Address + " does not answer, tried again at " + clock(s.Next)
+		}
+		all = append(all, printable(text))
+	}
+	return strings.Join(all, "; ")
+}
+
+func reportsLine(r *apitype.Reports) string {
+	var parts []string
+	if r.Pending() > 0 {
+		parts = append(parts, fmt.Sprintf("of %d jobs wait, the first since %s", r.Pending(), clock(r.Oldest)))
+	}
+	if r.Delivered > 0 {
+		parts = append(parts, fmt.Sprintf("%d told", r.Delivered))
+	}
+	if r.GaveUp > 0 {
+		parts = append(parts, fmt.Sprintf("given up for %d jobs", r.GaveUp))
+	}
+	return strings.Join(parts, "; ")
+}
+
+func diskLine(d *apitype.Disk) string {
+	if d.Size == 0 {
+		return ""
+	}
+	return size(d.Free) + " free of " + size(d.Size)
+}
+
+func imagesLine(i *apitype.ImageTotals) string {
+	if i.Count == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d, %s", i.Count, size(i.Bytes))
 }
