@@ -136,9 +136,6 @@ func open(o Options) (_ *Monitor, err error) {
 			m.close()
 		}
 	}()
-	if m.bounds, err = newBounds(&o); err != nil {
-		return nil, err
-	}
 	first, err := m.loadRules()
 	if err != nil {
 		return nil, err
@@ -157,6 +154,9 @@ func open(o Options) (_ *Monitor, err error) {
 		return nil, err
 	}
 	if err := m.files.prepare(o.UID, o.GID); err != nil {
+		return nil, err
+	}
+	if m.bounds, err = newBounds(&o); err != nil {
 		return nil, err
 	}
 	if m.seal, err = loadSealKey(o.State); err != nil {
