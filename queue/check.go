@@ -88,7 +88,7 @@ func checkFiles(active, history *bolt.DB) error {
 
 // Indexes that rows alone decide on.
 var (
-	activeIndexes  = [][]byte{bucketStates, bucketOwners, bucketReady, bucketDue}
+	activeIndexes  = [][]byte{bucketStates, bucketOwners, bucketReady, bucketDue, bucketDoubtful}
 	historyIndexes = [][]byte{bucketStates, bucketOwners, bucketFinished}
 )
 

@@ -61,8 +61,12 @@ func inUse(tx *bolt.Tx) (used amount, err error) {
 // settles what has become due: delayed jobs, expiry, dependencies. A daemon
 // that is paused claims with max 0 for their sake. The jobs come with their bodies.
 func (s *Store) Claim(ctx context.Context, total Capacity, bootID string, max int) (claimed []Job, err error) {
+	done := func() {}
 	err = s.do(ctx, func(t *txn) error {
 		claimed = nil
+		if done, err = t.settleConfirmed(); err != nil {
+			return err
+		}
 		more, err := t.settleDue()
 		if err != nil {
 			return err
@@ -98,6 +102,7 @@ func (s *Store) Claim(ctx context.Context, total Capacity, bootID string, max in
 	if err != nil {
 		return nil, err
 	}
+	done()
 	return claimed, nil
 }
 

@@ -12,7 +12,7 @@
 // copied it to history.db and then removed it: it is always in one of the two,
 // and after a crash in between in both, which the next move settles.
 //
-// # The layout, version 2
+// # The layout, version 3 (of history.db 2)
 //
 // queue.db:
 //
@@ -36,6 +36,8 @@
 //	    ID                       →  SEQ
 //	states                          all but startable jobs
 //	    STATE SEQ                →  NEEDS for preparing and running, else nothing
+//	doubtful                        jobs that may be another machine's
+//	    SEQ                      →  –
 //	owners
 //	    OWNER SEQ                →  –
 //	ready                           startable jobs, a bucket for each lane that has some

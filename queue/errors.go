@@ -33,6 +33,10 @@ var (
 	ErrUntold = errors.New("its end has still to be reported to where it came from: try again later")
 	// ErrNotHoldable: a job that came over AMQP waits for no person.
 	ErrNotHoldable = errors.New("only a job from the socket can be held")
+	// ErrStarted: the job was started, or is not in doubt.
+	ErrStarted = errors.New("it is this machine's")
+	// ErrWaitedFor: another job of this machine waits for it.
+	ErrWaitedFor = errors.New("another job here waits for it")
 	// ErrBroken: a write to the disk failed in a way that leaves its outcome
 	// unknown; the store refuses all work until it is opened again.
 	ErrBroken = errors.New("the queue's disk failed: restart the daemon after checking it")

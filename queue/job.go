@@ -113,8 +113,12 @@ type Job struct {
 	// Untold is why the rest of what was to be reported was given up, for a person.
 	Untold string `json:"untold,omitempty"`
 
+	// Doubtful says that the job may be another machine's: it is not claimed until
+	// that is settled; see [Store.Confirm].
+	Doubtful bool `json:"doubtful,omitempty"`
+
 	// pending counts the jobs of After and AfterAny that have not ended yet: a
-	// queued job is startable when it is 0.
+	// queued job is startable when it is 0, and not doubtful.
 	pending int
 	// passed is when another job first overtook this one because it did not fit
 	// into what was free; see claim.go.

@@ -29,13 +29,14 @@ var (
 	bucketOrigins    = []byte("origins")
 	bucketSecrets    = []byte("secrets")
 	bucketReports    = []byte("reports")
+	bucketDoubtful   = []byte("doubtful")
 )
 
 var (
 	activeBuckets = [][]byte{
 		bucketMeta, bucketJobs, bucketLive, bucketBodies, bucketIDs, bucketStates, bucketOwners, bucketReady,
 		bucketDue, bucketDependents, bucketEnded, bucketServed, bucketOutbox, bucketRevoked,
-		bucketOrigins, bucketSecrets, bucketReports,
+		bucketOrigins, bucketSecrets, bucketReports, bucketDoubtful,
 	}
 	historyBuckets = [][]byte{
 		bucketMeta, bucketJobs, bucketBodies, bucketIDs, bucketStates, bucketOwners, bucketFinished,
@@ -197,6 +198,9 @@ func entries(j *Job) []entry {
 	} else {
 		es = append(es, entry{bucket: bucketStates, key: stateKey(j.State, j.Seq), value: stateValue(j)})
 	}
+	if j.Doubtful {
+		es = append(es, entry{bucket: bucketDoubtful, key: seqKey(j.Seq)})
+	}
 	if j.State == Delayed {
 		es = append(es, entry{bucket: bucketDue, key: dueKey(j.NotBefore, dueStart, j.Seq)})
 	}
@@ -216,7 +220,7 @@ func historyEntries(j *Job) []entry {
 }
 
 // startable tells whether a claim may take j as far as j alone is concerned.
-func (j *Job) startable() bool { return j.State == Queued && j.pending == 0 }
+func (j *Job) startable() bool { return j.State == Queued && j.pending == 0 && !j.Doubtful }
 
 // expires tells whether j fails when its time of expiry comes: until its first attempt.
 func (j *Job) expires() bool {

@@ -24,7 +24,7 @@ type migration struct {
 }
 
 var (
-	activeSchema = schema{version: 2, buckets: activeBuckets, migrations: []migration{
+	activeSchema = schema{version: 3, buckets: activeBuckets, migrations: []migration{
 		{"origins, secrets and reports", func(tx *bolt.Tx) error {
 			// No release had anybody to tell, so the events are nobody's.
 			if err := tx.DeleteBucket(bucketOutbox); err != nil {
@@ -32,6 +32,7 @@ var (
 			}
 			return addBuckets(tx, bucketOutbox, bucketOrigins, bucketSecrets, bucketReports)
 		}},
+		{"jobs in doubt", func(tx *bolt.Tx) error { return addBuckets(tx, bucketDoubtful) }},
 	}}
 	historySchema = schema{version: 2, buckets: historyBuckets, migrations: []migration{
 		{"origins", func(tx *bolt.Tx) error { return addBuckets(tx, bucketOrigins) }},

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"testing"
 
@@ -83,11 +84,11 @@ func TestMigrations(t *testing.T) {
 }
 
 func TestNewerSchema(t *testing.T) {
-	for _, name := range []string{activeName, historyName} {
+	for name, sc := range map[string]schema{activeName: activeSchema, historyName: historySchema} {
 		s := open(t)
 		must(t, s.Close())
 		edit(t, filepath.Join(s.dir, name), func(tx *bolt.Tx) error { return activeSchema.stamp(tx, 7) })
-		refuse(t, s.dir, ErrNewerSchema, "version 7", "up to 2", "install the newer release")
+		refuse(t, s.dir, ErrNewerSchema, "version 7", fmt.Sprint("up to ", sc.version), "install the newer release")
 	}
 }
 

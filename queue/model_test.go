@@ -24,7 +24,8 @@ type model struct {
 	event   uint64
 	secret  map[string]bool // jobs that came with one
 	events  []Event
-	late    []*Job // not nil while dependents are told later
+	settled map[string]bool // doubts, until the next claim
+	late    []*Job          // not nil while dependents are told later
 }
 
 func (m *model) job(id string) *Job {
@@ -62,6 +63,10 @@ func (m *model) set(j *Job, to State) {
 		m.events = append(m.events, Event{Seq: m.event, Job: j.ID, Attempt: j.Attempt, State: to, Left: left})
 	}
 	switch {
+	case to.Final():
+		j.Doubtful = false
+	}
+	switch {
 	case to.Final() && m.late != nil:
 		m.late = append(m.late, j)
 	case to.Final():
@@ -76,6 +81,13 @@ func (m *model) tell(end *Job) {
 			m.set(j, Failed)
 		}
 	}
+}
+
+// waitedFor tells whether a job that has not ended waits for the end of j.
+func (m *model) waitedFor(j *Job) bool {
+	return slices.ContainsFunc(m.jobs, func(o *Job) bool {
+		return !o.State.Final() && !o.State.Active() && o.Attempt == 0 && slices.Contains(slices.Concat(o.After, o.AfterAny), j.ID)
+	})
 }
 
 func (m *model) unmet(j *Job) bool {
@@ -93,6 +105,7 @@ func (m *model) submit(sub Submission, id string) *Job {
 		ID: id, Seq: m.seq, Source: sub.Source, Owner: sub.Owner, Priority: sub.Priority, Needs: sub.Needs, Retry: sub.Retry,
 		After: sub.After, AfterAny: sub.AfterAny, NotBefore: sub.NotBefore, Expires: sub.Expires, Report: sub.Report,
 	}
+	j.Doubtful = sub.Doubtful
 	to := Queued
 	if until, ok := m.revoked[id]; ok && sub.Source == SourceAMQP && until.After(m.now) {
 		to, j.CancelRequested = Canceled, true
@@ -154,6 +167,12 @@ func (m *model) settle() {
 // turn and arrival, the first that fits, where the long overtaken go first and
 // keep what they need.
 func (m *model) claim(total Capacity, most int) (ids []string) {
+	for id := range m.settled {
+		if j := m.job(id); j != nil {
+			j.Doubtful = false
+		}
+	}
+	m.settled = map[string]bool{}
 	m.settle()
 	all := capacityOf(total)
 	free := all
@@ -181,7 +200,7 @@ func (m *model) claim(total Capacity, most int) (ids []string) {
 		heads := make(map[string]*Job) // first of each lane
 		var level1 []*Job
 		for _, j := range m.jobs {
-			if j.Priority == level && j.State == Queued && !m.unmet(j) {
+			if j.Priority == level && j.State == Queued && !j.Doubtful && !m.unmet(j) {
 				level1 = append(level1, j)
 				if heads[string(laneKey(j))] == nil {
 					heads[string(laneKey(j))] = j
@@ -259,7 +278,7 @@ func TestModel(tt *testing.T) {
 		}
 		s := start()
 		defer func() { s.Close() }()
-		m := &model{now: c.now(), served: map[string]uint64{}, revoked: map[string]time.Time{}, secret: map[string]bool{}}
+		m := &model{now: c.now(), served: map[string]uint64{}, revoked: map[string]time.Time{}, secret: map[string]bool{}, settled: map[string]bool{}}
 		total := Capacity{Slots: 4, CPUs: 4, Memory: 16, GPUs: 1}
 		check := func(err error) {
 			if err != nil {
@@ -340,6 +359,7 @@ func TestModel(tt *testing.T) {
 					if rapid.IntRange(0, 5).Draw(t, "expiry") == 0 {
 						sub.Expires = m.now.Add(time.Duration(rapid.IntRange(-1, 9).Draw(t, "minutes")) * time.Minute)
 					}
+					sub.Doubtful = sub.Source == SourceAMQP && rapid.IntRange(0, 2).Draw(t, "doubtful") == 0
 					if sub.Source == SourceSocket && rapid.IntRange(0, 9).Draw(t, "hold") == 0 {
 						sub.Hold = "held"
 					}
@@ -541,6 +561,51 @@ func TestModel(tt *testing.T) {
 					}
 				}
 			},
+			"confirm": func(t *rapid.T) {
+				j := pick(t)
+				s.Confirm(j.ID)
+				m.settled[j.ID] = true
+			},
+			"doubt": func(t *rapid.T) {
+				j := pick(t)
+				err := s.Doubt(ctx, j.ID)
+				switch {
+				case j.State.Final():
+					if err == nil {
+						t.Fatal("a job that has ended is in doubt")
+					}
+				case j.State != Queued && j.State != Delayed || j.Attempt > 0:
+					if !errors.Is(err, ErrStarted) {
+						t.Fatal(err)
+					}
+				case m.waitedFor(j):
+					if !errors.Is(err, ErrWaitedFor) {
+						t.Fatal(err)
+					}
+				default:
+					check(err)
+					j.Doubtful = true
+					delete(m.settled, j.ID)
+				}
+			},
+			"forget": func(t *rapid.T) {
+				j := pick(t)
+				for _, o := range m.jobs { // what others name stays, so that the model can look it up
+					if slices.Contains(slices.Concat(o.After, o.AfterAny), j.ID) {
+						return
+					}
+				}
+				err := s.Forget(ctx, j.ID)
+				if !j.Doubtful || m.settled[j.ID] {
+					if !errors.Is(err, ErrStarted) && !errors.Is(err, ErrNotFound) {
+						t.Fatal(err)
+					}
+					return
+				}
+				check(err)
+				m.jobs = slices.DeleteFunc(m.jobs, func(o *Job) bool { return o == j })
+				m.events = slices.DeleteFunc(m.events, func(e Event) bool { return e.Job == j.ID })
+			},
 			"time": func(t *rapid.T) {
 				c.add(time.Duration(rapid.IntRange(1, 240).Draw(t, "seconds")) * time.Second)
 				m.now = c.now()
@@ -550,6 +615,7 @@ func TestModel(tt *testing.T) {
 				check(s.Check())
 				check(s.Close())
 				s = start()
+				m.settled = map[string]bool{} // it comes back
 			},
 			"": func(t *rapid.T) {
 				counts := make(map[State]int)
@@ -562,6 +628,7 @@ func TestModel(tt *testing.T) {
 					got, err := s.Job(j.ID)
 					check(err)
 					if got.State != j.State || got.Attempt != j.Attempt || got.Failures != j.Failures || got.CancelRequested != j.CancelRequested ||
+						got.Doubtful != j.Doubtful ||
 						!got.passed.Equal(j.passed) || !got.NotBefore.Equal(clean(j.NotBefore)) || (got.Result == nil) != (j.Result == nil) {
 						t.Fatalf("the store has\n%+v, the model\n%+v", got, *j)
 					}

@@ -155,7 +155,7 @@ func TestMigrate1(t *testing.T) {
 	must(t, s.moveFinished(ctx))
 	must(t, s.Close())
 	for name, buckets := range map[string][][]byte{
-		activeName: {bucketOrigins, bucketSecrets, bucketReports}, historyName: {bucketOrigins},
+		activeName: {bucketOrigins, bucketSecrets, bucketReports, bucketDoubtful}, historyName: {bucketOrigins},
 	} {
 		edit(t, filepath.Join(s.dir, name), func(tx *bolt.Tx) error {
 			for _, b := range buckets {

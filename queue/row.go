@@ -50,6 +50,7 @@ const (
 	fieldPending
 	fieldPassed
 	fieldUntold
+	fieldDoubtful
 )
 
 // message builds a row. Zero values are left out.
@@ -153,6 +154,7 @@ func encodeJob(j *Job) []byte {
 	m.int(fieldPending, int64(j.pending))
 	m.time(fieldPassed, j.passed)
 	m.string(fieldUntold, j.Untold)
+	m.bool(fieldDoubtful, j.Doubtful)
 	return m
 }
 
@@ -326,6 +328,8 @@ func decodeJob(seq uint64, row []byte) (Job, error) {
 			j.BootID = string(f.b)
 		case fieldReport:
 			j.Report = Sinks(f.int())
+		case fieldDoubtful:
+			j.Doubtful = f.int() != 0
 		case fieldPending:
 			j.pending = int(f.int())
 		case fieldPassed:

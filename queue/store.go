@@ -65,6 +65,10 @@ type Store struct {
 	outbox     chan struct{}
 	reportable reportable
 
+	confirmMu sync.Mutex
+	confirmed map[string]int // not yet durable, see Confirm: by id, which call it was
+	confirms  int
+
 	// moveMu is held by whoever takes jobs from one file to the other or out
 	// of the history. It is never taken by the committer.
 	moveMu sync.Mutex
@@ -79,6 +83,7 @@ func Open(o Options) (*Store, error) {
 		dir: o.Dir, log: o.Logger, now: o.Now, jitter: o.Jitter, observer: o.Observer,
 		ops: make(chan *op), closing: make(chan struct{}),
 		wake: make(chan struct{}, 1), finished: make(chan struct{}, 1), outbox: make(chan struct{}, 1),
+		confirmed: map[string]int{},
 	}
 	s.SetMaxJobs(o.MaxJobs)
 	s.SetRetention(o.Retention)

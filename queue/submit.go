@@ -46,6 +46,7 @@ type Submission struct {
 	Hold      string // not empty: born held, with this reason
 	Fail      string // not empty: born failed, with this reason (unknown task)
 	Report    Sinks  // who is told of its changes of state
+	Doubtful  bool   // born in doubt, see [Store.Confirm]
 	Body      json.RawMessage
 	BodyHash  string
 	// Origin is what is known of where the job came from, and not secret: it is
@@ -290,6 +291,9 @@ func (t *txn) create(sub *Submission) (Job, error) {
 		to, j.Reason = Held, sub.Hold
 	case j.NotBefore.After(t.now):
 		to = Delayed
+	}
+	if j.Doubtful = sub.Doubtful && !to.Final(); j.Doubtful {
+		t.unconfirm(j.ID)
 	}
 	if err := t.put(bucketIDs, []byte(j.ID), seqKey(seq)); err != nil {
 		return Job{}, err

@@ -37,10 +37,10 @@ func (t *txn) move(j *Job, to State, edit func(*Job)) error {
 		edit(j)
 	}
 	switch {
-	case to == Queued && j.pending == 0:
+	case to == Queued && j.startable():
 		j.Queued = t.now
 	case to.Final():
-		j.Finished = t.now
+		j.Finished, j.Doubtful = t.now, false
 		if err := t.forgetDependencies(j); err != nil {
 			return err
 		}

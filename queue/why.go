@@ -12,7 +12,7 @@ import (
 // Wait is why a job that has not started waits.
 type Wait struct {
 	// Kind is machine-readable: "slots", "cpus", "memory", "gpus", "turn",
-	// "too-large", "reserved", "time", "after", "held", "paused".
+	// "too-large", "reserved", "time", "after", "held", "doubt", "paused".
 	Kind string `json:"kind"`
 	// Text is for a person and names numbers and ids.
 	Text string `json:"text"`
@@ -57,6 +57,9 @@ func (s *Store) why(tx *bolt.Tx, j *Job, total Capacity) (waits []Wait, ahead in
 			text += " (" + j.Reason + ")"
 		}
 		waits = append(waits, Wait{"time", text})
+	}
+	if j.Doubtful {
+		waits = append(waits, Wait{"doubt", "whether RabbitMQ gave it to this machine or to another one is being settled"})
 	}
 	if ids := unmet(tx, j); len(ids) > 0 {
 		waits = append(waits, Wait{"after", "it starts after " + strings.Join(ids, ", ")})
