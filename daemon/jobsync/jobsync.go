@@ -171,6 +171,35 @@ func (s *Syncer) Check(ctx context.Context, job *queue.Job) (Verdict, error) {
 	}
 }
 
+// Look asks Girder how the job stands that a job here reports to, and tells it
+// nothing. 0: the job reports to none.
+func (s *Syncer) Look(ctx context.Context, job *queue.Job) (girder.JobStatus, error) {
+	if job.Report&queue.SinkGirder == 0 {
+		return 0, nil
+	}
+	secrets, err := s.store.Secrets(ctx, job.ID)
+	if err != nil {
+		return 0, err
+	}
+	r := &report{job: *job}
+	if err := s.aim(r, secrets); err != nil {
+		return 0, err
+	}
+	// The token may be good for nothing but an update: one of nothing.
+	now, err := r.client.UpdateJob(ctx, r.id, girder.JobReport{})
+	return now.Status, err
+}
+
+// CreateJob makes a Girder job on the server whose API is at api, with a token that
+// may do that.
+func (s *Syncer) CreateJob(ctx context.Context, api, token string, j girder.NewJob) (spec map[string]any, err error) {
+	c, err := s.clientOf(api, Target{Headers: map[string]string{tokenHeader: token}})
+	if err != nil {
+		return nil, err
+	}
+	return c.CreateJob(ctx, j)
+}
+
 // ErrAway: the server does not answer at present.
 var ErrAway = errors.New("the Girder server does not answer at present")
 

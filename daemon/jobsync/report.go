@@ -200,6 +200,9 @@ var errDone = errors.New("everything is told")
 // again; zero: when the queue has something new. Everything that it did is kept in
 // r, so that it can be called again after an error.
 func (s *Syncer) advance(ctx context.Context, r *report, now time.Time) (again time.Time, err error) {
+	if r.job.Doubtful {
+		return now.Add(pollEvery), nil // what Girder has may be another machine's doing
+	}
 	if i := r.state.Intent; i != nil && i.uncertain {
 		if err := s.resolve(ctx, r); err != nil {
 			return time.Time{}, err

@@ -356,6 +356,11 @@ func (s *Syncer) client(t Target) (*girder.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.clientOf(api, t)
+}
+
+// clientOf is client for the server of an API, whatever the target's address.
+func (s *Syncer) clientOf(api string, t Target) (*girder.Client, error) {
 	api = s.settings.Load().Override.Apply(api)
 	token, headers := t.token()
 	shape, err := json.Marshal([]any{api, t.Session, headers})

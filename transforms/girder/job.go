@@ -96,6 +96,37 @@ func (c *Client) UpdateJob(ctx context.Context, id string, r JobReport) (Job, er
 	return doc, err
 }
 
+// NewJob is a job to make for a task that another task starts.
+type NewJob struct {
+	Title, Type, Handler string
+	Public               bool
+	// Args, Kwargs and Other are JSON: a list and two objects. Other may name any
+	// field of the job's document.
+	Args, Kwargs, Other []byte
+}
+
+// CreateJob makes a job and returns the jobInfoSpec for its task's message; nil
+// where the server's job has none. It needs a token of the scope
+// jobs.rest.create_job, which is what girder_client_token is. It is not repeated:
+// the server might make two.
+func (c *Client) CreateJob(ctx context.Context, j NewJob) (spec map[string]any, err error) {
+	query := url.Values{
+		"title": {j.Title}, "type": {j.Type}, "handler": {j.Handler}, "public": {strconv.FormatBool(j.Public)},
+		"args": {string(j.Args)}, "kwargs": {string(j.Kwargs)}, "otherFields": {string(j.Other)},
+	}
+	var doc struct {
+		Spec map[string]any `json:"jobInfoSpec"`
+	}
+	err = c.do(ctx, call{method: http.MethodPost, path: "job", form: query}, &doc)
+	return doc.Spec, err
+}
+
+// Temporary tells whether the call that err is of may go well later.
+func Temporary(err error) bool {
+	temporary, _ := judge(err)
+	return temporary
+}
+
 // AddArtifact attaches a file to a job, a route of a plugin of Girder. An empty
 // mimeType is unknown. It cannot be asked whether an artifact has arrived: a
 // broken call is [ErrUncertain].
