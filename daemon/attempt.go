@@ -117,10 +117,6 @@ func (f *front) started(r *running) {
 
 // runAttempt sees a claimed job's attempt through.
 func (f *front) runAttempt(ctx context.Context, job *queue.Job, r *running) {
-	f.broker.await(ctx, job)
-	if ctx.Err() != nil {
-		return // the next front begins again with it
-	}
 	if f.stoppedInGirder(ctx, job) {
 		f.started(r)
 		f.finish(ctx, r.name, &queue.Result{

@@ -18,6 +18,7 @@ import (
 	"girderworker/daemon/config"
 	"girderworker/daemon/worker"
 	"girderworker/queue"
+	"girderworker/transforms/girder"
 )
 
 // broker is the front as a Celery worker on a RabbitMQ.
@@ -33,20 +34,20 @@ type broker struct {
 	events  *worker.Events
 	changed chan struct{} // capacity 1: the client's status is another
 	replies chan struct{} // one for each answer under way
+	doubted chan struct{} // capacity 1: there is a doubt more
 	work    sync.WaitGroup
 
+	// settling is held to forget a job that is another machine's, and shared to take one.
+	settling sync.RWMutex
+
 	mu      sync.Mutex
-	doubt   map[string]chan struct{} // by job: closed when it may start
-	rest    time.Time                // nothing is taken until then
-	total   map[string]int64         // tasks accepted, by name
+	doubts  map[string]time.Time // jobs that may be another machine's: when that is looked into
+	rest    time.Time            // nothing is taken until then
+	total   map[string]int64     // tasks accepted, by name
 	refused map[celery.Reason]int64
 }
 
 const (
-	// doubtTime is how long a task, of which nobody knows whether RabbitMQ has our
-	// acknowledgement, waits for being delivered again. RabbitMQ notices a dead
-	// connection, and delivers again, within two heartbeats.
-	doubtTime = time.Minute
 	// maxReplies bounds the answers to remote control under way.
 	maxReplies = 32
 	// intakeRest is for a queue that is full or a disk that is.
@@ -76,7 +77,7 @@ func newBroker(f *front, c *config.Config) (*broker, error) {
 	}
 	b := &broker{
 		f: f, logger: f.logger.With("part", "broker"), node: node, brokers: brokers, replies: make(chan struct{}, maxReplies),
-		changed: make(chan struct{}, 1), doubt: map[string]chan struct{}{}, total: map[string]int64{}, refused: map[celery.Reason]int64{},
+		changed: make(chan struct{}, 1), doubted: make(chan struct{}, 1), doubts: map[string]time.Time{}, total: map[string]int64{}, refused: map[celery.Reason]int64{},
 	}
 	b.intake = worker.Intake{Settings: b.settings, Document: worker.Document}
 	b.client = amqp.New(amqp.Config{
@@ -134,7 +135,16 @@ func checkQueueName(name string) error {
 
 // results is where the ends of tasks go.
 func (b *broker) results() *worker.Results {
+	jobs := worker.Jobs{
+		Create: func(ctx context.Context, api, token string, j girder.NewJob) (map[string]any, error) {
+			return b.f.reports.CreateJob(ctx, api, token, j)
+		},
+		Missed: func(task string, err error) {
+			b.logger.Warn("Publishing a task without a job in Girder, which refuses to make one", "task", task, "error", err)
+		},
+	}
 	return &worker.Results{
+		Prepare: jobs.Prepare, Unsupported: func(error) { b.count(celery.ReasonSignature) },
 		Send: func(ctx context.Context, m celery.Message) error {
 			err := b.client.Publish(ctx, m)
 			if errors.Is(err, amqp.ErrUnroutable) {
@@ -160,6 +170,7 @@ func (b *broker) start(claims, work context.Context, claiming, working *sync.Wai
 	})
 	working.Go(func() { b.client.Send(work) })
 	claiming.Go(func() { b.tell(claims) })
+	claiming.Go(func() { b.settleDoubts(claims) })
 }
 
 // banner tells what a Celery worker tells at its start.
@@ -193,7 +204,8 @@ func (b *broker) free() int {
 		return 0
 	}
 	waiting := b.f.store.Counts()[queue.Queued]
-	return b.f.Capacity().Slots - waiting - b.f.store.InUse().Slots
+	// A job in doubt takes no slot: it may be what RabbitMQ delivers again.
+	return b.f.Capacity().Slots - waiting + b.inDoubt() - b.f.store.InUse().Slots
 }
 
 // wake has the broker asked again for tasks, since there may be room.
@@ -211,8 +223,8 @@ func (b *broker) restFor(d time.Duration) {
 	time.AfterFunc(d, b.client.Wake)
 }
 
-// take sees one delivery through: it is a job on disk before it is acknowledged,
-// and starts when the acknowledgement has arrived.
+// take sees one delivery through: it is a job on disk, and in doubt, before it is
+// acknowledged, and may start when the acknowledgement has arrived.
 func (b *broker) take(ctx context.Context, d *amqp.Delivery) {
 	taken, err := b.intake.Take(d.Delivery)
 	if err != nil {
@@ -228,26 +240,26 @@ func (b *broker) take(ctx context.Context, d *amqp.Delivery) {
 		b.count(taken.Reason)
 	}
 	sub := &taken.Submission
+	sub.Doubtful = true
 	if ctx.Err() != nil {
 		return // RabbitMQ has it back
 	}
-	b.hold(sub.ID)
+	// Nobody forgets a job whose message is just being acknowledged.
+	b.settling.RLock()
+	defer b.settling.RUnlock()
 	// A commit that was begun is waited for: whether it is on disk must be known.
 	accepted, err := b.f.store.Submit(context.WithoutCancel(ctx), *sub)
 	switch {
 	case errors.Is(err, queue.ErrConflict):
-		b.letGo(sub.ID)
 		b.logger.Warn("Dropping a task whose id another one has", "task", sub.Task, "id", sub.ID)
 		b.decided(d.Reject())
 		return
 	case errors.Is(err, queue.ErrInvalid):
-		b.letGo(sub.ID)
 		b.logger.Warn("Dropping a task that cannot be kept", "task", sub.Task, "id", sub.ID, "error", err)
 		b.decided(d.Reject())
 		return
 	case err != nil:
 		// It stays in RabbitMQ, for another machine or for later.
-		b.letGo(sub.ID)
 		if ctx.Err() == nil {
 			b.logger.Error("Cannot take a task; taking none for a while", "for", intakeRest, "error", err)
 			b.restFor(intakeRest)
@@ -256,19 +268,21 @@ func (b *broker) take(ctx context.Context, d *amqp.Delivery) {
 		return
 	}
 	job := &accepted[0].Job
-	err = d.Accept()
-	if err == nil {
-		b.letGo(job.ID)
-		if accepted[0].Existing {
-			b.logger.Info("Dropping a task that was delivered again", "job", job.ID, "state", job.State)
-			return
-		}
-		b.logger.Info("Task accepted", "job", job.ID, "task", job.Task, "queue", d.Queue, "state", job.State)
-		b.accepted(job.Task)
+	if err := d.Accept(); err != nil {
+		b.logger.Warn("Lost RabbitMQ while accepting a task: unless it runs already, it waits for being delivered again", "job", job.ID, "for", b.doubtTime(), "error", err)
+		b.doubtAbout(job)
 		return
 	}
-	b.logger.Warn("Lost RabbitMQ while accepting a task: unless it runs already, it waits for being delivered again", "job", job.ID, "for", doubtTime, "error", err)
-	time.AfterFunc(doubtTime, func() { b.letGo(job.ID) })
+	b.mu.Lock()
+	delete(b.doubts, job.ID)
+	b.mu.Unlock()
+	b.f.store.Confirm(job.ID)
+	if accepted[0].Existing {
+		b.logger.Info("Dropping a task that was delivered again", "job", job.ID, "state", job.State)
+		return
+	}
+	b.logger.Info("Task accepted", "job", job.ID, "task", job.Task, "queue", d.Queue, "state", job.State)
+	b.accepted(job.Task)
 }
 
 // decided logs a decision that did not arrive: the broker delivers it again.
@@ -282,41 +296,6 @@ func (b *broker) count(r celery.Reason) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.refused[r]++
-}
-
-// hold keeps a job from being started until letGo.
-func (b *broker) hold(id string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.doubt[id] == nil {
-		b.doubt[id] = make(chan struct{})
-	}
-}
-
-func (b *broker) letGo(id string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if held := b.doubt[id]; held != nil {
-		close(held)
-		delete(b.doubt, id)
-	}
-}
-
-// await returns when a claimed job may be started, as far as RabbitMQ goes.
-func (b *broker) await(ctx context.Context, job *queue.Job) {
-	if b == nil || job.Source != queue.SourceAMQP {
-		return
-	}
-	b.mu.Lock()
-	held := b.doubt[job.ID]
-	b.mu.Unlock()
-	if held == nil {
-		return
-	}
-	select {
-	case <-held:
-	case <-ctx.Done():
-	}
 }
 
 // command carries out remote control, and answers without waiting for the network.

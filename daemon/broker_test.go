@@ -3,12 +3,14 @@ package daemon_test
 import (
 	"encoding/json"
 	"fmt"
+	"path"
 	"strings"
 	"testing"
 	"time"
 
 	"girderworker/daemon/amqp/celerytest"
 	"girderworker/daemon/amqp/rabbittest"
+	"girderworker/transforms/girder/girdertest"
 )
 
 var rabbit rabbittest.Broker // stopped by TestMain
@@ -19,12 +21,17 @@ func newCeleryWorld(t *testing.T, slots int) (*world, *celerytest.Client, string
 	t.Helper()
 	vhost := rabbit.Vhost(t)
 	url := "amqp://guest:guest@" + rabbit.Addr() + "/" + vhost
-	c := celerytest.New(t, url)
+	return newWorker(t, slots, url, "test"), celerytest.New(t, url), vhost
+}
+
+// newWorker is a daemon that takes tasks from a RabbitMQ.
+func newWorker(t *testing.T, slots int, url, host string) *world {
+	t.Helper()
 	w := newWorld(t)
 	w.stop()
-	w.configure(fmt.Sprintf("slots = %d\n[celery]\nbroker = %s\nhostname = celery@test\n", slots, url))
+	w.configure(fmt.Sprintf("slots = %d\n[celery]\nbroker = %s\nhostname = celery@%s\n", slots, url, host))
 	w.start()
-	return w, c, vhost
+	return w
 }
 
 // script is what scripts have at their beginning.
@@ -186,4 +193,41 @@ func TestCeleryRestarts(t *testing.T) {
 	if ready, unacked := rabbit.Depth(t, vhost, "celery"); ready+unacked != 0 {
 		t.Errorf("%d ready, %d unacked", ready, unacked)
 	}
+}
+
+// TestCeleryChain: the next link of a chain has a job of its own in Girder, which
+// names its parent's task.
+func TestCeleryChain(t *testing.T) {
+	w, c, _ := newCeleryWorld(t, 1)
+	g := girdertest.New(t, girdertest.Config{})
+	user := g.AddUser(false)
+	token := g.AddToken(user, girdertest.ScopeCreateJob)
+	said := c.Run(t, script+fmt.Sprintf(`
+from celery import chain, signature
+def link(**options):
+    return signature(TASK, args=['busybox'], kwargs={'container_args': ['true'], 'pull_image': False}, immutable=True, options=options)
+r = chain(link(), link(girder_job_title='The second')).apply_async(
+    headers={'girder_api_url': %q, 'girder_client_token': %q})
+r.get(timeout=90)
+say([r.parent.id, r.id])
+`, g.API(), token))
+	var ids []string
+	decode(t, said[0], &ids)
+	for _, id := range ids {
+		if job := w.wait(id); job.State != "succeeded" {
+			t.Errorf("job %+v", job)
+		}
+	}
+	made := g.Calls("POST /job")
+	if len(made) != 1 {
+		t.Fatalf("%d jobs were made: %+v\n%s", len(made), made, w.stderr)
+	}
+	if form := made[0].Form; form["title"][0] != "The second" || form["handler"][0] != "celery_handler" ||
+		!strings.Contains(form["otherFields"][0], ids[0]) || !strings.Contains(form["otherFields"][0], ids[1]) {
+		t.Errorf("the job was made of %v", form)
+	}
+	w.eventually("its end is told", func() bool {
+		reports := g.Calls("PUT /job/{id}")
+		return len(reports) > 0 && g.Job(path.Base(reports[0].Path)).Status == 3
+	})
 }

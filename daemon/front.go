@@ -188,6 +188,9 @@ func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener
 			f.fail(fmt.Errorf("cannot claim jobs: %w", err))
 		}
 	})
+	if err := f.recallDoubts(); err != nil {
+		return fmt.Errorf("cannot see which jobs may be another machine's: %w", err)
+	}
 	if f.broker != nil {
 		f.broker.start(claims, workCtx, &claiming, &work)
 	}

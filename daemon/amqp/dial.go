@@ -66,9 +66,9 @@ func (t TLS) load(host string) (*tls.Config, error) {
 }
 
 const (
-	// defaultHeartbeat finds a dead connection within 45 s. The broker's
+	// DefaultHeartbeat finds a dead connection within 45 s. The broker's
 	// proposal is used where it is shorter.
-	defaultHeartbeat = 15 * time.Second
+	DefaultHeartbeat = 15 * time.Second
 	// dialTimeout bounds each of TCP's connect and the handshakes after it.
 	dialTimeout = 15 * time.Second
 	// closeTimeout bounds the farewell.
@@ -112,7 +112,7 @@ func (c *Client) dial(ctx context.Context, b Broker, name string) (*connection, 
 	}
 	heartbeat := b.Heartbeat
 	if heartbeat == 0 {
-		heartbeat = defaultHeartbeat
+		heartbeat = DefaultHeartbeat
 	}
 	sasl := []amqp091.Authentication{&amqp091.PlainAuth{Username: b.User, Password: b.password}}
 	if b.External {

@@ -1,0 +1,108 @@
+package daemon_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"girderworker/daemon/amqp/rabbittest"
+	"girderworker/transforms/girder/girdertest"
+)
+
+// doubt has a daemon take a task that is on its disk and of which the
+// acknowledgement has not left the machine.
+func doubt(t *testing.T, g *girdertest.Server) (w *world, proxy *rabbittest.Proxy, direct string, job loadJob) {
+	vhost := rabbit.Vhost(t)
+	proxy = rabbittest.NewProxy(t, rabbit.Addr())
+	url := "amqp://guest:guest@%s/" + vhost + "?heartbeat=2"
+	direct = fmt.Sprintf(url, rabbit.Addr())
+	w = newWorker(t, 2, fmt.Sprintf(url, proxy.Addr()), "test") // with one slot it would cancel its consumer first
+	job = tasks(g, g.API(), 1, "echo it runs")[0]
+	publisher := publish(t, vhost)
+	w.eventually("it waits for tasks", func() bool { return publisher.consumers("celery") == 1 })
+	proxy.Hold(rabbittest.Up, true)
+	publisher.task(job)
+	w.eventually("it has come", func() bool { _, err := w.client.Job(t.Context(), job.Task); return err == nil })
+	if j := w.job(job.Task); j.Attempt != 0 {
+		t.Errorf("it was started in doubt: %+v", j)
+	}
+	return w, proxy, direct, job
+}
+
+// TestDoubtElsewhere: a task that was committed and never acknowledged, and that
+// another machine has run meanwhile, is forgotten.
+func TestDoubtElsewhere(t *testing.T) {
+	g := girdertest.New(t, girdertest.Config{})
+	a, proxy, direct, job := doubt(t, g)
+	proxy.Refuse(true)
+	proxy.Cut()
+	b := newWorker(t, 1, direct, "other")
+	t.Cleanup(func() {
+		a.stop()
+		b.stop()
+	})
+	b.eventually("the other has it", func() bool { _, err := b.client.Job(t.Context(), job.Task); return err == nil })
+	if j := b.wait(job.Task); j.State != "succeeded" {
+		t.Errorf("there it is %+v", j)
+	}
+	a.eventually("it is forgotten here", func() bool { _, err := a.client.Job(t.Context(), job.Task); return err != nil })
+	told(t, g, b, job)
+}
+
+// told waits until Girder has the whole of a job that ran once.
+func told(t *testing.T, g *girdertest.Server, w *world, job loadJob) {
+	t.Helper()
+	w.eventually("Girder has it", func() bool { return g.Job(job.girder).Status == 3 })
+	var statuses []int
+	j := g.Job(job.girder)
+	for _, s := range j.Timestamps {
+		statuses = append(statuses, s.Status)
+	}
+	if fmt.Sprint(statuses) != "[2 3]" || strings.Count(strings.Join(j.Log, ""), "it runs") != 1 {
+		t.Errorf("statuses %v, log %q", statuses, j.Log)
+	}
+}
+
+// TestDoubtKilled: the front is killed between the commit and the acknowledgement.
+// Its next start waits for the second delivery, and the task runs once.
+func TestDoubtKilled(t *testing.T) {
+	g := girdertest.New(t, girdertest.Config{})
+	w, proxy, _, job := doubt(t, g)
+	proxy.Refuse(true)
+	w.front().Kill()
+	w.waitExit()
+	w.start()
+	w.eventually("the next front knows of the doubt", func() bool {
+		return strings.Contains(w.stderr.String(), "may be another machine's")
+	})
+	if j := w.job(job.Task); j.State != "queued" || j.Attempt != 0 {
+		t.Errorf("it was started in doubt: %+v", j)
+	}
+	why, err := w.client.Why(t.Context(), job.Task)
+	if err != nil || len(why.Waits) != 1 || why.Waits[0].Kind != "doubt" {
+		t.Errorf("why: %+v, %v", why, err)
+	}
+	proxy.Hold(rabbittest.Up, false)
+	proxy.Cut()
+	proxy.Refuse(false)
+	if j := w.wait(job.Task); j.State != "succeeded" || j.Attempt != 1 {
+		t.Errorf("job %+v", j)
+	}
+	told(t, g, w, job)
+}
+
+// TestDoubtLost: RabbitMQ has the acknowledgement, and the answer is lost. Nobody
+// else has the task, so it runs here in the end.
+func TestDoubtLost(t *testing.T) {
+	g := girdertest.New(t, girdertest.Config{})
+	w, proxy, _, job := doubt(t, g)
+	proxy.Hold(rabbittest.Down, true)
+	proxy.Hold(rabbittest.Up, false)
+	w.eventually("RabbitMQ has answered", func() bool { return proxy.Held(rabbittest.Down) > 0 })
+	proxy.Cut()
+	proxy.Hold(rabbittest.Down, false)
+	if j := w.wait(job.Task); j.State != "succeeded" || j.Attempt != 1 {
+		t.Errorf("job %+v", j)
+	}
+	told(t, g, w, job)
+}
