@@ -32,7 +32,7 @@ var arrows = map[string]struct {
 	"transforms":            {[]string{"sandbox", "transforms/jsonpickle"}, "decoding a job's document or a task opens nothing and runs nothing: only the words of the sandbox, and a decoder that knows nothing"},
 	"transforms/jsonpickle": {nil, "a decoder of foreign bytes: the less it can reach, the less it can do"},
 	"transforms/girder":     {nil, "a client of one server: what is done with its files and jobs is decided elsewhere"},
-	"daemon":                {[]string{"daemon/amqp", "daemon/api", "daemon/apitype", "daemon/attempt", "daemon/celery", "daemon/config", "daemon/jobsync", "daemon/metrics", "daemon/monitor", "daemon/policy", "daemon/systemd", "daemon/worker", "queue", "sandbox", "sandbox/gpu", "sandbox/image", "sandbox/image/provenance", "sandbox/image/registry", "transforms"}, "the front builds the parts; it never runs a container, so it may not reach sandbox/runc or the runner"},
+	"daemon":                {[]string{"daemon/amqp", "daemon/api", "daemon/apitype", "daemon/attempt", "daemon/celery", "daemon/config", "daemon/jobsync", "daemon/metrics", "daemon/monitor", "daemon/policy", "daemon/systemd", "daemon/worker", "queue", "sandbox", "sandbox/gpu", "sandbox/image", "sandbox/image/provenance", "sandbox/image/registry", "transforms", "transforms/girder"}, "the front builds the parts; it never runs a container, so it may not reach sandbox/runc or the runner"},
 	"daemon/amqp":           {[]string{"daemon/celery"}, "a network between brokers and plain messages: what they mean, and what is done with them, is known elsewhere"},
 	"daemon/api":            {[]string{"daemon/apitype", "daemon/attempt", "daemon/peer", "daemon/policy", "queue", "transforms"}, "the API is transport over the queue; what else it needs comes in through its own small interfaces"},
 	"daemon/apitype":        {nil, "the wire's structs: a client must cost nothing to import"},
@@ -49,7 +49,7 @@ var arrows = map[string]struct {
 	"daemon/policy":         {[]string{"daemon/attempt", "sandbox", "sandbox/image/provenance", "transforms"}, "what jobs may ask, and whose keys count, is decided over the words for asking; the monitor links it, so it may bring nothing that reads foreign bytes"},
 	"daemon/runner":         {[]string{"daemon/attempt", "daemon/policy", "sandbox", "sandbox/cgroup", "sandbox/fifo", "sandbox/gpu", "sandbox/image", "sandbox/network", "sandbox/runc", "sandbox/scratch", "transforms", "transforms/girder"}, "one attempt, from its request to its exit: it must run without the daemon, so it may not know it"},
 	"daemon/systemd":        {nil, "systemd's protocols, without a word of ours"},
-	"daemon/worker":         {[]string{"daemon/celery", "daemon/jobsync", "queue", "sandbox", "transforms", "transforms/jsonpickle"}, "what a Celery worker is, over the queue: messages as Go values come in and go out; the broker itself stays outside, so that all of it is tested without one"},
+	"daemon/worker":         {[]string{"daemon/celery", "daemon/jobsync", "queue", "sandbox", "transforms", "transforms/girder", "transforms/jsonpickle"}, "what a Celery worker is, over the queue: messages as Go values come in and go out; the broker itself stays outside, so that all of it is tested without one"},
 
 	"sandbox/image/provenance": {nil, "what a policy asks of an image, also as root: it must link nothing that reads an archive"},
 	"sandbox/image/registry":   {[]string{"sandbox/image"}, "a registry's answers are foreign: whoever talks to one has a process of its own"},
@@ -58,7 +58,7 @@ var arrows = map[string]struct {
 
 	"contrib/demo/girder": {[]string{"transforms/girder/girdertest"}, "the demo's Girder server is the tests' one"},
 
-	"packaging/bench": {[]string{"daemon/apitype", "daemon/client", "queue", "sandbox", "transforms"}, "the benchmark drives the real binary from outside, and the queue directly for comparison"},
+	"packaging/bench": {[]string{"daemon/amqp/rabbittest", "daemon/apitype", "daemon/client", "queue", "sandbox", "transforms"}, "the benchmark drives the real binary from outside, and the queue directly for comparison"},
 }
 
 // notBelow are packages that must not be linked in, by any path, and why.
@@ -70,7 +70,7 @@ var notBelow = []struct {
 	{"github.com/opencontainers/runc/libcontainer", []string{"", "sandbox/runc", "daemon/runner", "daemon/cli"}, "libcontainer promises no stable API: one package wraps it"},
 	{"github.com/google/go-containerregistry/pkg/v1/remote/transport", []string{"", "sandbox/image/registry", "daemon/cli", "daemon"}, "talking to registries is one package's"},
 	{"go.etcd.io/bbolt", []string{"", "packaging/bench", "queue", "daemon", "daemon/api", "daemon/cli", "daemon/jobsync", "daemon/worker"}, "the database belongs to the queue"},
-	{"testing", []string{"transforms/girder/girdertest"}, "test code must not be in the binary"},
+	{"testing", []string{"packaging/bench", "transforms/girder/girdertest"}, "test code must not be in the binary; the benchmark, which nobody installs, starts RabbitMQ as the tests do"},
 	{"github.com/sirupsen/logrus", []string{"", "sandbox/runc", "sandbox/gpu", "sandbox/image/registry", "daemon", "daemon/runner", "daemon/cli"}, "our log is slog; libcontainer, CDI and the registry client bring their own"},
 }
 

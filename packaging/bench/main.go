@@ -80,6 +80,7 @@ func run(ctx context.Context, binary, only string, quick bool) (missed int, err 
 		{"command", commandSection},
 		{"throughput", throughputSection},
 		{"cost", costSection},
+		{"celery", celerySection},
 		{"pipes", pipeSection},
 		{"memory", memorySection},
 		{"million", millionSection},

@@ -139,7 +139,7 @@ func throughputSection(ctx context.Context, b *bench) error {
 			return err
 		}
 		theirs = append(theirs, float64(n)/t.Seconds())
-		t, err = timed(func() error { return runMany(ctx, d, n, parallel) })
+		t, err = timed(func() error { return runMany(ctx, d, trueJob, n) })
 		if err != nil {
 			return err
 		}
@@ -168,7 +168,7 @@ func costSection(ctx context.Context, b *bench) error {
 			}
 			err = d.importBusybox(ctx, b)
 			if err == nil {
-				err = runMany(ctx, d, 1+busy*n, 1) // one fills the caches
+				err = runMany(ctx, d, trueJob, 1+busy*n) // one fills the caches
 			}
 			d.stop()
 			if err != nil {
@@ -192,13 +192,13 @@ func costSection(ctx context.Context, b *bench) error {
 }
 
 // runMany queues n jobs in one request and waits for the last of them.
-func runMany(ctx context.Context, d *daemon, n, waiters int) error {
+func runMany(ctx context.Context, d *daemon, document []byte, n int) error {
 	c, err := d.dial()
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	body := `{"jobs":[` + strings.TrimSuffix(strings.Repeat(string(trueJob)+",", n), ",") + `]}`
+	body := `{"jobs":[` + strings.TrimSuffix(strings.Repeat(string(document)+",", n), ",") + `]}`
 	_, answer, err := c.do(ctx, "POST", "/v1/jobs", []byte(body))
 	if err != nil {
 		return err
@@ -211,9 +211,18 @@ func runMany(ctx context.Context, d *daemon, n, waiters int) error {
 	if err := json.Unmarshal(answer, &accepted); err != nil {
 		return err
 	}
-	for _, job := range accepted.Jobs {
+	ids := make([]string, len(accepted.Jobs))
+	for i, job := range accepted.Jobs {
+		ids[i] = job.ID
+	}
+	return waitAll(ctx, c, ids)
+}
+
+// waitAll waits until all jobs have succeeded.
+func waitAll(ctx context.Context, c *conn, ids []string) error {
+	for _, id := range ids {
 		for {
-			_, answer, err := c.do(ctx, "GET", "/v1/jobs/"+job.ID+"/wait?timeout=30", nil)
+			_, answer, err := c.do(ctx, "GET", "/v1/jobs/"+id+"/wait?timeout=30", nil)
 			if err != nil {
 				return err
 			}
@@ -222,7 +231,7 @@ func runMany(ctx context.Context, d *daemon, n, waiters int) error {
 				return err
 			}
 			if state.State == "failed" || state.State == "canceled" {
-				return fmt.Errorf("job %s ended %s: %s", job.ID, state.State, state.Error)
+				return fmt.Errorf("job %s ended %s: %s", id, state.State, state.Error)
 			}
 			if state.State == "succeeded" {
 				break

@@ -63,14 +63,19 @@ func (b *Broker) Use(t testing.TB) {
 			t.Skipf("needs RabbitMQ: %v (packaging/deps test installs it)", err)
 		}
 	}
+	if err := b.Start(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Start is Use for a program that is no test, as the benchmark.
+func (b *Broker) Start() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.broken == nil && b.cmd == nil {
 		b.broken = b.start()
 	}
-	if b.broken != nil {
-		t.Fatal(b.broken)
-	}
+	return b.broken
 }
 
 // Stop ends the broker and removes its data.
