@@ -43,6 +43,8 @@ require (
 	go.yaml.in/yaml/v2 v2.4.4 // indirect
 	golang.org/x/crypto v0.57.0 // indirect
 	golang.org/x/oauth2 v0.37.0 // indirect
+	github.com/cpuguy83/go-md2man/v2 v2.0.7
+	github.com/russross/blackfriday/v2 v2.1.0 // indirect
 )
 
 require (

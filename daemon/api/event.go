@@ -11,6 +11,9 @@ import (
 // events sends every change of the caller's jobs, an admin's caller every
 // change of all jobs, as lines of JSON until the client goes.
 func (s *Server) events(w http.ResponseWriter, r *http.Request, c *call) error {
+	for key := range r.URL.Query() {
+		return failure(apitype.KindBadRequest, "unknown parameter %q", key)
+	}
 	ctx, end := s.lasting(w, r)
 	defer end()
 	notices := s.queue.Subscribe(ctx, "")

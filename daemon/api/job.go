@@ -14,6 +14,7 @@ import (
 	"girderworker/daemon/apitype"
 	"girderworker/daemon/attempt"
 	"girderworker/queue"
+	"girderworker/transforms"
 )
 
 func isNotFound(err error) bool { return errors.Is(err, queue.ErrNotFound) }
@@ -272,6 +273,12 @@ func (s *Server) releaseJob(w http.ResponseWriter, r *http.Request, c *call) err
 func (s *Server) retryJob(w http.ResponseWriter, r *http.Request, c *call) error {
 	if !c.job.State.Final() {
 		return failure(apitype.KindState, "job %s is %s; only a job that has ended can be retried", c.job.ID, c.job.State)
+	}
+	if f, err := transforms.ParseJobFile(c.job.Body); err == nil {
+		if _, err := f.TakeSecrets(); err != nil {
+			return failure(apitype.KindState, "job %s cannot be retried: the tokens and keys that it came with were deleted when it had ended; "+
+				"submit its document again, with them", c.job.ID)
+		}
 	}
 	job, err := s.queue.Retry(r.Context(), c.job.ID)
 	if err != nil {

@@ -171,6 +171,7 @@ func TestEvents(t *testing.T) {
 func TestLaggingListener(t *testing.T) {
 	w := newWorker(t, nil)
 	p := w.person(alice)
+	p.refused("GET", "/v1/events?since=1", "", 400)
 	answer := p.open(t.Context(), "GET", "/v1/events", nil, "")
 	defer answer.Body.Close()
 	// More events than the store and the socket hold for one listener.

@@ -250,4 +250,11 @@ func TestSecretsOfADocumentAreKeptApart(t *testing.T) {
 	if e := p.refused("POST", "/v1/jobs", `{"image":"busybox","downloads":[{"name":"ct","file_id":"5f0c1d2e3a4b5c6d7e8f9a0b"}]}`, 400); e.Field != "girder" {
 		t.Errorf("without a server: %+v", e)
 	}
+	// Its secrets are gone with it, so that a copy could do nothing.
+	if status, body := p.do("POST", "/v1/jobs/"+job.ID+"/cancel", ""); status != 200 {
+		t.Fatalf("%d: %s", status, body)
+	}
+	if e := p.refused("POST", "/v1/jobs/"+job.ID+"/retry", "", 409); !strings.Contains(e.Message, "submit its document again") {
+		t.Errorf("a copy without secrets: %+v", e)
+	}
 }

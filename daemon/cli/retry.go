@@ -10,7 +10,8 @@ import (
 )
 
 const retryLong = `Queue a copy of a job that has ended, whatever its end, and print the copy's id.
-The job itself stays as it is.`
+The job itself stays as it is. A job that came with tokens or keys has to be submitted
+again, with them: they were deleted when it had ended.`
 
 func (a *app) retryCommand() *cobra.Command {
 	return a.changeCommand(&cobra.Command{

@@ -51,6 +51,8 @@ func describe(s *apitype.JobStatus) string {
 		return state + ": " + printable(p.Message)
 	case state == "running" || state == "succeeded":
 		return ""
+	case s.Reason == s.State:
+		return state
 	case s.Reason != "":
 		return state + ": " + printable(s.Reason)
 	}

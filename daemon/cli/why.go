@@ -38,7 +38,7 @@ func (a *app) whyCommand() *cobra.Command {
 
 func (a *app) printWhy(w *apitype.Why) error {
 	line := "job " + w.ID + " is " + w.State
-	if w.Reason != "" {
+	if w.Reason != "" && w.Reason != w.State {
 		line += ": " + w.Reason
 	}
 	if _, err := fmt.Fprintln(a.Stdout, printable(line)); err != nil {
