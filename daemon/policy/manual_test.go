@@ -26,6 +26,15 @@ func TestManual(t *testing.T) {
 			t.Errorf("%s is not a key: %v", key, err)
 		}
 	}
+	_, list, _ := strings.Cut(page, "# KEYS OF A SECTION")
+	for line := range strings.Lines(list) {
+		term, isTerm := strings.CutPrefix(line, "**")
+		if name, _, ok := strings.Cut(term, "**"); isTerm && ok && strings.Contains(line, " = *") {
+			if key := strings.ReplaceAll(name, `\_`, "_"); !slices.Contains(keys, key) {
+				t.Errorf("the manual has %s, which is no key", key)
+			}
+		}
+	}
 	_, rest, _ := strings.Cut(page, "```toml\n")
 	example, _, ok := strings.Cut(rest, "```")
 	if !ok {
