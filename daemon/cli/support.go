@@ -85,6 +85,9 @@ func (b *bundle) add(name string, data []byte, err error) error {
 		fmt.Fprintf(&b.manifest, "%s: %s\n", name, b.scrub([]byte(err.Error())))
 	}
 	if len(data) == 0 {
+		if err == nil {
+			fmt.Fprintf(&b.manifest, "%s: nothing\n", name)
+		}
 		return nil
 	}
 	if len(data) > maxPiece {

@@ -328,13 +328,23 @@ func lockDirectory(dir string) (unlock func(), err error) {
 	return func() { d.Close() }, nil
 }
 
+const tempPattern = ".worker.cfg-*"
+
 const aclName = "system.posix_acl_access"
 
 // replaceFile puts a whole file in place of another, with its owner, mode and
 // access control list. A new one is for root and the daemon's user alone, since
 // it may get a password.
 func replaceFile(path, text, user string) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".worker.cfg-*") // mode 0600
+	// What a change left that was killed: the directory's lock is held.
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(path), tempPattern))
+	for _, name := range left {
+		err = errors.Join(err, os.Remove(name))
+	}
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), tempPattern) // mode 0600
 	if err != nil {
 		return err
 	}

@@ -234,6 +234,7 @@ func TestChangesAtOnce(t *testing.T) {
 	s, local := localFile(t, "")
 	var all sync.WaitGroup
 	names := []string{"slots", "max_queue", "cpus", "id_base"}
+	write(t, filepath.Join(filepath.Dir(local), ".worker.cfg-1"), "of one that was killed")
 	for _, name := range names {
 		all.Go(func() {
 			for _, v := range []string{"70000", "66000"} {
