@@ -44,7 +44,7 @@ func TestPagesRender(t *testing.T) {
 			continue
 		}
 		roff := md2man.Render([]byte(titleLine.ReplaceAllString(text, "%% \"$1\" \"$2\" \"\" \"$3\" \"\"\n")))
-		cmd := exec.CommandContext(t.Context(), groff, "-ww", "-Wbreak", "-z", "-rLL=100n", "-man", "-t", "-Tutf8", "-K", "utf8")
+		cmd := exec.CommandContext(t.Context(), groff, "-ww", "-Wbreak", "-z", "-rLL=140n", "-man", "-t", "-Tutf8", "-K", "utf8")
 		cmd.Stdin = bytes.NewReader(roff)
 		said, err := cmd.CombinedOutput() // but for lines that long names leave too wide a gap in
 		if err != nil || len(said) > 0 {
