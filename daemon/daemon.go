@@ -38,6 +38,8 @@ import (
 	"girderworker/daemon/config"
 	"girderworker/daemon/monitor"
 	"girderworker/daemon/policy"
+	"girderworker/daemon/systemd"
+	"girderworker/queue"
 )
 
 // Options are what the command line knows.
@@ -54,6 +56,9 @@ type Options struct {
 // that is a [config.Invalid] is the configuration's fault; after a
 // [monitor.FrontExit] the reason was told already.
 func Run(o Options) error {
+	if err := o.takeCredential(); err != nil {
+		return err
+	}
 	c, warnings, err := config.Load(o.Sources)
 	if err != nil {
 		return err
@@ -89,6 +94,32 @@ func Run(o Options) error {
 		Logger:    logger.With("part", "monitor"),
 	}, signals)
 }
+
+// brokerCredential is the name of the credential that holds celery.broker, whose
+// password belongs in no file that others than root can read. systemd knows no
+// empty one: the unit's default is noBroker.
+const (
+	brokerCredential = "broker"
+	noBroker         = "none"
+)
+
+// takeCredential has the broker of the service manager's credential stand where
+// its variable would, for the front's environment as well. A variable that is
+// set counts for more.
+func (o *Options) takeCredential() error {
+	url, err := systemd.Credential(brokerCredential)
+	if err != nil || url == "" || url == noBroker || os.Getenv(config.BrokerVariable) != "" {
+		return err
+	}
+	if err := os.Setenv(config.BrokerVariable, url); err != nil {
+		return fmt.Errorf("cannot use the credential %s: %w", brokerCredential, err)
+	}
+	o.Sources.Environ = append(o.Sources.Environ, config.BrokerVariable+"="+url)
+	return nil
+}
+
+// QueueLayout is the layout on disk that this release writes, see [queue.Layout].
+func QueueLayout() int { return queue.Layout() }
 
 // ExitCode is what the process ends with after [Run] or [Front] returned err,
 // and whether err is still to be told.

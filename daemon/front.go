@@ -164,7 +164,7 @@ func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener
 		Queue: f.store, Control: f, Images: f.images, Live: f, StateDir: c.StateDir,
 		RunAs:    runAs,
 		Policy:   f,
-		Version:  apitype.Version{Version: f.options.Version, Commit: f.options.Commit, API: 1},
+		Version:  apitype.Version{Version: f.options.Version, Commit: f.options.Commit, API: 1, Queue: queue.Layout()},
 		Settings: f.settings(c), Logger: f.logger.With("part", "api"),
 	})
 	observer, err := metrics.Listen(c.MetricsAddress, c.MetricsWebConfig, f, f.events, f.logger.With("part", "metrics"))

@@ -39,6 +39,10 @@ var (
 	}}
 )
 
+// Layout is a number that grows with every change of what is on disk. A release
+// reads what was written under its own number or a lower one.
+func Layout() int { return activeSchema.version + historySchema.version }
+
 func addBuckets(tx *bolt.Tx, names ...[]byte) error {
 	for _, name := range names {
 		if _, err := tx.CreateBucket(name); err != nil {

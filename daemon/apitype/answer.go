@@ -124,6 +124,8 @@ type Version struct {
 	Commit  string `json:"commit,omitempty"`
 	// API is the number in the path of every route.
 	API int `json:"api"`
+	// Queue is the layout of its queue on disk: a release reads no higher one.
+	Queue int `json:"queue,omitempty"`
 }
 
 // Pause asks for a pause of the queue, or with Drain for its emptying.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"girderworker/daemon"
 	"girderworker/daemon/apitype"
 )
 
@@ -39,18 +40,18 @@ upgrade they may differ.`,
 			if a.json {
 				return a.printJSON(v)
 			}
-			daemon := "does not answer"
+			other := "does not answer"
 			if v.Daemon != nil {
-				daemon = versionText(*v.Daemon)
+				other = versionText(*v.Daemon)
 			}
-			return fields(a.Stdout, "girder-worker", versionText(v.Client), "daemon", daemon)
+			return fields(a.Stdout, "girder-worker", versionText(v.Client), "daemon", other)
 		},
 	}
 	return a.jsonFlag(cmd)
 }
 
 func (a *app) version() apitype.Version {
-	return apitype.Version{Version: a.Version, Commit: a.Commit, API: apiVersion}
+	return apitype.Version{Version: a.Version, Commit: a.Commit, API: apiVersion, Queue: daemon.QueueLayout()}
 }
 
 func versionText(v apitype.Version) string {

@@ -69,6 +69,9 @@ func (k Key) Kind() string {
 	return "word"
 }
 
+// BrokerVariable is the environment variable of celery.broker.
+const BrokerVariable = envPrefix + "BROKER"
+
 const (
 	envPrefix      = "GIRDER_WORKER_"
 	sectionWorker  = "girder_worker"

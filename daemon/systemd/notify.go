@@ -5,9 +5,13 @@
 package systemd
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -64,6 +68,32 @@ func Watchdog() (time.Duration, error) {
 // by FileDescriptorName=. They are the caller's. The environment forgets them,
 // so that no child takes them for its own.
 func Sockets() map[string][]*os.File { return activation.FilesWithNames() }
+
+// maxCredential is systemd's own bound.
+const maxCredential = 1 << 20
+
+// Credential is what the service manager keeps for this process under a name,
+// without white space around it; empty where there is none, see
+// systemd.exec(5), LoadCredential=.
+func Credential(name string) (string, error) {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if dir == "" {
+		return "", nil
+	}
+	f, err := os.Open(filepath.Join(dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot read the credential %s: %w", name, err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxCredential))
+	if err != nil {
+		return "", fmt.Errorf("cannot read the credential %s: %w", name, err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}
 
 // ToJournal tells whether stderr is a stream into the journal, which knows the
 // time of every line itself.

@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 )
@@ -48,6 +49,27 @@ func TestWatchdog(t *testing.T) {
 	t.Setenv("WATCHDOG_USEC", "soon")
 	if _, err := Watchdog(); err == nil {
 		t.Error("a bad interval was taken")
+	}
+}
+
+func TestCredential(t *testing.T) {
+	t.Setenv("CREDENTIALS_DIRECTORY", "")
+	if v, err := Credential("broker"); v != "" || err != nil {
+		t.Errorf("without a service manager: %q, %v", v, err)
+	}
+	dir := t.TempDir()
+	t.Setenv("CREDENTIALS_DIRECTORY", dir)
+	if v, err := Credential("broker"); v != "" || err != nil {
+		t.Errorf("none of that name: %q, %v", v, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "broker"), []byte("amqp://u:p@h/\n"), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := Credential("broker"); v != "amqp://u:p@h/" || err != nil {
+		t.Errorf("read %q, %v", v, err)
+	}
+	if _, err := Credential("."); err == nil {
+		t.Error("a directory was taken for a credential")
 	}
 }
 
