@@ -378,7 +378,16 @@ func (m *Monitor) newLauncher(ctx context.Context) (launcher, error) {
 			return nil, err
 		}
 		command := append([]string{strings.TrimSuffix(self, " (deleted)")}, m.options.Self[1:]...)
-		return &units{command, m.options.State, stateName(m.options.State) + "-job-", bus}, nil
+		u := &units{self: command, state: m.options.State, prefix: stateName(m.options.State) + "-job-", bus: bus}
+		service, err := bus.ServiceOf(ctx, os.Getpid())
+		if err != nil {
+			bus.Close()
+			return nil, err
+		}
+		if service != "" {
+			u.daemon = []string{service}
+		}
+		return u, nil
 	}
 	return nil, fmt.Errorf("cannot start attempts: unknown launcher %q", kind)
 }

@@ -23,6 +23,9 @@ type units struct {
 	self   []string // the command that is this program, absolute
 	state  string
 	prefix string // of unit names; another daemon on the machine has another
+	// daemon is the service that this process is. When the machine goes down it is
+	// stopped before the attempts, or it would start again what was interrupted.
+	daemon []string
 	bus    *systemd.Units
 }
 
@@ -38,6 +41,7 @@ func (u *units) start(ctx context.Context, d attempt.Dir, lock *attempt.Lock, _ 
 		Slice:             unitSlice,
 		Args:              append(u.self[:len(u.self):len(u.self)], "runner", "--directory", d.Path()),
 		StopTimeout:       unitStop,
+		Before:            u.daemon,
 		RequiresMountsFor: []string{u.state},
 	})
 	if err != nil {

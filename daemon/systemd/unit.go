@@ -54,6 +54,8 @@ type Service struct {
 	Args        []string
 	// StopTimeout is how long the main process has after SIGTERM.
 	StopTimeout time.Duration
+	// Before are units that are stopped before this one when the machine goes down.
+	Before []string
 	// RequiresMountsFor orders the unit's stop before those file systems go.
 	RequiresMountsFor []string
 }
@@ -84,6 +86,7 @@ func (u *Units) Start(ctx context.Context, s Service) (pid int, err error) {
 		// The attempt has its own limits; the manager's defaults are for daemons.
 		prop("TasksMax", uint64(math.MaxUint64)),
 		prop("LimitNOFILE", uint64(1<<20)),
+		prop("Before", s.Before),
 		prop("RequiresMountsFor", s.RequiresMountsFor),
 	}, done)
 	if err != nil {
@@ -119,6 +122,23 @@ func (u *Units) MainPID(ctx context.Context, name string) (int, error) {
 		return 0, fmt.Errorf("cannot find %s: MainPID is %s", name, p.Value)
 	}
 	return int(pid), nil
+}
+
+// ServiceOf is the service that a process belongs to; empty where it belongs to
+// none, as one that somebody started in a session.
+func (u *Units) ServiceOf(ctx context.Context, pid int) (string, error) {
+	name, err := u.conn.GetUnitNameByPID(ctx, uint32(pid))
+	if err != nil {
+		var bus godbus.Error
+		if errors.As(err, &bus) && strings.HasSuffix(bus.Name, ".NoUnitForPID") {
+			return "", nil
+		}
+		return "", fmt.Errorf("cannot find the unit of process %d: %w", pid, err)
+	}
+	if !strings.HasSuffix(name, ".service") {
+		return "", nil
+	}
+	return name, nil
 }
 
 // Kill ends every process of a service at once and returns when the unit is
