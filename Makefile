@@ -38,12 +38,32 @@ build-deps:
 # The static libraries of glibc and libseccomp go in, so that one file runs on
 # every Linux.
 binary:
-	@mkdir -p build
+	@mkdir -p $(dir $(BINARY))
 	$(GOBUILD) -ldflags '-s -w -buildid= -extldflags -static $(STAMP)' -o $(BINARY) .
 
 install: build ## install below DESTDIR and PREFIX (/usr)
 	install -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/girder-worker
 	ln -sf girder-worker $(DESTDIR)$(PREFIX)/bin/girder-worker-config
+
+# Who answers for the packages, "NAME <ADDRESS>": a lab that makes its own says
+# its own name.
+MAINTAINER ?= The girder-worker developers <girder-worker@users.noreply.github.com>
+# Every file in a package is as old as its commit.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
+
+OUT ?= build
+deb: build ## make the package for Debian and Ubuntu, in build/
+	@$(MAKE) --no-print-directory pack PACK=deb
+
+rpm: build ## make the package for the RPM families, in build/
+	@$(MAKE) --no-print-directory pack PACK=rpm
+
+# Of what binary made.
+pack:
+	@mkdir -p $(OUT)
+	@$(GO) build -o build/pack ./packaging/pack
+	@rm -f $(OUT)/*.$(PACK)
+	build/pack -binary $(BINARY) -version '$(VERSION)' -maintainer '$(MAINTAINER)' -arch $$($(GO) env GOARCH) -out $(OUT) $(PACK)
 
 demo: ## run real jobs before your eyes on a temporary state directory (as root)
 	@packaging/deps build demo
@@ -56,7 +76,9 @@ test: deps ## run every test, with the race detector; container tests need root
 test-vm: ## boot Debian 12 with systemd and cgroup v2 under qemu and test there
 	@packaging/deps build demo vm
 	@$(MAKE) --no-print-directory binary
-	@TAGS='$(TAGS)' packaging/vm/test
+	@$(MAKE) --no-print-directory pack OUT=build/first PACK=deb
+	@$(MAKE) --no-print-directory binary pack VERSION='$(VERSION).1' BINARY=build/next/girder-worker OUT=build/next PACK=deb
+	@TAGS='$(TAGS)' DEB="$$(ls build/first/*.deb)" NEXT_DEB="$$(ls build/next/*.deb)" packaging/vm/test
 
 KILLS ?= 200
 crashtest: deps ## kill the daemon, and runners at work with Girder, 200 times each and look for what is lost (as root)
@@ -85,4 +107,4 @@ fuzz: build-deps ## run every fuzz test for FUZZTIME (20s)
 clean: ## remove what was built
 	rm -rf build
 
-.PHONY: help deps build build-deps binary install demo test test-vm crashtest celerytest bench lint fuzz clean
+.PHONY: help deps build build-deps binary install deb rpm pack demo test test-vm crashtest celerytest bench lint fuzz clean

@@ -58,6 +58,8 @@ var arrows = map[string]struct {
 
 	"contrib/demo/girder": {[]string{"transforms/girder/girdertest"}, "the demo's Girder server is the tests' one"},
 
+	"packaging/pack": {nil, "what makes packages asks the built binary, and links nothing that is in it"},
+
 	"packaging/bench": {[]string{"daemon/amqp/rabbittest", "daemon/apitype", "daemon/client", "queue", "sandbox", "transforms"}, "the benchmark drives the real binary from outside, and the queue directly for comparison"},
 }
 

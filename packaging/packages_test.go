@@ -1,0 +1,261 @@
+package packaging_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// run runs a command at the top of the repository and returns what it said.
+func run(t *testing.T, env []string, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Dir = ".."
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// needs ends the test where a program is missing.
+func needs(t *testing.T, programs ...string) {
+	t.Helper()
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			t.Skipf("%s is not installed", p)
+		}
+	}
+}
+
+// pack makes both packages of one binary below out.
+func pack(t *testing.T, packer, binary, out string, env ...string) (deb, rpm string) {
+	t.Helper()
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	env = append(env, "SOURCE_DATE_EPOCH=1700000000")
+	said := run(t, env, packer, "-binary", binary, "-version", "1.2.3-dev", "-maintainer", "A Lab <lab@girder-worker.test>", "-out", out, "deb", "rpm")
+	paths := strings.Fields(said)
+	if len(paths) != 2 || !strings.HasSuffix(paths[0], ".deb") || !strings.HasSuffix(paths[1], ".rpm") {
+		t.Fatalf("pack said %q", said)
+	}
+	return paths[0], paths[1]
+}
+
+// must are the files of both packages.
+var must = strings.Fields(`
+	/usr/bin/girder-worker /usr/bin/girder-worker-config
+	/etc/girder-worker/worker.cfg /etc/girder-worker/policy.toml
+	/usr/lib/systemd/system/girder-worker.service /usr/lib/systemd/system/girder-worker.socket /usr/lib/systemd/system/girder-worker.slice
+	/usr/lib/sysusers.d/girder-worker.conf /usr/lib/tmpfiles.d/girder-worker.conf
+	/usr/share/man/man1/girder-worker.1.gz /usr/share/man/man5/girder-worker-job.5.gz /usr/share/man/man8/girder-worker.8.gz
+	/usr/share/bash-completion/completions/girder-worker /usr/share/fish/vendor_completions.d/girder-worker.fish
+	/usr/share/girder-worker/job.schema.json /usr/share/doc/girder-worker/changelog.gz`)
+
+// TestPackages: both packages hold what they should, are the same bytes when
+// made again, please lintian, and the .rpm installs into a root and leaves it.
+func TestPackages(t *testing.T) {
+	dir := t.TempDir()
+	packer, binary := filepath.Join(dir, "pack"), filepath.Join(dir, "girder-worker")
+	run(t, nil, "go", "build", "-o", packer, "./packaging/pack")
+	run(t, nil, "go", "build", "-tags", "seccomp netgo osusergo", "-ldflags", "-s -w -extldflags -static -X main.version=1.2.3-dev", "-o", binary, ".")
+	deb, rpm := pack(t, packer, binary, filepath.Join(dir, "one"))
+
+	t.Run("reproducible", func(t *testing.T) {
+		again, rpmAgain := pack(t, packer, binary, filepath.Join(dir, "two"), "TZ=Asia/Tokyo", "LC_ALL=C", "HOSTNAME=elsewhere")
+		for _, pair := range [][2]string{{deb, again}, {rpm, rpmAgain}} {
+			a, err := os.ReadFile(pair[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := os.ReadFile(pair[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(a, b) {
+				t.Errorf("%s is not the same bytes when it is made again", filepath.Base(pair[0]))
+			}
+		}
+	})
+
+	t.Run("deb", func(t *testing.T) {
+		needs(t, "dpkg-deb")
+		var files []string
+		for line := range strings.Lines(run(t, nil, "dpkg-deb", "--contents", deb)) {
+			f := strings.Fields(line)
+			if f[1] != "root/root" {
+				t.Errorf("it belongs to %s: %s", f[1], line)
+			}
+			files = append(files, strings.TrimPrefix(f[5], "."))
+		}
+		for _, name := range append(must, "/usr/share/zsh/vendor-completions/_girder-worker", "/etc/needrestart/conf.d/girder-worker.conf", "/usr/share/doc/girder-worker/copyright") {
+			if !slices.Contains(files, name) {
+				t.Errorf("it lacks %s", name)
+			}
+		}
+		control := filepath.Join(dir, "control")
+		run(t, nil, "dpkg-deb", "--control", deb, control)
+		conffiles, err := os.ReadFile(filepath.Join(control, "conffiles"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Fields(string(conffiles)); len(got) != 3 {
+			t.Errorf("conffiles are %q", got)
+		}
+		if got := run(t, nil, "dpkg-deb", "--field", deb, "Version", "Depends"); got != "Version: 1.2.3~dev-1\nDepends: e2fsprogs\n" {
+			t.Errorf("fields are\n%s", got)
+		}
+		for _, name := range []string{"preinst", "postinst", "prerm", "postrm"} {
+			script := filepath.Join(control, name)
+			run(t, nil, "sh", "-n", script)
+			if text, err := os.ReadFile(script); err != nil || regexp.MustCompile(`@[A-Z]+@`).Match(text) {
+				t.Errorf("%s was not filled in, or is missing: %v", name, err)
+			}
+		}
+	})
+
+	t.Run("lintian", func(t *testing.T) {
+		needs(t, "lintian")
+		if said := run(t, nil, "lintian", "--allow-root", "--fail-on=none", "--info", deb); strings.TrimSpace(said) != "" {
+			t.Errorf("lintian says\n%s", said)
+		}
+	})
+
+	t.Run("rpm", func(t *testing.T) {
+		needs(t, "rpm")
+		if os.Geteuid() != 0 {
+			t.Skip("installing into a root needs root")
+		}
+		root := filepath.Join(dir, "root")
+		makeRoot(t, root)
+		inRoot := func(args ...string) string {
+			t.Helper()
+			return run(t, nil, "rpm", append([]string{"--root", root, "--dbpath", "/var/lib/rpm"}, args...)...)
+		}
+		inRoot("--initdb")
+		// The root has no other package; and Debian's rpm does not like to be used.
+		inRoot("--install", "--nodeps", "--force-debian", rpm)
+		for _, name := range append(must, "/usr/share/zsh/site-functions/_girder-worker", "/usr/share/licenses/girder-worker/LICENSE") {
+			if _, err := os.Lstat(root + name); err != nil {
+				t.Errorf("it lacks %s", name)
+			}
+		}
+		if got := inRoot("--query", "--configfiles", "girder-worker"); got != "/etc/girder-worker/policy.toml\n/etc/girder-worker/worker.cfg\n" {
+			t.Errorf("configuration files are\n%s", got)
+		}
+		if said := inRoot("--verify", "--nodeps", "girder-worker"); said != "" {
+			t.Errorf("it is not as it was packed:\n%s", said)
+		}
+		calls := func() string {
+			t.Helper()
+			text, err := os.ReadFile(filepath.Join(root, "calls"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(text)
+		}
+		for _, want := range []string{"systemd-sysusers girder-worker.conf", "systemctl enable girder-worker.socket girder-worker.service", "systemctl start girder-worker.socket girder-worker.service"} {
+			if !strings.Contains(calls(), want+"\n") {
+				t.Errorf("its installation did not call %s, but\n%s", want, calls())
+			}
+		}
+		// A queue of a release that is newer than the one to install.
+		queue := filepath.Join(root, "var/lib/girder-worker/queue")
+		if err := os.MkdirAll(queue, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(queue, "queue.db"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		newer := "#!/bin/sh\necho '  \"queue\": 1000000'\n"
+		program := filepath.Join(root, "usr/bin/girder-worker")
+		kept, err := os.ReadFile(program)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(program, []byte(newer), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		upgrade := []string{"rpm", "--root", root, "--dbpath", "/var/lib/rpm", "--upgrade", "--replacepkgs", "--nodeps", "--force-debian", rpm}
+		if out, err := exec.CommandContext(t.Context(), upgrade[0], upgrade[1:]...).CombinedOutput(); err == nil || !bytes.Contains(out, []byte("cannot go back to 1.2.3-dev")) {
+			t.Errorf("over a newer queue it says %v\n%s", err, out)
+		}
+		if err := os.WriteFile(program, kept, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		inRoot("--erase", "girder-worker")
+		for _, want := range []string{"systemctl stop girder-worker.socket girder-worker.service", "systemctl stop girder-worker-job-*.service", "systemctl disable girder-worker.socket girder-worker.service"} {
+			if !strings.Contains(calls(), want+"\n") {
+				t.Errorf("its removal did not call %s, but\n%s", want, calls())
+			}
+		}
+		if _, err := os.Lstat(filepath.Join(queue, "queue.db")); err != nil {
+			t.Errorf("its removal took the queue along: %v", err)
+		}
+	})
+}
+
+// makeRoot makes a root in which scripts can run: busybox, and programs of
+// systemd that write down how they were called.
+func makeRoot(t *testing.T, root string) {
+	t.Helper()
+	for _, dir := range []string{"bin", "usr/bin", "usr/sbin", "var/lib/rpm", "run/systemd/system", "etc", "dev", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Skip("busybox-static is not installed")
+	}
+	if err := os.WriteFile(filepath.Join(root, "bin/busybox"), busybox, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, applet := range []string{"sh", "sed", "head", "echo", "cat"} {
+		if err := os.Symlink("busybox", filepath.Join(root, "bin", applet)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"systemctl", "systemd-sysusers", "systemd-tmpfiles"} {
+		script := "#!/bin/sh\necho " + name + " \"$@\" >>/calls\n"
+		if err := os.WriteFile(filepath.Join(root, "bin", name), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestUnits: systemd knows every line of the units.
+func TestUnits(t *testing.T) {
+	needs(t, "systemd-analyze")
+	units, err := filepath.Glob("systemd/girder-worker.*")
+	if err != nil || len(units) != 3 {
+		t.Fatal(units, err)
+	}
+	dir := t.TempDir()
+	for _, unit := range units {
+		text, err := os.ReadFile(unit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A program that is installed here, or it would be the only complaint.
+		text = bytes.ReplaceAll(text, []byte("ExecStart=/usr/bin/girder-worker daemon"), []byte("ExecStart=/bin/true"))
+		text = regexp.MustCompile(`(?m)^Documentation=.*$`).ReplaceAll(text, nil)
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(unit)), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	said := run(t, []string{"SYSTEMD_UNIT_PATH=" + dir + ":"}, "systemd-analyze", "verify", "--man=no",
+		filepath.Join(dir, "girder-worker.service"), filepath.Join(dir, "girder-worker.socket"), filepath.Join(dir, "girder-worker.slice"))
+	for line := range strings.Lines(said) {
+		if strings.Contains(line, "girder-worker") {
+			t.Errorf("systemd says %s", line)
+		}
+	}
+}
