@@ -9,7 +9,8 @@ import (
 
 // Each name of an image is shown as that of whoever gave it.
 func TestImageViews(t *testing.T) {
-	i := &images{}
+	i := &images{front: new(front)}
+	i.front.rules.Store(new(rules))
 	img := image.Image{ID: "sha256:1", Names: []image.Name{
 		{Ref: "a:1", Owner: 64501}, {Ref: "b:1", Owner: image.Everyone}, {Ref: "c:1", Owner: 64501},
 	}}
