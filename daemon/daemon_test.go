@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"girderworker/daemon/attempt"
 	"girderworker/daemon/client"
 )
 
@@ -240,7 +241,13 @@ func TestReboot(t *testing.T) {
 		for _, pid := range left {
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
-		return len(left) == 0
+		// A process that dies has its files for longer than a program.
+		dir, err := attempt.NewDir(w.state(), id, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		locked, err := dir.Locked()
+		return len(left) == 0 && !locked && err == nil
 	})
 	if err := os.WriteFile(filepath.Join(w.shared(), "second"), nil, 0o644); err != nil {
 		t.Fatal(err)
@@ -340,7 +347,7 @@ func TestReload(t *testing.T) {
 	w.eventually("the change counts", func() bool { return slots() == 2 })
 	w.configure("slots = none", "nonsense = 1")
 	w.eventually("the bad one is refused", func() bool { return strings.Contains(w.stderr.String(), "Keeping the old configuration") })
-	if log := w.stderr.String(); !strings.Contains(log, w.config+":10") || !strings.Contains(log, "girder_worker.slots must be") {
+	if log := w.stderr.String(); !strings.Contains(log, w.config+":11") || !strings.Contains(log, "girder_worker.slots must be") {
 		t.Errorf("the daemon said\n%s", log)
 	}
 	if slots() != 2 {

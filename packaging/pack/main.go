@@ -57,7 +57,7 @@ func main() {
 
 func (o *order) pack(formats []string) error {
 	if o.version == "" || o.maintainer == "" || len(formats) == 0 {
-		return errors.New("usage: pack -version VERSION -maintainer WHO deb|rpm ...")
+		return errors.New("want -version, -maintainer and what to make: deb, rpm or both")
 	}
 	if o.native == "" {
 		o.native = o.binary
