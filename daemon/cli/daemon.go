@@ -70,14 +70,18 @@ func (a *app) runDaemon(o daemon.Options) error {
 // levelFlag is the option of the daemon's log.
 const levelFlag = "logging-level"
 
+// brokerFlag is the option of RabbitMQ's URL.
+const brokerFlag = "broker"
+
 // daemonFlags adds --config and a flag for every option of the daemon's own
-// section that the command line does not have yet, and the level of its log.
+// section and of Celery's that the command line does not have yet, and the level
+// of its log.
 func daemonFlags(flags *pflag.FlagSet) {
 	flags.String("config", "", "configuration `file`")
 	flags.VarP(&optionValue{kind: "level"}, levelFlag, "l", "debug, info, warning or error")
 	defaults := config.Default()
 	for _, k := range defaults.Keys() {
-		if k.Section == "girder_worker" && k.Flag() != "socket" {
+		if (k.Section == "girder_worker" || k.Section == "celery") && k.Flag() != "socket" {
 			flags.Var(&optionValue{kind: k.Kind()}, k.Flag(), k.Help)
 		}
 	}
@@ -100,6 +104,13 @@ func (a *app) daemonOptions(flags *pflag.FlagSet) daemon.Options {
 	}
 	o.Sources.File, _ = a.LookupEnv("GIRDER_WORKER_CONFIG")
 	flags.Visit(func(f *pflag.Flag) {
+		if f.Name == brokerFlag {
+			// The front's command line is for everyone to read, and this has a
+			// password. It fails only for a name that is none.
+			_ = os.Setenv(config.BrokerVariable, f.Value.String())
+			o.Sources.Environ = os.Environ()
+			return
+		}
 		o.Args = append(o.Args, "--"+f.Name+"="+f.Value.String())
 		if f.Name == "config" {
 			o.Sources.File = f.Value.String()
