@@ -143,6 +143,9 @@ func mountTable(t testing.TB) string {
 	var table strings.Builder
 	for line := range strings.Lines(string(data)) {
 		fields := strings.Fields(line)
+		if strings.HasPrefix(fields[1], os.TempDir()+"/") {
+			continue // of another package's tests; a runner's are elsewhere
+		}
 		fmt.Fprintln(&table, fields[1], fields[2])
 	}
 	return table.String()

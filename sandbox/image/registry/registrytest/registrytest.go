@@ -159,14 +159,14 @@ func (s *Server) Push(t testing.TB, repo, tag string, files map[string][]byte) s
 		}
 	}
 	// Manifests below an index come first.
-	for range 2 {
+	for _, indexes := range []bool{false, true} {
 		for name, data := range files {
 			var m struct {
 				MediaType string
 				Config    json.RawMessage
 				Manifests json.RawMessage
 			}
-			if strings.HasPrefix(name, "blobs/") && json.Unmarshal(data, &m) == nil && m.MediaType != "" {
+			if strings.HasPrefix(name, "blobs/") && json.Unmarshal(data, &m) == nil && m.MediaType != "" && len(m.Manifests) > 0 == indexes {
 				s.PushManifest(t, repo, Digest(data), m.MediaType, data)
 			}
 		}
