@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -78,7 +79,9 @@ static void *filter_thread(void *arg)
 {
 	int fd = (int)(intptr_t)arg;
 	int32_t result = install(fd);
-	while (write(fd, &result, sizeof(result)) < 0 && errno == EINTR)
+	char answer[1 + sizeof(result)] = { ANSWER_MARK };
+	memcpy(answer + 1, &result, sizeof(result));
+	while (write(fd, answer, sizeof(answer)) < 0 && errno == EINTR)
 		;
 	/* execve ends this thread. */
 	return NULL;

@@ -5,6 +5,7 @@ package runc
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -22,6 +23,10 @@ type control struct {
 	file  *os.File
 	child *os.File
 }
+
+// answerMark is the first byte of the filter thread's answer: ANSWER_MARK of
+// filter_thread.h. No message of libcontainer's begins with it.
+const answerMark = 0
 
 // seccompHeader precedes the filter's instructions.
 type seccompHeader struct {
@@ -67,10 +72,18 @@ func (c *control) sendFilter(f *filter) error {
 func (c *control) closeChild() { _ = c.child.Close() }
 
 // install has the filter installed. To be called when libcontainer's init
-// waits for its FIFO.
+// waits for its FIFO, see [container.awaitFIFO].
 func (c *control) install() error {
 	if _, err := c.file.Write([]byte{1}); err != nil {
 		return fmt.Errorf("cannot reach the container's first process: %w", err)
+	}
+	var mark [1]byte
+	if _, err := io.ReadFull(c.file, mark[:]); err != nil {
+		return fmt.Errorf("cannot learn whether the seccomp filter is installed: %w", err)
+	}
+	if mark[0] != answerMark {
+		reason, err := c.executed()
+		return errors.Join(fmt.Errorf("the container's first process failed: %s%s", mark[:], reason), err)
 	}
 	var answer int32
 	if err := binary.Read(c.file, binary.NativeEndian, &answer); err != nil {

@@ -286,6 +286,9 @@ func (c *container) startProcess(spec *sandbox.Spec, p *libcontainer.Process, ct
 			return fmt.Errorf("cannot give container %s its network: %w", c.id, err)
 		}
 	}
+	if err := c.awaitFIFO(fd); err != nil {
+		return fmt.Errorf("cannot start container %s: %w", c.id, err)
+	}
 	if err := ctl.install(); err != nil {
 		return fmt.Errorf("cannot start container %s: %w", c.id, err)
 	}
@@ -300,6 +303,40 @@ func (c *container) startProcess(spec *sandbox.Spec, p *libcontainer.Process, ct
 	}
 	c.started = time.Now()
 	return nil
+}
+
+// awaitFIFO returns when libcontainer's init is in the call that opens its FIFO,
+// or has ended. It has told that all is prepared before it looks the FIFO up,
+// which takes calls that the filter may refuse. Nothing tells of a process that
+// begins to wait, so its main thread, which does all of this, is looked at; the
+// first look nearly always finds it there.
+func (c *container) awaitFIFO(pidfd int) error {
+	const longest = time.Millisecond
+	for pause := 20 * time.Microsecond; ; pause = min(2*pause, longest) {
+		call, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", c.pid))
+		if err != nil {
+			return fmt.Errorf("cannot look at the container's first process: %w", err)
+		}
+		if opensForWriting(string(call)) {
+			return nil
+		}
+		ended, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+		if ended > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		time.Sleep(pause)
+	}
+}
+
+// opensForWriting tells it of a thread from its /proc/PID/syscall, which has
+// the call's number and then its arguments: proc_pid_syscall(5).
+func opensForWriting(call string) bool {
+	fields := strings.Fields(call)
+	if len(fields) < 4 || fields[0] != strconv.Itoa(unix.SYS_OPENAT) {
+		return false
+	}
+	flags, err := strconv.ParseUint(fields[3], 0, 64)
+	return err == nil && flags&unix.O_ACCMODE == unix.O_WRONLY
 }
 
 // exec lets libcontainer's init go on to execute the job, for which it waits
