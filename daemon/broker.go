@@ -18,6 +18,7 @@ import (
 	"girderworker/daemon/config"
 	"girderworker/daemon/worker"
 	"girderworker/queue"
+	"girderworker/transforms"
 	"girderworker/transforms/girder"
 )
 
@@ -79,7 +80,7 @@ func newBroker(f *front, c *config.Config) (*broker, error) {
 		f: f, logger: f.logger.With("part", "broker"), node: node, brokers: brokers, replies: make(chan struct{}, maxReplies),
 		changed: make(chan struct{}, 1), doubted: make(chan struct{}, 1), doubts: map[string]time.Time{}, total: map[string]int64{}, refused: map[celery.Reason]int64{},
 	}
-	b.intake = worker.Intake{Settings: b.settings, Document: worker.Document}
+	b.intake = worker.Intake{Settings: b.settings, Document: b.document}
 	b.client = amqp.New(amqp.Config{
 		Brokers: brokers, NodeName: node, Version: f.options.Version, Queues: queues, Logger: b.logger,
 		TLS:  amqp.TLS{CA: c.Celery.CA, Cert: c.Celery.Cert, Key: c.Celery.Key, ServerName: c.Celery.ServerName},
@@ -189,6 +190,16 @@ func (b *broker) settings() worker.Settings {
 	s := b.f.settings(b.f.config.Load())
 	// The monitor chooses who a task runs as.
 	return worker.Settings{Defaults: s.Defaults, Machine: s.Machine, Tasks: b.tasks()}
+}
+
+// document is a task's, with what the machine adds to every one. Options that a
+// reload brought were checked by it.
+func (b *broker) document(t *celery.Task) (*transforms.JobFile, transforms.Secrets, error) {
+	options, err := transforms.ParseRunOptions(b.f.config.Load().RunOptions)
+	if err != nil {
+		return nil, transforms.Secrets{}, fmt.Errorf("docker.run_options of this worker: %w", err)
+	}
+	return worker.Document(t, options)
 }
 
 // free is how many more tasks could be started now. What waits is counted before

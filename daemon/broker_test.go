@@ -3,13 +3,16 @@ package daemon_test
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"path"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"girderworker/daemon/amqp/celerytest"
 	"girderworker/daemon/amqp/rabbittest"
+	"girderworker/daemon/apitype"
 	"girderworker/transforms/girder/girdertest"
 )
 
@@ -230,4 +233,63 @@ say([r.parent.id, r.id])
 		reports := g.Calls("PUT /job/{id}")
 		return len(reports) > 0 && g.Job(path.Base(reports[0].Path)).Status == 3
 	})
+}
+
+// TestCeleryRunOptions: what the machine gives to tasks comes to them, within policy,
+// a reload brings more, and what none could use keeps the daemon from starting.
+func TestCeleryRunOptions(t *testing.T) {
+	vhost := rabbit.Vhost(t)
+	url := "amqp://guest:guest@" + rabbit.Addr() + "/" + vhost
+	w, c := newWorld(t), celerytest.New(t, url)
+	w.stop()
+	policy := filepath.Join(w.dir, "policy.toml")
+	reference := filepath.Join(w.dir, "reference")
+	if err := os.Mkdir(reference, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write := func(path, text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(policy, fmt.Sprintf("[amqp]\nread = [%q]\n", reference))
+	write(filepath.Join(reference, "atlas"), "brain\n")
+	configure := func(options string) {
+		w.configure(fmt.Sprintf("slots = 1\npolicy_file = %s\n[celery]\nbroker = %s\nhostname = celery@test\n[docker]\nrun_options = %s\n", policy, url, options))
+	}
+	configure(`{"mem_limit": "1 gallon"}`)
+	w.launch()
+	if w.waitExit() == 0 || !strings.Contains(w.stderr.String(), "docker.run_options is bad: mem_limit: ") {
+		t.Errorf("it started:\n%s", w.stderr)
+	}
+	configure(fmt.Sprintf(`{"volumes": ["%s:/reference"], "environment": {"OFFLINE": "1"}, "shm_size": "1m"}`, reference))
+	w.start()
+	tell := func(more string) (string, apitype.Job) {
+		t.Helper()
+		var id string
+		decode(t, c.Run(t, script+`
+r = run('-c', 'cat /reference/atlas; echo $OFFLINE$OWN; df -k /dev/shm | tail -1 | awk "{print \\$2}"; touch /reference/x 2>/dev/null || echo closed'`+more+`)
+try:
+    r.get(timeout=90)
+except Exception as e:
+    pass
+say(r.id)
+`)[0], &id)
+		job := w.wait(id)
+		return w.log(id), job
+	}
+	if log, job := tell(""); log != "brain\n1\n1024\nclosed\n" {
+		t.Errorf("a task that says nothing: %q %+v", log, job)
+	}
+	if log, job := tell(", environment={'OWN': '2'}, shm_size='2m'"); log != "brain\n2\n2048\nclosed\n" {
+		t.Errorf("a task with keywords of its own: %q %+v", log, job)
+	}
+	// Policy is asked as if the task had.
+	other := t.TempDir()
+	configure(fmt.Sprintf(`{"volumes": ["%s:/reference"]}`, other))
+	w.eventually("the configuration is read", func() bool { return strings.Contains(w.stderr.String(), "changed=docker.run_options") })
+	if _, job := tell(""); job.State != "failed" || !strings.Contains(job.Reason, other) {
+		t.Errorf("beyond policy: %+v", job)
+	}
 }

@@ -5,6 +5,7 @@ import (
 
 	"girderworker/daemon/amqp"
 	"girderworker/daemon/config"
+	"girderworker/transforms"
 )
 
 // Check finds in a configuration what only the parts that use it can tell. It is
@@ -23,5 +24,7 @@ func Check(c *config.Config) (problems config.Invalid) {
 	bad("celery.hostname", err)
 	_, err = queueNames(c.Celery.Queues)
 	bad("celery.queues", err)
+	_, err = transforms.ParseRunOptions(c.RunOptions)
+	bad("docker.run_options", err)
 	return problems
 }

@@ -29,6 +29,8 @@ type Task struct {
 	Session map[string]any
 	// JobID is the job's id in Girder; empty when there is none.
 	JobID string
+	// RunOptions are the machine's, for what the task does not say.
+	RunOptions RunOptions
 }
 
 // A CallError is a call that Python would refuse with a TypeError, in its words.
@@ -74,6 +76,7 @@ func (d *taskDecoder) run() error {
 	if err != nil {
 		return err
 	}
+	call = d.task.RunOptions.join(call)
 	for _, a := range call {
 		if err := checkClasses(a.Key, a.Value); err != nil {
 			return err
@@ -109,6 +112,9 @@ func (d *taskDecoder) run() error {
 		if err != nil {
 			return err
 		}
+	}
+	if err := d.joinVolumes(); err != nil {
+		return err
 	}
 	if err := d.file.applyDockerOptions(options); err != nil {
 		return err

@@ -60,6 +60,10 @@ type Config struct {
 	// MaxQueue is how many jobs may wait.
 	MaxQueue int
 
+	// RunOptions are keywords of docker-py, as a JSON object, that every task of
+	// Celery's which runs a container gets unless it has them itself.
+	RunOptions string
+
 	Celery    Celery
 	Machine   Machine
 	Hardware  Hardware

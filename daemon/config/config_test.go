@@ -121,8 +121,8 @@ func TestVariables(t *testing.T) {
 		{"TASK_ALWAYS_EAGER=false", "", nil},
 		{"TASK_ALWAYS_EAGER=True", "never runs them in their caller", nil},
 		{"JOB_GC_SCOPE=core.data.read", "set it for the server", nil},
-		{`DOCKER_RUN_OPTIONS={"network": "host"}`, "the policy", nil},
-		{"DOCKER_RUN_OPTIONS={}", "", nil},
+		{`DOCKER_RUN_OPTIONS={"network": "host"}`, "", func(c *Config) bool { return c.RunOptions == `{"network":"host"}` }},
+		{"DOCKER_RUN_OPTIONS=", "", func(c *Config) bool { return c.RunOptions == "" }},
 		{"SLOTZ=1", "did you mean GIRDER_WORKER_SLOTS?", nil},
 		{"ENTIRELY_DIFFERENT=1", "not a variable of girder-worker and has no effect", nil},
 	} {
@@ -155,6 +155,7 @@ func TestMissingFile(t *testing.T) {
 func TestValuesRoundTrip(t *testing.T) {
 	c := Default()
 	c.Socket, c.DropDir, c.AuditLog, c.MetricsWebConfig = "/s", "/d", "/a", "/w"
+	c.RunOptions = `{"shm_size":"1g"}`
 	c.Celery = Celery{"amqp://h;amqp://i", "/ca", "/c", "/k", "n", "w@h", "a,b"}
 	c.fill(8, 16<<30, 1<<40)
 	again := Default()

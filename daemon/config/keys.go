@@ -65,6 +65,8 @@ func (k Key) Kind() string {
 		return "list"
 	case *hostsValue:
 		return "hosts"
+	case *keywordsValue:
+		return "JSON"
 	}
 	return "word"
 }
@@ -81,6 +83,7 @@ const (
 	sectionImages  = "images"
 	sectionLogging = "logging"
 	sectionCelery  = "celery"
+	sectionDocker  = "docker"
 	// sectionDefault is [DEFAULT], whose options other values may name.
 	sectionDefault = "default"
 )
@@ -119,6 +122,7 @@ func (c *Config) Keys() []Key {
 		{sectionCelery, "broker_server_name", "name in the broker's certificate (default: the host)", false, (*textValue)(&c.Celery.ServerName)},
 		{sectionCelery, "hostname", "name of this worker, NAME@HOST (default: celery@ and the machine's)", false, (*textValue)(&c.Celery.Hostname)},
 		{sectionCelery, "queues", "queues to take tasks from, by commas", false, (*textValue)(&c.Celery.Queues)},
+		{sectionDocker, "run_options", "keywords of docker-py that tasks get which have them not: a JSON object", true, (*keywordsValue)(&c.RunOptions)},
 		{sectionLimits, "cpus", "processors of a job that names none (default: cpus / slots)", true, (*cpusValue)(&c.Limits.CPUs)},
 		{sectionLimits, "memory", "memory of a job that names none (default: memory / slots)", true, (*sizeValue)(&c.Limits.Memory)},
 		{sectionLimits, "pids", "processes and threads of a job", true, &count64Value{&c.Limits.PIDs, 1, 4 << 20}},

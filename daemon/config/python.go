@@ -82,8 +82,8 @@ func otherBackend(value string) string {
 
 // pythonVariables are those of Girder 5's worker (girder_worker/celeryconfig.py,
 // app.py, log_utils.py, docker/tasks) that are no option here, without their
-// prefix: each says why it has no effect, or nothing. BROKER, API_URL and
-// LOGGING_LEVEL are options.
+// prefix: each says why it has no effect, or nothing. BROKER, API_URL,
+// DOCKER_RUN_OPTIONS and LOGGING_LEVEL are options.
 var pythonVariables = map[string]func(value string) string{
 	"BACKEND":         otherBackend,
 	"LOGGING_FORMAT":  func(string) string { return formatWhy },
@@ -96,12 +96,6 @@ var pythonVariables = map[string]func(value string) string{
 	},
 	"JOB_GC_SCOPE": func(string) string {
 		return "it is read where Girder makes tokens; set it for the server"
-	},
-	"DOCKER_RUN_OPTIONS": func(value string) string {
-		if value = strings.TrimSpace(value); value == "" || value == "{}" {
-			return ""
-		}
-		return "what every container gets is in [limits], what it may ask for in the policy; keywords of docker-py belong into the task"
 	},
 }
 
@@ -160,8 +154,11 @@ func edits(a, b string) int {
 }
 
 // Masked is value without the passwords in it, for showing: those of URLs, and
-// all of an option whose name tells of one.
+// all of an option whose name tells of one, and the variables of containers.
 func Masked(name, value string) string {
+	if name == "run_options" && strings.Contains(value, `"environment"`) {
+		return mask // a container's variables may hold a token
+	}
 	for _, word := range []string{"pass", "secret", "token"} {
 		if strings.Contains(strings.ToLower(name), word) && value != "" {
 			return mask

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -365,5 +367,23 @@ func (v *textValue) Set(s string) error {
 		return errors.New("must be one line of printable text")
 	}
 	*v = textValue(strings.TrimSpace(s))
+	return nil
+}
+
+// keywordsValue is a JSON object, or nothing. Who uses the keywords checks them.
+type keywordsValue string
+
+func (v *keywordsValue) String() string { return string(*v) }
+
+func (v *keywordsValue) Set(s string) error {
+	if s = strings.TrimSpace(s); s == "" {
+		*v = ""
+		return nil
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, []byte(s)); err != nil || s[0] != '{' || len(s) > 64<<10 {
+		return errors.New(`must be a JSON object of docker-py's keywords, such as {"shm_size": "1g"}`)
+	}
+	*v = keywordsValue(compact.String())
 	return nil
 }

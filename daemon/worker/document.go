@@ -13,10 +13,11 @@ func ContainerTasks() []string {
 	return []string{transforms.TaskDockerRun, transforms.TaskSlicerRun}
 }
 
-// Document is the job document of a task that runs a container.
-func Document(t *celery.Task) (*transforms.JobFile, transforms.Secrets, error) {
+// Document is the job document of a task that runs a container. The options are
+// the machine's.
+func Document(t *celery.Task, options transforms.RunOptions) (*transforms.JobFile, transforms.Secrets, error) {
 	task := transforms.Task{
-		Name: t.Name, Args: t.Positional, Kwargs: t.Keyword, Hooks: t.HookTables, APIURL: t.APIURL,
+		Name: t.Name, Args: t.Positional, Kwargs: t.Keyword, Hooks: t.HookTables, APIURL: t.APIURL, RunOptions: options,
 	}
 	if t.Job != nil {
 		task.JobID = t.Job.Reference

@@ -35,7 +35,9 @@ func settings() Settings {
 }
 
 func intake() *Intake {
-	return &Intake{Settings: settings, Document: Document}
+	return &Intake{Settings: settings, Document: func(t *celery.Task) (*transforms.JobFile, transforms.Secrets, error) {
+		return Document(t, transforms.RunOptions{})
+	}}
 }
 
 func message(id, body string, change func(*celery.Delivery)) celery.Delivery {
