@@ -73,12 +73,10 @@ demo: ## run real jobs before your eyes on a temporary state directory (as root)
 test: deps ## run every test, with the race detector; container tests need root
 	@packaging/test -tags '$(TAGS)' $(PACKAGES)
 
-test-vm: ## boot Debian 12 with systemd and cgroup v2 under qemu and test there
+VM_PART ?=
+test-vm: ## boot Debian 12 with systemd and cgroup v2 under qemu and test there; VM_PART='deb demo ./sandbox/runc' for less
 	@packaging/deps build demo vm
-	@$(MAKE) --no-print-directory binary
-	@$(MAKE) --no-print-directory pack OUT=build/first PACK=deb
-	@$(MAKE) --no-print-directory binary pack VERSION='$(VERSION).1' BINARY=build/next/girder-worker OUT=build/next PACK=deb
-	@TAGS='$(TAGS)' DEB="$$(ls build/first/*.deb)" NEXT_DEB="$$(ls build/next/*.deb)" packaging/vm/test
+	@MAKE='$(MAKE)' GO='$(GO)' TAGS='$(TAGS)' VERSION='$(VERSION)' packaging/vm/test $(VM_PART)
 
 KILLS ?= 200
 crashtest: deps ## kill the daemon, and runners at work with Girder, 200 times each and look for what is lost (as root)
