@@ -37,7 +37,6 @@ import (
 	"girderworker/daemon/attempt"
 	"girderworker/daemon/config"
 	"girderworker/daemon/monitor"
-	"girderworker/daemon/policy"
 	"girderworker/daemon/systemd"
 	"girderworker/queue"
 )
@@ -56,6 +55,14 @@ type Options struct {
 // that is a [config.Invalid] is the configuration's fault; after a
 // [monitor.FrontExit] the reason was told already.
 func Run(o Options) error {
+	err := run(o)
+	if isConfiguration(err) {
+		tellManager(err)
+	}
+	return err
+}
+
+func run(o Options) error {
 	if err := o.takeCredential(); err != nil {
 		return err
 	}
@@ -124,14 +131,12 @@ func QueueLayout() int { return queue.Layout() }
 // ExitCode is what the process ends with after [Run] or [Front] returned err,
 // and whether err is still to be told.
 func ExitCode(err error) (code int, tell bool) {
-	var invalid config.Invalid
-	var rules *policy.Invalid
 	var front *monitor.FrontExit
 	switch {
 	case err == nil:
 		return 0, false
-	case errors.As(err, &invalid), errors.As(err, &rules):
-		return 2, true
+	case isConfiguration(err):
+		return ExitConfig, true
 	case errors.As(err, &front):
 		return max(front.Code, 1), false
 	}

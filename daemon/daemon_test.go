@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"girderworker/daemon"
 	"girderworker/daemon/attempt"
 	"girderworker/daemon/client"
 )
@@ -383,11 +384,11 @@ func TestBadConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err := exec.Command(binary, "daemon", "--config", config).CombinedOutput()
-	if code := exitCode(err); code != 2 || !strings.Contains(string(out), config+":2: girder_worker.slots") || !strings.Contains(string(out), config+":4: girder_worker.slot ") {
+	if code := exitCode(err); code != daemon.ExitConfig || !strings.Contains(string(out), config+":2: girder_worker.slots") || !strings.Contains(string(out), config+":4: girder_worker.slot ") {
 		t.Errorf("exit %d: %s", code, out)
 	}
 	out, err = exec.Command(binary, "daemon", "--user", "nobody-of-that-name", "--state-dir", filepath.Join(t.TempDir(), "s")).CombinedOutput()
-	if code := exitCode(err); code != 2 || !strings.Contains(string(out), "there is no such user") {
+	if code := exitCode(err); code != daemon.ExitConfig || !strings.Contains(string(out), "there is no such user") {
 		t.Errorf("exit %d: %s", code, out)
 	}
 }

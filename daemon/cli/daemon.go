@@ -26,9 +26,10 @@ SIGHUP, or a change of a file, reloads it. SIGTERM and SIGINT end the daemon in
 order, a second one at once.`
 
 const daemonEpilog = `Exit codes:
-  0  ended as it was asked to
-  1  could not start or go on; stderr says why
-  2  the configuration or the command line is bad; stderr names every option`
+  0   ended as it was asked to
+  1   could not start or go on; stderr says why
+  78  the configuration, the policy or the command line is bad; stderr names every
+      option. The service manager leaves it at that until somebody starts it again`
 
 func (a *app) daemonCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -55,7 +56,7 @@ func (a *app) badDaemonLine(err error) error {
 		return nil
 	}
 	fmt.Fprintln(a.Stderr, "girder-worker:", err)
-	return exitStatus(2)
+	return exitStatus(daemon.ExitConfig)
 }
 
 func (a *app) runDaemon(o daemon.Options) error {
