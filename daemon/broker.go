@@ -184,7 +184,7 @@ func (b *broker) banner() {
 		"queues", strings.Join(b.client.Queues(), ","), "tasks", strings.Join(b.tasks(), ","))
 }
 
-func (b *broker) tasks() []string { return worker.ContainerTasks() }
+func (b *broker) tasks() []string { return append(worker.ContainerTasks(), b.f.tasks.Names()...) }
 
 func (b *broker) settings() worker.Settings {
 	s := b.f.settings(b.f.config.Load())
@@ -192,9 +192,13 @@ func (b *broker) settings() worker.Settings {
 	return worker.Settings{Defaults: s.Defaults, Machine: s.Machine, Tasks: b.tasks()}
 }
 
-// document is a task's, with what the machine adds to every one. Options that a
-// reload brought were checked by it.
+// document is a task's, by what its name means today. Those that run what their
+// caller says get what the machine adds to every one; options that a reload brought
+// were checked by it.
 func (b *broker) document(t *celery.Task) (*transforms.JobFile, transforms.Secrets, error) {
+	if found, ok := b.f.tasks.Lookup(t.Name); ok {
+		return worker.DocumentBy(t, found.Document)
+	}
 	options, err := transforms.ParseRunOptions(b.f.config.Load().RunOptions)
 	if err != nil {
 		return nil, transforms.Secrets{}, fmt.Errorf("docker.run_options of this worker: %w", err)

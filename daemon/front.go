@@ -21,6 +21,7 @@ import (
 	"girderworker/daemon/jobsync"
 	"girderworker/daemon/metrics"
 	"girderworker/daemon/monitor"
+	"girderworker/daemon/plugin"
 	"girderworker/daemon/systemd"
 	"girderworker/queue"
 )
@@ -39,6 +40,7 @@ type front struct {
 	store   *queue.Store
 	watcher *attempt.Watcher
 	images  *images
+	tasks   plugin.Registry
 	gpus    *gpus
 	server  *api.Server
 	pause   *pause
@@ -164,6 +166,7 @@ func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener
 		Queue: f.store, Control: f, Images: f.images, Live: f, StateDir: c.StateDir,
 		RunAs:    runAs,
 		Policy:   f,
+		Tasks:    &f.tasks,
 		Version:  apitype.Version{Version: f.options.Version, Commit: f.options.Commit, API: 1, Queue: queue.Layout()},
 		Settings: f.settings(c), Logger: f.logger.With("part", "api"),
 	})

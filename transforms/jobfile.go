@@ -51,6 +51,8 @@ type JobFile struct {
 	ID   string
 	Name string // for people, any text of one line
 	Task string // TaskDockerRun when not named
+	// Call has the arguments of another task; of docker_run it is empty.
+	Call Call
 
 	Image string
 	// Pull tells when the image is pulled from its registry before an attempt.
@@ -309,6 +311,9 @@ func (r *reader) jobFile() (*JobFile, error) {
 	if f.Task == "" {
 		f.Task = TaskDockerRun
 	}
+	if err := f.readCall(); err != nil {
+		return nil, err
+	}
 	if err := f.check(); err != nil {
 		return nil, err
 	}
@@ -335,7 +340,9 @@ func (r *reader) jobField(f *JobFile, key string) (err error) {
 			f.Entrypoint, err = r.arguments()
 		}
 	case "args":
-		f.Args, err = r.arguments()
+		err = r.callArguments(f)
+	case "kwargs":
+		err = r.callKeywords(f)
 	case "env":
 		f.Env, err = r.env()
 	case "workdir":

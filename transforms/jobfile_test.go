@@ -117,7 +117,7 @@ func TestFullNamesEveryField(t *testing.T) {
 	}
 	for _, v := range []reflect.Value{reflect.ValueOf(*f), reflect.ValueOf(f.Resources), reflect.ValueOf(f.Retries), reflect.ValueOf(f.Options)} {
 		for i := range v.NumField() {
-			if v.Field(i).IsZero() && v.Type().Field(i).Name != "SlicerProgress" { // it cannot be beside Stdout
+			if v.Field(i).IsZero() && v.Type().Field(i).Name != "SlicerProgress" && v.Type().Field(i).Name != "Call" { // they cannot be beside Stdout and an image
 				t.Errorf("%s.%s is not set by the full document", v.Type(), v.Type().Field(i).Name)
 			}
 		}
@@ -320,7 +320,7 @@ func TestParseJobFileRefuses(t *testing.T) {
 		{with(`"name":"a\nb"`), "name", "control characters"},
 		{with(`"id":"-x"`), "id", "not a name"},
 		{with(`"id":".."`), "id", "not a name"},
-		{with(`"args":` + strings.Repeat("[", 100)), "args[0]", "a string is needed here, not a list"},
+		{with(`"args":` + strings.Repeat("[", 100)), "args" + strings.Repeat("[0]", 15), "nested deeper than 16 levels"},
 	}
 	for _, test := range tests {
 		_, err := ParseJobFile([]byte(test.document))

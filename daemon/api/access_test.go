@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"girderworker/daemon/apitype"
+	"girderworker/daemon/plugin"
+	"girderworker/queue"
 )
 
 // TestAccess asks every route as everybody: one row a route, one column a person.
@@ -38,6 +40,8 @@ func TestAccess(t *testing.T) {
 		{"GET /v1/jobs/{id}/why", "", "queued", 200, 404, 200, 200},
 		{"GET /v1/jobs/{id}/log", "", "queued", 200, 404, 200, 200},
 		{"GET /v1/jobs/{id}/wait", "", "canceled", 200, 404, 200, 200},
+		{"GET /v1/tasks", "", "", 200, 200, 200, 200},
+		{"GET /v1/tasks/{name}", "", "", 200, 200, 200, 200},
 		{"GET /v1/images", "", "", 200, 200, 200, 200},
 		{"POST /v1/images", "archive", "", 201, 201, 201, 201},
 		{"DELETE /v1/images?ref=busybox", "", "", 204, 204, 204, 204},
@@ -60,7 +64,10 @@ func TestAccess(t *testing.T) {
 		}
 	}
 
-	w := newWorker(t, nil)
+	w := newWorker(t, func(c *Config, _ *queue.Options) {
+		c.Tasks = new(plugin.Registry)
+		c.Tasks.Set("files", []plugin.Task{echo()}, nil)
+	})
 	owner, other, admin, root := w.person(alice), w.person(bob), w.person(operator, adminGroup), w.person(0)
 	for _, r := range rows {
 		for _, asked := range []struct {
@@ -69,6 +76,7 @@ func TestAccess(t *testing.T) {
 			want int
 		}{{"owner", owner, r.owner}, {"other", other, r.other}, {"admin", admin, r.admin}, {"root", root, r.root}} {
 			method, path, _ := strings.Cut(r.route, " ")
+			path = strings.ReplaceAll(path, "{name}", "lab.echo")
 			if strings.Contains(path, "{id}") { // only then: it makes a job
 				path = strings.ReplaceAll(path, "{id}", jobIn(owner, r.setup))
 			}

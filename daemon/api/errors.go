@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/apitype"
+	"girderworker/daemon/plugin"
 	"girderworker/daemon/policy"
 	"girderworker/queue"
 	"girderworker/transforms"
@@ -72,6 +73,7 @@ func explain(err error) apitype.Error {
 		transition *queue.TransitionError
 		tooLarge   *http.MaxBytesError
 		denied     *policy.Denied
+		arguments  *plugin.ArgumentError
 		kind       string
 	)
 	switch {
@@ -83,6 +85,8 @@ func explain(err error) apitype.Error {
 			kind = apitype.KindTooLarge
 		}
 		return apitype.Error{Kind: kind, Message: document.Error(), Field: document.Field}
+	case errors.As(err, &arguments):
+		return apitype.Error{Kind: apitype.KindBadRequest, Message: arguments.Error(), Field: "kwargs." + arguments.Problems[0].Name}
 	case errors.As(err, &denied):
 		return apitype.Error{Kind: apitype.KindForbidden, Message: denied.Error(), Field: denied.Refusals[0].Field}
 	case errors.As(err, &transition):

@@ -27,6 +27,9 @@ func routes() []route {
 		{"GET /v1/jobs/{id}/wait", byOwner, (*Server).waitJob},
 		{"GET /v1/events", bySubmitter, (*Server).events}, // of one's own jobs, but for an admin
 
+		{"GET /v1/tasks", bySubmitter, (*Server).listTasks},
+		{"GET /v1/tasks/{name}", bySubmitter, (*Server).getTask},
+
 		{"GET /v1/images", bySubmitter, (*Server).listImages}, // everyone's and one's own
 		{"POST /v1/images", bySubmitter, (*Server).importImage},
 		{"DELETE /v1/images", bySubmitter, (*Server).removeImage}, // one's own, but for an admin

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"girderworker/daemon/apitype"
+	"girderworker/daemon/plugin"
 	"girderworker/queue"
 	"girderworker/transforms"
 )
@@ -49,7 +50,9 @@ type Config struct {
 	// uid 0: what root submits gets an unprivileged identity.
 	RunAs func(Peer) (queue.Identity, error)
 	// Policy says what a peer's jobs may ask; nil lets them ask anything.
-	Policy   Policy
+	Policy Policy
+	// Tasks are those that a document may name; nil: none but docker_run.
+	Tasks    *plugin.Registry
 	Version  apitype.Version
 	Settings Settings
 	Logger   *slog.Logger
@@ -77,6 +80,7 @@ type Server struct {
 	stateDir string
 	runAs    func(Peer) (queue.Identity, error)
 	policy   Policy
+	tasks    *plugin.Registry
 	version  apitype.Version
 	logger   *slog.Logger
 	settings atomic.Pointer[Settings]
@@ -107,11 +111,15 @@ func New(c Config) *Server {
 		stateDir: c.StateDir,
 		runAs:    c.RunAs,
 		policy:   c.Policy,
+		tasks:    c.Tasks,
 		version:  c.Version,
 		logger:   c.Logger,
 		conns:    connections{perUser: perUser, conns: make(map[net.Conn]int), users: make(map[int]int)},
 		mux:      http.NewServeMux(),
 		big:      make(chan struct{}, maxBig),
+	}
+	if s.tasks == nil {
+		s.tasks = new(plugin.Registry)
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	if s.logger == nil {

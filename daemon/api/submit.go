@@ -79,18 +79,27 @@ func inJob(i int, err error) error {
 // of the configuration does not change what was accepted.
 func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Identity, settings *Settings) (queue.Submission, error) {
 	owner := c.peer.Owner()
+	name := f.Task
+	f, call, err := s.called(f)
+	if err != nil {
+		return queue.Submission{}, err
+	}
 	secrets, err := f.TakeSecrets()
 	if err != nil {
 		return queue.Submission{}, err
 	}
-	hash := sha256.Sum256(f.AppendJSON(make([]byte, 0, 512)))
+	// Of a call it is what was asked that counts, not what its task is today.
+	if call == nil {
+		call = f.AppendJSON(make([]byte, 0, 512))
+	}
+	hash := sha256.Sum256(call)
 	sub := queue.Submission{
 		ID:        f.ID,
 		Source:    queue.SourceSocket,
 		Owner:     owner,
 		Identity:  identity,
 		Name:      f.Name,
-		Task:      f.Task,
+		Task:      name,
 		Image:     f.Image,
 		Priority:  f.Priority,
 		After:     f.After,
@@ -111,8 +120,8 @@ func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Ident
 	}
 	judged := ""
 	switch {
-	case f.Task != transforms.TaskDockerRun:
-		sub.Fail = fmt.Sprintf("unknown task %q; this worker knows %s", f.Task, transforms.TaskDockerRun)
+	case f.Calls():
+		sub.Fail = fmt.Sprintf("unknown task %q; this worker knows %s", name, s.known())
 	case !repeated:
 		if judged, err = s.checkMachine(f, c, settings); err != nil {
 			return sub, err

@@ -16,16 +16,40 @@ func ContainerTasks() []string {
 // Document is the job document of a task that runs a container. The options are
 // the machine's.
 func Document(t *celery.Task, options transforms.RunOptions) (*transforms.JobFile, transforms.Secrets, error) {
+	task, err := callOf(t)
+	if err != nil {
+		return nil, transforms.Secrets{}, err
+	}
+	task.RunOptions = options
+	return transforms.FromTask(task)
+}
+
+// DocumentBy is that of any other task, which make knows; make leaves the secrets in.
+func DocumentBy(t *celery.Task, make func(transforms.Task) (*transforms.JobFile, error)) (*transforms.JobFile, transforms.Secrets, error) {
+	task, err := callOf(t)
+	if err != nil {
+		return nil, transforms.Secrets{}, err
+	}
+	f, err := make(task)
+	if err != nil {
+		return nil, transforms.Secrets{}, err
+	}
+	secrets, err := f.TakeSecrets()
+	return f, secrets, err
+}
+
+// callOf is what a message calls.
+func callOf(t *celery.Task) (transforms.Task, error) {
 	task := transforms.Task{
-		Name: t.Name, Args: t.Positional, Kwargs: t.Keyword, Hooks: t.HookTables, APIURL: t.APIURL, RunOptions: options,
+		Name: t.Name, Args: t.Positional, Kwargs: t.Keyword, Hooks: t.HookTables, APIURL: t.APIURL,
 	}
 	if t.Job != nil {
 		task.JobID = t.Job.Reference
 	}
 	if t.Session != nil {
 		if err := json.Unmarshal(t.Session, &task.Session); err != nil {
-			return nil, transforms.Secrets{}, fmt.Errorf("cannot use girder_client_session_kwargs: %w", err)
+			return task, fmt.Errorf("cannot use girder_client_session_kwargs: %w", err)
 		}
 	}
-	return transforms.FromTask(task)
+	return task, nil
 }

@@ -118,7 +118,7 @@ func (in *Intake) fill(sub *queue.Submission, t *celery.Task, s Settings) (trans
 	if err != nil {
 		return secrets, err
 	}
-	f.Timeout, f.SoftTimeout = t.Hard, t.Soft
+	f.Timeout, f.SoftTimeout = cmp.Or(t.Hard, f.Timeout), cmp.Or(t.Soft, f.SoftTimeout)
 	if f.Timeout > 0 && f.SoftTimeout >= f.Timeout {
 		f.SoftTimeout = 0 // the hard one comes first
 	}

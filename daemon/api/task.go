@@ -1,0 +1,64 @@
+package api
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"girderworker/daemon/apitype"
+	"girderworker/transforms"
+)
+
+// listTasks tells what was discovered, and what was not.
+func (s *Server) listTasks(w http.ResponseWriter, _ *http.Request, _ *call) error {
+	tasks, problems := s.tasks.Tasks()
+	answer := apitype.Tasks{Tasks: make([]apitype.Task, len(tasks)), Problems: make([]string, len(problems))}
+	for i, t := range tasks {
+		answer.Tasks[i] = t.Task
+	}
+	for i, err := range problems {
+		answer.Problems[i] = err.Error()
+	}
+	s.answer(w, http.StatusOK, answer)
+	return nil
+}
+
+func (s *Server) getTask(w http.ResponseWriter, r *http.Request, _ *call) error {
+	t, ok := s.tasks.Lookup(r.PathValue("name"))
+	if !ok {
+		return failure(apitype.KindNotFound, "no task %q here; `girder-worker tasks` lists them", r.PathValue("name"))
+	}
+	s.answer(w, http.StatusOK, t.Task)
+	return nil
+}
+
+// called turns a document that names a discovered task into the one that it comes
+// to, and tells what was asked; nil for any other document, which stays as it is.
+func (s *Server) called(f *transforms.JobFile) (*transforms.JobFile, []byte, error) {
+	if !f.Calls() {
+		return f, nil, nil
+	}
+	t, ok := s.tasks.Lookup(f.Task)
+	if !ok {
+		return f, nil, nil
+	}
+	masked := *f
+	masked.Girders = slices.Clone(f.Girders)
+	if _, err := masked.TakeSecrets(); err != nil {
+		return nil, nil, err
+	}
+	asked := f.AppendCall(masked.AppendJSON(nil))
+	task, err := t.Document(transforms.Task{Name: f.Task, Args: f.Call.Args, Kwargs: f.Call.Kwargs})
+	if err == nil {
+		f, err = f.Called(task)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return f, asked, nil
+}
+
+// known are the names that a document may have.
+func (s *Server) known() string {
+	return strings.Join(append([]string{transforms.TaskDockerRun}, s.tasks.Names()...), ", ")
+}
