@@ -126,13 +126,13 @@ func (f *front) runAttempt(ctx context.Context, job *queue.Job, r *running) {
 	}
 	err := f.pullFor(ctx, job, r)
 	var req *attempt.Request
-	var gpus int
+	var res transforms.Resources
 	if err == nil {
-		req, gpus, err = f.prepare(job, r)
+		req, res, err = f.prepare(job, r)
 	}
 	var devices []string
 	if err == nil {
-		devices, err = f.awaitGPUs(ctx, job, r, gpus)
+		devices, err = f.awaitGPUs(ctx, job, r, res)
 	}
 	if errors.Is(err, errPullCanceled) || errors.Is(err, errCanceled) {
 		text := err.Error()
@@ -173,16 +173,16 @@ func (f *front) runAttempt(ctx context.Context, job *queue.Job, r *running) {
 }
 
 // prepare makes the request of an attempt. From then on nobody prunes its image.
-func (f *front) prepare(job *queue.Job, r *running) (*attempt.Request, int, error) {
+func (f *front) prepare(job *queue.Job, r *running) (*attempt.Request, transforms.Resources, error) {
 	defer f.images.Hold()()
-	req, gpus, err := f.request(job)
+	req, res, err := f.request(job)
 	if err != nil {
-		return nil, 0, err
+		return nil, res, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.imageID, r.grace = req.ImageID, req.Plan.StopGrace
-	return req, gpus, nil
+	return req, res, nil
 }
 
 // errPullCanceled: the job was canceled while its image was being pulled.
@@ -232,21 +232,22 @@ func (f *front) pullFor(ctx context.Context, job *queue.Job, r *running) error {
 	return nil
 }
 
-// request turns a claimed job into what the monitor takes but the GPUs, of which
-// it returns the number.
-func (f *front) request(job *queue.Job) (*attempt.Request, int, error) {
+// request turns a claimed job into what the monitor takes but the GPUs, which
+// it returns among what the job takes.
+func (f *front) request(job *queue.Job) (*attempt.Request, transforms.Resources, error) {
+	var none transforms.Resources
 	file, err := transforms.ParseJobFile(job.Body)
 	if err != nil {
-		return nil, 0, fmt.Errorf("cannot read the job's document: %w", err)
+		return nil, none, fmt.Errorf("cannot read the job's document: %w", err)
 	}
 	plan, err := file.Plan()
 	if err != nil {
-		return nil, 0, fmt.Errorf("cannot plan the job: %w", err)
+		return nil, none, fmt.Errorf("cannot plan the job: %w", err)
 	}
 	if job.Source == queue.SourceAMQP { // a person names the address that is good here
 		settings, err := reportSettings(f.config.Load())
 		if err != nil {
-			return nil, 0, err
+			return nil, none, err
 		}
 		for i := range plan.Girders {
 			plan.Girders[i].URL = settings.Reach(plan.Girders[i].URL)
@@ -254,13 +255,14 @@ func (f *front) request(job *queue.Job) (*attempt.Request, int, error) {
 	}
 	image, err := f.images.Resolve(file.Image, ownerUID(job))
 	if err != nil {
-		return nil, 0, err
+		return nil, none, err
 	}
 	// The image of a job may have come after the job, so its label may, too.
 	gpus := job.Needs.GPUs
 	if image.WantsGPU && gpus == 0 && !file.DeclinesGPU() {
 		gpus = 1
 	}
+	file.Resources.GPUs = gpus
 	file.Complete(f.settings(f.config.Load()).Defaults) // was done at submission; a job of an older release may lack something
 	res := file.Resources
 	return &attempt.Request{
@@ -275,7 +277,7 @@ func (f *front) request(job *queue.Job) (*attempt.Request, int, error) {
 			Swap: res.Swap, Reservation: res.Reservation, CPUSet: res.CPUSet, MemorySet: res.MemorySet, CPUShares: res.CPUShares,
 		},
 		Limits: attempt.Limits{Hard: job.Limits.Hard, Soft: job.Limits.Soft, Idle: job.Limits.Idle, Outage: f.config.Load().Outage},
-	}, gpus, nil
+	}, res, nil
 }
 
 // secrets are those of a job that its attempts need. What else is secret of it,

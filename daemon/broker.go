@@ -16,6 +16,7 @@ import (
 	"girderworker/daemon/amqp"
 	"girderworker/daemon/celery"
 	"girderworker/daemon/config"
+	"girderworker/daemon/policy"
 	"girderworker/daemon/worker"
 	"girderworker/queue"
 	"girderworker/transforms"
@@ -189,7 +190,13 @@ func (b *broker) tasks() []string { return append(worker.ContainerTasks(), b.f.t
 func (b *broker) settings() worker.Settings {
 	s := b.f.settings(b.f.config.Load())
 	// The monitor chooses who a task runs as.
-	return worker.Settings{Defaults: s.Defaults, Machine: s.Machine, Tasks: b.tasks()}
+	return worker.Settings{
+		Defaults: s.Defaults, Machine: s.Machine, Tasks: b.tasks(),
+		GPUs: func(res transforms.Resources) (int, error) {
+			_, n, err := b.f.gpus.find(res, b.f.rules.Load().policy.For(policy.Subject{Source: policy.AMQP}))
+			return n, err
+		},
+	}
 }
 
 // document is a task's, by what its name means today. Those that run what their

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"girderworker/daemon/attempt"
 	"girderworker/daemon/config"
 	"girderworker/daemon/monitor"
+	"girderworker/daemon/policy"
 	"girderworker/queue"
 	"girderworker/sandbox/gpu"
 	"girderworker/transforms"
@@ -29,11 +31,12 @@ type gpus struct {
 	inv     *gpu.Inventory
 	share   int
 	held    map[monitor.Attempt][]string
-	changed chan struct{} // closed, and replaced, when somebody may look again
+	awaited map[monitor.Attempt][]string // by name, by those who wait
+	changed chan struct{}                // closed, and replaced, when somebody may look again
 }
 
 func newGPUs(c config.GPUs) *gpus {
-	g := &gpus{dirs: c.Dirs, kinds: c.Kinds, share: c.Share, held: map[monitor.Attempt][]string{}, changed: make(chan struct{})}
+	g := &gpus{dirs: c.Dirs, kinds: c.Kinds, share: c.Share, held: map[monitor.Attempt][]string{}, awaited: map[monitor.Attempt][]string{}, changed: make(chan struct{})}
 	g.inv = gpu.Read(g.dirs, g.kinds)
 	return g
 }
@@ -102,18 +105,67 @@ func (g *gpus) holders() map[string][]string {
 	return jobs
 }
 
-// take gives an attempt n devices, those first that fewest others have. Without
-// enough it gives none, and a channel that is closed when that may have changed.
-func (g *gpus) take(a monitor.Attempt, n int) ([]string, <-chan struct{}) {
+// wanted is what an attempt needs.
+type wanted struct {
+	n       int
+	devices []string               // that it has to be, where it named them
+	granted func(name string) bool // by policy
+}
+
+// find is which devices a job means, or how many it gets, of those that it may
+// have.
+func (g *gpus) find(res transforms.Resources, rights *policy.Rights) (devices []string, n int, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, name := range transforms.GPUDevices(res.Devices) {
+		device, err := g.inv.Find(name)
+		switch {
+		case err != nil:
+			return nil, 0, err
+		case !rights.GrantsGPU(device):
+			return nil, 0, fmt.Errorf("%s is not allowed by gpu_kinds of the policy", device)
+		case slices.Contains(devices, device):
+			return nil, 0, fmt.Errorf("%.80q is a second name of %s", name, device)
+		}
+		devices = append(devices, device)
+	}
+	granted := len(slices.DeleteFunc(slices.Clone(g.inv.Devices), func(name string) bool { return !rights.GrantsGPU(name) }))
+	switch n = res.GPUs; {
+	case n > rights.GPUs():
+		return nil, 0, fmt.Errorf("the job asks for %d and gpus of the policy allows %d", n, rights.GPUs())
+	case n > granted:
+		return nil, 0, fmt.Errorf("the job asks for %d and a job can have at most %d on this machine", n, granted)
+	case n == transforms.AllGPUs:
+		if n = min(granted, rights.GPUs()); n == 0 {
+			return nil, 0, errors.New("the job asks for all, and there is none for it on this machine")
+		}
+	}
+	return devices, n, nil
+}
+
+// take gives an attempt its devices: those that it named, or those first that
+// fewest others have and nobody waits for. Without enough it gives none, and a
+// channel that is closed when that may have changed.
+func (g *gpus) take(a monitor.Attempt, w wanted) ([]string, <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	jobs := g.holders()
-	free := slices.DeleteFunc(slices.Clone(g.inv.Devices), func(name string) bool { return len(jobs[name]) >= g.share })
-	if len(free) < n {
+	free := slices.DeleteFunc(slices.Clone(g.inv.Devices), func(name string) bool {
+		return len(jobs[name]) >= g.share || !w.granted(name) || w.devices != nil && !slices.Contains(w.devices, name)
+	})
+	if len(free) < w.n {
+		g.awaited[a] = w.devices
 		return nil, g.changed
 	}
-	slices.SortStableFunc(free, func(x, y string) int { return len(jobs[x]) - len(jobs[y]) })
-	names := free[:n]
+	delete(g.awaited, a)
+	awaited := map[string]int{}
+	for _, names := range g.awaited {
+		for _, name := range names {
+			awaited[name]++
+		}
+	}
+	slices.SortStableFunc(free, func(x, y string) int { return cmp.Or(awaited[x]-awaited[y], len(jobs[x])-len(jobs[y])) })
+	names := free[:w.n]
 	g.held[a] = names
 	return names, nil
 }
@@ -127,6 +179,7 @@ func (g *gpus) hold(a monitor.Attempt, names []string) {
 func (g *gpus) free(a monitor.Attempt) (had bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	delete(g.awaited, a)
 	if _, had = g.held[a]; had {
 		delete(g.held, a)
 		g.wakeLocked()
@@ -173,16 +226,24 @@ const stageFinishing = "finishing"
 // awaitGPUs takes the devices of a claimed job. The queue has counted them, so
 // they are there but for a device that disappeared just now, one whose holder is
 // about to let it go, one that only the image asks for, or a share of one device where two devices are needed.
-func (f *front) awaitGPUs(ctx context.Context, job *queue.Job, r *running, n int) ([]string, error) {
-	if n == 0 {
+func (f *front) awaitGPUs(ctx context.Context, job *queue.Job, r *running, res transforms.Resources) ([]string, error) {
+	if res.GPUs == 0 {
 		return nil, nil
 	}
 	f.readGPUs()
 	if job.Needs.GPUs == 0 && f.gpus.count() == 0 {
 		return nil, fmt.Errorf("the image asks for a GPU by its label %s, and this machine has none; NVIDIA_VISIBLE_DEVICES=void in the job's environment runs it without", transforms.GPULabel)
 	}
+	rights := f.rightsOfJob(job)
+	want := wanted{n: res.GPUs, granted: rights.GrantsGPU}
+	if res.Devices != "" {
+		var err error
+		if want.devices, _, err = f.gpus.find(res, rights); err != nil {
+			return nil, fmt.Errorf("gpus: %w", err)
+		}
+	}
 	for waited := false; ; waited = true {
-		names, changed := f.gpus.take(r.name, n)
+		names, changed := f.gpus.take(r.name, want)
 		if names != nil {
 			if waited {
 				r.setStarting(true, string(queue.Preparing))
@@ -190,7 +251,7 @@ func (f *front) awaitGPUs(ctx context.Context, job *queue.Job, r *running, n int
 			return names, nil
 		}
 		if !waited {
-			f.logger.Info("An attempt waits for a GPU", "attempt", r.name, "gpus", n)
+			f.logger.Info("An attempt waits for a GPU", "attempt", r.name, "gpus", want.n, "devices", strings.Join(want.devices, ","))
 			r.setStarting(false, "waiting for a GPU")
 			f.lookAgain()
 		}

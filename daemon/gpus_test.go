@@ -205,6 +205,63 @@ func TestGPUWait(t *testing.T) {
 	}
 }
 
+// TestGPUNames: a job gets the devices that it names, waits for them and keeps those
+// who do not care off them; all are those that policy grants.
+func TestGPUNames(t *testing.T) {
+	w, dir := gpuWorld(t)
+	w.stop()
+	policy := filepath.Join(w.dir, "policy.toml")
+	if err := os.WriteFile(policy, []byte("[socket]\ngpus = 2\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.configure("slots = 8\npolicy_file = " + policy + "\n[gpus]\ncdi_dirs = " + dir + "\nkinds = example.com/gpu,other.example/gpu")
+	writeGPUs(t, dir, 0, 1, 2)
+	w.start()
+	for devices, says := range map[string]string{
+		"7":                             `there is no GPU "7"; there are example.com/gpu=0, example.com/gpu=1, example.com/gpu=2`,
+		"0,example.com/gpu=0":           "a second name of example.com/gpu=0",
+		"0,1,2":                         "gpus of the policy allows 2",
+		"nvidia.com/gpu=0":              "there is no GPU",
+		"example.com/gpu=0/../../dev/x": "no name of a GPU",
+	} {
+		_, err := w.client.Submit(t.Context(), document("x", "resources", map[string]any{"gpu_devices": devices}))
+		if client.Kind(err) != "bad-request" || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "resources.gpu_devices") {
+			t.Errorf("%s: %v", devices, err)
+		}
+	}
+	all := w.submit(holdGPU, "resources", map[string]any{"gpus": -1})
+	w.printed(all.ID, "example0\nexample1\nup")
+	w.cancel(all.ID)
+
+	first := w.submit(holdGPU, "resources", map[string]any{"gpu_devices": "1"})
+	w.printed(first.ID, "example1\nup")
+	again := w.submit(holdGPU, "resources", map[string]any{"gpu_devices": "example.com/gpu=1"})
+	w.eventually("it waits for its device", func() bool { return w.job(again.ID).Stage == "waiting for a GPU" })
+	other := w.submit(holdGPU, "resources", oneGPU)
+	w.printed(other.ID, "example0\nup")
+	last := w.submit(holdGPU, "resources", oneGPU)
+	if job := w.job(last.ID); job.State != "queued" {
+		t.Errorf("a fourth job of three devices: %+v", job)
+	}
+	w.cancel(first.ID)
+	w.printed(again.ID, "example1\nup")
+	w.printed(last.ID, "example2\nup")
+	if got, want := w.gpuStatus(), "0:"+other.ID+" 1:"+again.ID+" 2:"+last.ID; got != want {
+		t.Errorf("status %s, want %s", got, want)
+	}
+	for _, id := range []string{again.ID, other.ID, last.ID} {
+		w.cancel(id)
+	}
+	// Policy that no longer grants the kind is asked again.
+	if err := os.WriteFile(policy, []byte("[socket]\ngpu_kinds = [\"other.example/gpu\"]\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("policy refuses it", func() bool {
+		_, err := w.client.Submit(t.Context(), document("x", "hold", "not to run", "resources", map[string]any{"gpu_devices": "1"}))
+		return err != nil && strings.Contains(err.Error(), "example.com/gpu=1 is not allowed by gpu_kinds")
+	})
+}
+
 func (w *world) cancel(id string) {
 	w.t.Helper()
 	if _, err := w.client.Cancel(w.t.Context(), id, ""); err != nil {

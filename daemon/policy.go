@@ -101,6 +101,12 @@ func (f *front) Judge(p *api.Peer, file *transforms.JobFile, imageID string) err
 	return err
 }
 
+// GPUs implements [api.Policy].
+func (f *front) GPUs(p *api.Peer, res transforms.Resources) (int, error) {
+	_, n, err := f.gpus.find(res, f.rightsOf(p))
+	return n, err
+}
+
 // auditRefusal has the audit log tell of it; the submitter does not wait for that.
 func (f *front) auditRefusal(p *api.Peer, image string, why error) {
 	r := monitor.RefusedJob{Identity: sealed(&p.Identity, queue.SourceSocket), Image: image, Reason: why.Error()}

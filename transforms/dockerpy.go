@@ -161,6 +161,7 @@ type dockerOptions struct {
 	given   map[string]any
 
 	quota, period int64
+	nvidia        bool  // the runtime is
 	swap          int64 // memory and swap together; 0 is not given
 }
 
@@ -207,6 +208,9 @@ func (d *dockerOptions) finish() error {
 	if f.Network == "" {
 		f.Network = sandbox.NetworkPrivate
 	}
+	if err := d.nvidiaRuntime(); err != nil {
+		return err
+	}
 	if d.quota > 0 {
 		if d.given["nano_cpus"] != nil && f.Resources.CPUs > 0 {
 			return inField("nano_cpus", problem("given together with cpu_quota"))
@@ -229,6 +233,22 @@ func (d *dockerOptions) finish() error {
 		default:
 			f.Resources.Swap = d.swap - memory
 		}
+	}
+	return nil
+}
+
+// nvidiaRuntime gives a job of that runtime its GPUs, unless requests did.
+func (d *dockerOptions) nvidiaRuntime() error {
+	if !d.nvidia || d.f.Resources.GPUs != 0 || d.f.DeclinesGPU() {
+		return nil
+	}
+	visible, named := d.f.Env["NVIDIA_VISIBLE_DEVICES"]
+	if !named {
+		d.f.Resources.GPUs = 1
+		return nil
+	}
+	if err := d.gpus(strings.Split(visible, ",")); err != nil {
+		return inField("environment", err)
 	}
 	return nil
 }

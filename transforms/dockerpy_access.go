@@ -193,7 +193,12 @@ func (d *dockerOptions) dns(v any) error {
 	return nil
 }
 
-// deviceRequests are docker.types.DeviceRequest: so many GPUs.
+// gpuCapabilities are those that Docker's nvidia driver can meet
+// (daemon/nvidia_linux.go); a GPU by CDI comes with all of them.
+var gpuCapabilities = []string{"gpu", "nvidia", "compute", "compat32", "graphics", "utility", "video", "display", "ngx"}
+
+// deviceRequests are docker.types.DeviceRequest: so many GPUs, all of them, or
+// those of the names given.
 func (d *dockerOptions) deviceRequests(v any) error {
 	list, ok := v.([]any)
 	if !ok && v != nil {
@@ -204,26 +209,101 @@ func (d *dockerOptions) deviceRequests(v any) error {
 		if !ok {
 			return wrongType(item, "a docker.types.DeviceRequest")
 		}
-		count, err := wholeOf(m["Count"])
-		if err != nil {
+		if err := d.deviceRequest(m); err != nil {
 			return err
 		}
-		if ids, _ := m["DeviceIDs"].([]any); count < 1 || count > MaxGPUs || len(ids) > 0 {
-			return problem("a number of GPUs from 1 to %d is wanted, which ones are the worker's to choose", MaxGPUs)
+	}
+	return nil
+}
+
+func (d *dockerOptions) deviceRequest(m map[string]any) error {
+	switch driver := m["Driver"]; driver {
+	case nil, "", "nvidia", "cdi":
+	default:
+		return problem("the driver %s is not there; GPUs are had by nvidia, or by their names by cdi", shown(driver))
+	}
+	if options, _ := m["Options"].(map[string]any); len(options) > 0 {
+		return problem("Options are a driver's, which there is none of here")
+	}
+	if sets, ok := m["Capabilities"].([]any); ok && len(sets) > 0 {
+		if err := canMeet(sets); err != nil {
+			return err
 		}
+	}
+	count, err := wholeOf(m["Count"])
+	if err != nil {
+		return err
+	}
+	ids, err := stringsOf(m["DeviceIDs"])
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(ids) > 0 && count != 0:
+		return problem("Count and DeviceIDs exclude each other")
+	case len(ids) > 0:
+		return d.gpus(ids)
+	case count == AllGPUs:
+		return d.gpus([]string{"all"})
+	case count < 1 || count > MaxGPUs:
+		return problem("a Count from 1 to %d is wanted, -1 for all, or DeviceIDs", MaxGPUs)
+	case d.f.Resources.Devices != "":
+		return problem("some requests give names and others a number")
+	case d.f.Resources.GPUs != AllGPUs:
 		d.f.Resources.GPUs += int(count)
 	}
 	return nil
 }
 
+// canMeet refuses capabilities of which no set can be had.
+func canMeet(sets []any) error {
+	var lacks string
+	for _, set := range sets {
+		names, err := stringsOf(set)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(names, func(name string) bool { return !slices.Contains(gpuCapabilities, name) })
+		if i < 0 {
+			return nil
+		}
+		lacks = names[i]
+	}
+	return problem("no device here has the capability %.40q; there are GPUs", lacks)
+}
+
+// gpus asks for devices by their names, of which "all" is every one.
+func (d *dockerOptions) gpus(ids []string) error {
+	res := &d.f.Resources
+	if len(ids) == 1 && ids[0] == "all" {
+		res.GPUs, res.Devices = AllGPUs, ""
+		return nil
+	}
+	if res.GPUs == AllGPUs {
+		return nil // they are among all
+	}
+	if res.Devices == "" && res.GPUs > 0 {
+		return problem("some requests give names and others a number")
+	}
+	names := GPUDevices(res.Devices)
+	for _, id := range ids {
+		if !slices.Contains(names, id) {
+			names = append(names, id)
+		}
+	}
+	res.Devices = strings.Join(names, ",")
+	res.GPUs = len(names)
+	return checkGPUDevices(res.Devices)
+}
+
 // runtime is a name of Docker's configuration. nvidia is how GPUs were asked for
-// before there were requests.
+// before there were requests: one, or what NVIDIA_VISIBLE_DEVICES names.
 func (d *dockerOptions) runtime(v any) error {
 	return takesText(func(f *JobFile, s string) error {
 		switch s {
 		case "runc", "io.containerd.runc.v2":
 		case "nvidia":
-			f.Resources.GPUs = max(f.Resources.GPUs, 1)
+			d.nvidia = true
 		default:
 			return problem("%.40q: every job runs with the one runtime there is", s)
 		}

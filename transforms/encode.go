@@ -45,6 +45,7 @@ func (f *JobFile) AppendJSON(b []byte) []byte {
 		}
 		w.number("memory", f.Resources.Memory)
 		w.number("gpus", int64(f.Resources.GPUs))
+		w.text("gpu_devices", f.Resources.Devices)
 		w.number("pids", f.Resources.PIDs)
 		w.number("shm", f.Resources.Shm)
 		w.number("scratch", f.Resources.Scratch)

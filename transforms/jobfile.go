@@ -130,9 +130,13 @@ const (
 // Resources are what a job takes, in bytes where nothing else is said. Zero is
 // "not named".
 type Resources struct {
-	CPUs    float64
-	Memory  int64
+	CPUs   float64
+	Memory int64
+	// GPUs is a number of devices, or AllGPUs in a document that was not accepted
+	// yet. Devices are those that it has to be, as text such as "0,GPU-5b1c…":
+	// names of CDI, with or without their kind. GPUs is their number then.
 	GPUs    int
+	Devices string
 	PIDs    int64
 	Shm     int64
 	Scratch int64
@@ -449,7 +453,11 @@ func (r *reader) resourceField(res *Resources, key string) (err error) {
 	case "memory":
 		res.Memory, err = r.size(minMemory)
 	case "gpus":
-		res.GPUs, err = r.whole(0, MaxGPUs)
+		res.GPUs, err = r.whole(AllGPUs, MaxGPUs)
+	case "gpu_devices":
+		if res.Devices, err = r.line(maxDeviceNames); err == nil {
+			err = checkGPUDevices(res.Devices)
+		}
 	case "pids":
 		var n int
 		n, err = r.whole(1, MaxPIDs)

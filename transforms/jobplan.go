@@ -25,6 +25,12 @@ func (f *JobFile) check() error {
 	if f.SoftTimeout > 0 && f.Timeout > 0 && f.SoftTimeout >= f.Timeout {
 		return inField("soft_timeout", problem("%v is not less than timeout, which is %v", f.SoftTimeout, f.Timeout))
 	}
+	if names := GPUDevices(f.Resources.Devices); len(names) > 0 {
+		if n := f.Resources.GPUs; n != 0 && n != len(names) {
+			return inField("resources.gpus", problem("%d, but gpu_devices names %d", n, len(names)))
+		}
+		f.Resources.GPUs = len(names)
+	}
 	if f.Resources.Shm > 0 && f.Resources.Memory > 0 && f.Resources.Shm > f.Resources.Memory {
 		return inField("resources.shm", problem("%s is more than memory, which is %s",
 			FormatBytes(f.Resources.Shm), FormatBytes(f.Resources.Memory)))

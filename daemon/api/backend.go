@@ -68,4 +68,7 @@ type Policy interface {
 	// Judge holds a completed document, whose image came to imageID, against what
 	// the peer may ask. The error is a [*policy.Denied] where that is less.
 	Judge(p *Peer, f *transforms.JobFile, imageID string) error
+	// GPUs is how many devices the peer's job comes to, see [transforms.Resources].
+	// The error says what it cannot have.
+	GPUs(p *Peer, res transforms.Resources) (int, error)
 }

@@ -141,7 +141,7 @@ func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Ident
 		return sub, &refusal{apitype.Error{Kind: apitype.KindBadRequest, Field: "girder",
 			Message: "girder: missing; say which server has the job's files, as in https://girder.example.org/api/v1, or keep it with your API key in ~/.config/girder-worker/girder.json"}}
 	}
-	sub.Needs = queue.Needs{CPUs: f.Resources.CPUs, Memory: f.Resources.Memory, GPUs: f.Resources.GPUs}
+	sub.Needs = queue.Needs{CPUs: f.Resources.CPUs, Memory: f.Resources.Memory, GPUs: max(f.Resources.GPUs, 0)}
 	sub.Limits = queue.Limits{Hard: f.Timeout, Soft: f.SoftTimeout, Idle: f.IdleTimeout}
 	sub.Retry = queue.Retry{Max: f.Retries.Max, Delay: f.Retries.Delay, FailInterrupted: f.Retries.FailInterrupted}
 	sub.Body = f.AppendJSON(make([]byte, 0, 640))
@@ -171,6 +171,17 @@ func (s *Server) checkMachine(f *transforms.JobFile, c *call, settings *Settings
 	}
 	if want.GPUs > have.GPUs {
 		return "", tooMuch("gpus", strconv.Itoa(want.GPUs), strconv.Itoa(have.GPUs))
+	}
+	if want.GPUs != 0 && s.policy != nil {
+		n, err := s.policy.GPUs(c.peer, want)
+		if err != nil {
+			field := "resources.gpus"
+			if want.Devices != "" {
+				field = "resources.gpu_devices"
+			}
+			return "", &refusal{apitype.Error{Kind: apitype.KindBadRequest, Field: field, Message: field + ": " + err.Error()}}
+		}
+		f.Resources.GPUs = n
 	}
 	for _, res := range []struct {
 		name       string

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -26,7 +27,7 @@ type jobFlags struct {
 	network    string
 	cpus       float64
 	memory     string
-	gpus       int
+	gpus       string
 	timeout    string
 	priority   int
 	after      []string
@@ -55,7 +56,7 @@ func (f *jobFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.network, "network", "", "`network` of the job: none (the default), private or host")
 	fl.Float64Var(&f.cpus, "cpus", 0, "take `N` processors, as in 1.5")
 	fl.StringVar(&f.memory, "memory", "", "take `SIZE` memory, as in 2g")
-	fl.IntVar(&f.gpus, "gpus", 0, "take `N` GPUs")
+	fl.StringVar(&f.gpus, "gpus", "", "take `N` GPUs, all, or device=NAME,... by index, UUID or CDI name")
 	fl.StringVar(&f.timeout, "timeout", "", "end the job after this `time`, as in 90s, 1h30m, 2d")
 	fl.IntVar(&f.priority, "priority", 0, "a priority `P` from 0 to 9; 9 starts first")
 	fl.StringArrayVar(&f.after, "after", nil, "start when job `ID` has succeeded, fail if it does not")
@@ -86,6 +87,22 @@ type bind struct {
 	Source   string `json:"source"`
 	Target   string `json:"target"`
 	ReadOnly bool   `json:"read_only,omitempty"`
+}
+
+// setGPUs reads --gpus, in the words of docker's.
+func (f *jobFlags) setGPUs(cmd *cobra.Command, resources map[string]any) error {
+	devices, named := strings.CutPrefix(f.gpus, "device=")
+	switch n, err := strconv.Atoi(f.gpus); {
+	case named && devices != "":
+		resources["gpu_devices"] = devices
+	case f.gpus == "all":
+		resources["gpus"] = -1
+	case err == nil && n >= 0:
+		resources["gpus"] = n
+	default:
+		return usageError(cmd, "--gpus %q: want a number, all, or device= and names such as 0 or nvidia.com/gpu=0, by commas", f.gpus)
+	}
+	return nil
 }
 
 // document is the job document of the flags, for an image and its arguments.
@@ -126,7 +143,9 @@ func (f *jobFlags) document(cmd *cobra.Command, lookup func(string) (string, boo
 		resources["memory"] = f.memory
 	}
 	if changed("gpus") {
-		resources["gpus"] = f.gpus
+		if err := f.setGPUs(cmd, resources); err != nil {
+			return nil, err
+		}
 	}
 	if len(resources) > 0 {
 		d["resources"] = resources

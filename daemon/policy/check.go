@@ -231,7 +231,7 @@ func (c *checker) gpus() {
 		c.refuse("resources.gpus", "gpus", "%d is more than %d", n, c.rights.gpus)
 	}
 	for _, name := range c.job.Resources.GPUs {
-		if kind, _, _ := strings.Cut(name, "="); !matchAny(c.rights.gpuKinds, kind) {
+		if !c.rights.GrantsGPU(name) {
 			c.refuse("resources.gpus", "gpu_kinds", "%s is not allowed", name)
 		}
 	}

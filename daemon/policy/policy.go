@@ -157,6 +157,15 @@ func (p *Policy) For(who Subject) *Rights {
 	return r
 }
 
+// GPUs is how many devices a job may have.
+func (r *Rights) GPUs() int { return r.gpus }
+
+// GrantsGPU tells whether a job may have a device, by its CDI name.
+func (r *Rights) GrantsGPU(name string) bool {
+	kind, _, _ := strings.Cut(name, "=")
+	return matchAny(r.gpuKinds, kind)
+}
+
 // joinRoots has each path once: what one section lets write, no other takes away.
 func joinRoots(all []Root) []Root {
 	slices.SortFunc(all, func(a, b Root) int {

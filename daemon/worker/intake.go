@@ -24,6 +24,9 @@ type Settings struct {
 	Defaults transforms.Defaults
 	// Machine is what it has at most for one job; zero fields are not held against.
 	Machine transforms.Resources
+	// GPUs is how many devices a task comes to, see [transforms.Resources]; nil: as
+	// many as it asks for.
+	GPUs func(transforms.Resources) (int, error)
 	// Identity is who tasks run as.
 	Identity queue.Identity
 	// Tasks are the names that can be run.
@@ -127,6 +130,11 @@ func (in *Intake) fill(sub *queue.Submission, t *celery.Task, s Settings) (trans
 	}
 	if err := fits(f.Resources, s.Machine); err != nil {
 		return secrets, err
+	}
+	if f.Resources.GPUs != 0 && s.GPUs != nil {
+		if f.Resources.GPUs, err = s.GPUs(f.Resources); err != nil {
+			return secrets, fmt.Errorf("cannot give the task its GPUs: %w", err)
+		}
 	}
 	f.Complete(s.Defaults)
 	sub.Name, sub.Image = f.Name, f.Image

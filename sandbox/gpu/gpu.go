@@ -48,6 +48,7 @@ type Inventory struct {
 	Problems []error
 
 	byName map[string]device
+	same   map[string]string // of Devices, by all their names
 }
 
 type device struct {
@@ -59,7 +60,7 @@ type device struct {
 // Read reads the files. A directory that is not there has none. Kinds are
 // vendor/class; devices of other kinds are no GPUs.
 func Read(dirs, kinds []string) *Inventory {
-	inv := &Inventory{byName: map[string]device{}}
+	inv := &Inventory{byName: map[string]device{}, same: map[string]string{}}
 	for priority, dir := range dirs {
 		files, err := specFiles(dir)
 		if err != nil {
@@ -126,9 +127,35 @@ func (inv *Inventory) choose() {
 		byNodes[nodes] = append(byNodes[nodes], name)
 	}
 	for _, names := range byNodes {
-		inv.Devices = append(inv.Devices, slices.MinFunc(names, byIndex))
+		first := slices.MinFunc(names, byIndex)
+		inv.Devices = append(inv.Devices, first)
+		for _, name := range names {
+			inv.same[name] = first
+		}
 	}
 	slices.SortFunc(inv.Devices, byIndex)
+}
+
+// Find is the device that somebody means: by a qualified name, or by an index or a
+// UUID alone, as its vendor's tools have it.
+func (inv *Inventory) Find(name string) (string, error) {
+	if found, ok := inv.same[name]; ok {
+		return found, nil
+	}
+	var found []string
+	for qualified, device := range inv.same {
+		if _, bare, _ := strings.Cut(qualified, "="); bare == name {
+			found = append(found, device)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return "", fmt.Errorf("there is no GPU %.80q; there are %s", name, cmp.Or(strings.Join(inv.Devices, ", "), "none"))
+	}
+	slices.SortFunc(found, byIndex)
+	return "", fmt.Errorf("%.80q may be %s; name it in full", name, strings.Join(found, " or "))
 }
 
 // byIndex sorts numbers as numbers, and before names.

@@ -67,6 +67,20 @@ func TestDevices(t *testing.T) {
 	if len(inv.Problems) > 0 || strings.Join(inv.Devices, " ") != kind+"=2 "+kind+"=10" {
 		t.Fatalf("devices %v, problems %v", inv.Devices, inv.Problems)
 	}
+	for name, want := range map[string]string{"2": "=2", "GPU-bbbb": "=10", kind + "=GPU-aaaa": "=2", kind + "=10": "=10"} {
+		if got, err := inv.Find(name); err != nil || got != kind+want {
+			t.Errorf("%s is %s, %v", name, got, err)
+		}
+	}
+	for name, says := range map[string]string{"all": "there is no GPU", "1": "there are example.com/gpu=2, example.com/gpu=10", "other.com/gpu=2": "there is no GPU"} {
+		if got, err := inv.Find(name); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s is %s, %v", name, got, err)
+		}
+	}
+	write(t, dir+"/other.yaml", strings.ReplaceAll(vendor(dir), kind, "other.com/gpu"))
+	if _, err := Read([]string{dir}, []string{kind, "other.com/gpu"}).Find("2"); err == nil || !strings.Contains(err.Error(), "example.com/gpu=2 or other.com/gpu=2; name it in full") {
+		t.Errorf("2 of two kinds: %v", err)
+	}
 	spec := &sandbox.Spec{Env: []string{"EXAMPLE_VISIBLE_DEVICES=all", "X=y"}}
 	err := inv.Apply(spec, inv.Devices, nil)
 	for _, m := range spec.Mounts {
