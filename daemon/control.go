@@ -114,6 +114,7 @@ func (f *front) settings(c *config.Config) api.Settings {
 			},
 			Timeout:    c.Limits.Time,
 			RetryDelay: 10 * time.Second,
+			Girder:     c.GirderURL,
 		},
 		Machine: transforms.Resources{
 			CPUs:   min(c.Machine.CPUs, c.Hardware.CPUs),

@@ -97,6 +97,7 @@ func run(o Options) error {
 		GPUs:      attempt.GPUs{Dirs: c.GPUs.Dirs, Kinds: c.GPUs.Kinds, Hooks: c.GPUs.Hooks},
 		Drop:      c.DropPath(),
 		Quota:     c.Images.Quota,
+		Girder:    monitor.Girder{URL: c.GirderURL, KeyFile: c.GirderKeyFile},
 		Front:     o.Args,
 		Logger:    logger.With("part", "monitor"),
 	}, signals)

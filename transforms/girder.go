@@ -11,12 +11,15 @@ import (
 const firstGirder = "girder"
 
 // GirderAccess is a server of a job's document, with how to get in: a token, an
-// API key, or neither for what anybody may see.
+// API key, the machine's key, or none of them for what anybody may see.
 type GirderAccess struct {
 	Name string
-	URL  string // the root of the REST API, without a slash at its end
+	// URL is the root of the REST API, without a slash at its end. The server of
+	// the machine's key may have none until the document is completed.
+	URL string
 	// Token and APIKey are secrets; [Masked] once they have been taken out.
 	Token, APIKey string
+	MachineKey    bool
 	// Session is girder_client_session_kwargs: verify, cert, headers, proxies.
 	Session map[string]any
 }
@@ -55,6 +58,8 @@ func (r *reader) girder() (g GirderAccess, err error) {
 			g.Token, err = r.token(MaxSecret)
 		case "api_key":
 			g.APIKey, err = r.token(MaxSecret)
+		case "machine_key":
+			g.MachineKey, err = r.boolean()
 		case "session":
 			g.Session, err = r.session()
 		default:
@@ -64,8 +69,12 @@ func (r *reader) girder() (g GirderAccess, err error) {
 	})
 	switch {
 	case err != nil:
-	case g.URL == "":
+	case g.URL == "" && !g.MachineKey:
 		err = inField("api_url", problem("missing"))
+	case g.MachineKey && g.Token+g.APIKey != "":
+		err = inField("machine_key", problem("there is a token or an api_key already; give one of them"))
+	case g.MachineKey && g.Session != nil:
+		err = inField("session", problem("the machine's key goes to its server as the machine's admin says"))
 	case g.Token != "" && g.APIKey != "":
 		err = inField("api_key", problem("there is a token already; give one of both"))
 	}
@@ -358,6 +367,7 @@ func (w *writer) access(g *GirderAccess) {
 	w.text("api_url", g.URL)
 	w.text("token", g.Token)
 	w.text("api_key", g.APIKey)
+	w.flag("machine_key", g.MachineKey)
 	if g.Session == nil {
 		return
 	}
@@ -481,7 +491,7 @@ func (f *JobFile) moves(p *Plan) error {
 	}
 	for i := range f.Girders {
 		g := &f.Girders[i]
-		p.Girders = append(p.Girders, Girder{Name: g.Name, URL: g.URL, Session: withoutSecrets(g.Session)})
+		p.Girders = append(p.Girders, Girder{Name: g.Name, URL: g.URL, Session: withoutSecrets(g.Session), MachineKey: g.MachineKey})
 	}
 	or := func(name string) string {
 		if name == "" {

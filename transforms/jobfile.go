@@ -183,6 +183,8 @@ type Defaults struct {
 	Resources  Resources
 	Timeout    time.Duration // wall time
 	RetryDelay time.Duration // before the first retry
+	// Girder is the server, as a URL, that the machine's own API key is for.
+	Girder string
 }
 
 // Complete fills what f does not name. What is filled in never contradicts what
@@ -203,6 +205,14 @@ func (f *JobFile) Complete(d Defaults) {
 	}
 	if f.Retries.Max > 0 && f.Retries.Delay == 0 {
 		f.Retries.Delay = d.RetryDelay
+	}
+	if d.Girder != "" && len(f.Girders) == 0 && f.NeedsGirder() {
+		f.Girders = []GirderAccess{{Name: firstGirder, MachineKey: true}}
+	}
+	for i := range f.Girders {
+		if g := &f.Girders[i]; g.MachineKey && g.URL == "" {
+			g.URL = d.Girder
+		}
 	}
 }
 

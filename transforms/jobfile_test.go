@@ -14,7 +14,7 @@ import (
 // full names every field that a document can have.
 const full = `{
   "id": "scan-42", "name": "scan α", "task": "girder_worker.docker.tasks.docker_run",
-  "image": "lab/segment:1.2", "entrypoint": ["/bin/seg"], "args": ["--in", "{data}", "{{data}}", "{nothing}", "{\"a\":{data}}", "-i={ct}:{slides}", "{mask.nii}", "{work}/x", "{other.token}"],
+  "image": "lab/segment:1.2", "entrypoint": ["/bin/seg"], "args": ["--in", "{data}", "{{data}}", "{nothing}", "{\"a\":{data}}", "-i={ct}:{slides}", "{mask.nii}", "{work}/x", "{girder.token}{other.token}"],
   "env": {"B": "2", "A": "x=\"1\""}, "workdir": "/work", "user": "1000:users", "hostname": "scan-host",
   "binds": [{"name": "data-dir", "source": "/data", "target": "/in/data", "read_only": true}, {"source": "/out", "target": "/in"}],
   "volumes": ["work", {"name": "scratch", "target": "/scratch", "read_only": true, "host_dir": "/home/a/tmp", "mode": "0775"}],
@@ -324,6 +324,10 @@ func TestParseJobFileRefuses(t *testing.T) {
 		{with(`"name":"a\nb"`), "name", "control characters"},
 		{with(`"id":"-x"`), "id", "not a name"},
 		{with(`"id":".."`), "id", "not a name"},
+		{with(`"girder":{}`), "girder.api_url", "missing"},
+		{with(`"girder":{"api_url":"http://h/a","token":"t","api_key":"k"}`), "girder.api_key", "a token already"},
+		{with(`"girder":{"machine_key":true,"api_key":"k"}`), "girder.machine_key", "an api_key already"},
+		{with(`"girder":{"machine_key":true,"session":{"verify":false}}`), "girder.session", "the machine's key goes"},
 		{with(`"args":` + strings.Repeat("[", 100)), "args" + strings.Repeat("[0]", 15), "nested deeper than 16 levels"},
 	}
 	for _, test := range tests {
@@ -417,17 +421,21 @@ func TestParseDuration(t *testing.T) {
 
 var someDefaults = Defaults{
 	Resources: Resources{CPUs: 1, Memory: 1 << 30, PIDs: 4096, Shm: 64 << 20, Scratch: 1 << 30, Log: 64 << 20},
-	Timeout:   7 * 24 * time.Hour, RetryDelay: time.Second,
+	Timeout:   7 * 24 * time.Hour, RetryDelay: time.Second, Girder: "http://g/api",
 }
 
 // TestComplete: no default contradicts what the document names, which would
 // have an accepted job fail when it is read again.
 func TestComplete(t *testing.T) {
 	for members, want := range map[string]JobFile{
-		``:                                {Resources: someDefaults.Resources, Timeout: someDefaults.Timeout},
-		`"resources":{"memory":"20m"}`:    {Resources: Resources{CPUs: 1, Memory: 20 << 20, PIDs: 4096, Shm: 20 << 20, Scratch: 1 << 30, Log: 64 << 20}, Timeout: someDefaults.Timeout},
-		`"resources":{"shm":"2g"}`:        {Resources: Resources{CPUs: 1, Memory: 2 << 30, PIDs: 4096, Shm: 2 << 30, Scratch: 1 << 30, Log: 64 << 20}, Timeout: someDefaults.Timeout},
-		`"soft_timeout":"8d"`:             {Resources: someDefaults.Resources, SoftTimeout: 8 * 24 * time.Hour, Timeout: 8*24*time.Hour + 10*time.Second},
+		``:                             {Resources: someDefaults.Resources, Timeout: someDefaults.Timeout},
+		`"resources":{"memory":"20m"}`: {Resources: Resources{CPUs: 1, Memory: 20 << 20, PIDs: 4096, Shm: 20 << 20, Scratch: 1 << 30, Log: 64 << 20}, Timeout: someDefaults.Timeout},
+		`"resources":{"shm":"2g"}`:     {Resources: Resources{CPUs: 1, Memory: 2 << 30, PIDs: 4096, Shm: 2 << 30, Scratch: 1 << 30, Log: 64 << 20}, Timeout: someDefaults.Timeout},
+		`"soft_timeout":"8d"`:          {Resources: someDefaults.Resources, SoftTimeout: 8 * 24 * time.Hour, Timeout: 8*24*time.Hour + 10*time.Second},
+		`"girder":{"machine_key":true}`: {Resources: someDefaults.Resources, Timeout: someDefaults.Timeout,
+			Girders: []GirderAccess{{Name: "girder", URL: "http://g/api", MachineKey: true}}},
+		`"stdin":{"file_id":"6b00f0cb9508e6951c974251"}`: {Resources: someDefaults.Resources, Timeout: someDefaults.Timeout,
+			Stdin: Pipe{FileID: "6b00f0cb9508e6951c974251"}, Girders: []GirderAccess{{Name: "girder", URL: "http://g/api", MachineKey: true}}},
 		`"timeout":5,"retries":{"max":1}`: {Resources: someDefaults.Resources, Timeout: 5 * time.Second, Retries: Retries{Max: 1, Delay: time.Second}},
 	} {
 		document := `{"image":"a"`

@@ -175,8 +175,10 @@ type named struct {
 // named gives everything in the document that has a name, as the plan has it.
 func (f *JobFile) named(p *Plan) map[string]named {
 	all := make(map[string]named)
-	for _, g := range p.Girders {
-		all[tokenName(g.Name)] = named{token: g.Name}
+	for _, g := range f.Girders {
+		if g.Token != "" { // those that a key is changed into are for no container
+			all[tokenName(g.Name)] = named{token: g.Name}
+		}
 	}
 	for _, b := range p.Binds {
 		if b.Name != "" {

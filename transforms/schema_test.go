@@ -40,7 +40,7 @@ func validate(t *testing.T, s *jsonschema.Schema, document string) error {
 
 func TestSchemaTakesDocuments(t *testing.T) {
 	s := jobSchema(t)
-	for _, document := range []string{full, local, `{"image": "a"}`, `{"jobs": [{"image": "a"}]}`} {
+	for _, document := range []string{full, local, `{"image": "a"}`, `{"jobs": [{"image": "a"}]}`, `{"image": "a", "girder": {"machine_key": true}}`} {
 		if err := validate(t, s, document); err != nil {
 			t.Errorf("%s: %v", document, err)
 			continue

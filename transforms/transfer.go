@@ -34,6 +34,9 @@ type Girder struct {
 	Name string `json:"name"`
 	// URL is the root of the REST API: "https://host/api/v1".
 	URL string `json:"url"`
+	// MachineKey: as whom the machine's own API key says, which nobody but root
+	// may read.
+	MachineKey bool `json:"machine_key,omitempty"`
 	// Session is what girder_client_session_kwargs says, as JSON (see
 	// transforms/girder.ParseSession); its headers are secrets too and stand in
 	// [Secrets].
@@ -52,6 +55,9 @@ type Secrets struct {
 	// Proxies are the addresses with a password in them, by the name of the
 	// [Girder] and the key of its session's proxies.
 	Proxies map[string]map[string]string `json:"proxies,omitempty"`
+	// MachineKey is what servers with [Girder.MachineKey] are for. No document
+	// has it: the monitor adds it.
+	MachineKey string `json:"machine_key,omitempty"`
 }
 
 // Empty tells whether there is no secret.

@@ -132,6 +132,12 @@ func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Ident
 		defaults = s.policy.Defaults(c.peer, defaults)
 	}
 	f.Complete(defaults)
+	for i := range f.Girders {
+		if f.Girders[i].URL == "" {
+			return sub, &refusal{apitype.Error{Kind: apitype.KindForbidden, Field: "girder.machine_key",
+				Message: "girder.machine_key: this machine has no API key of Girder, or none for you; its admin can give it one with girder_url and girder_key_file in worker.cfg, and you the use of it with girder_key in policy.toml"}}
+		}
+	}
 	if judged != "" && s.policy != nil {
 		if err := s.policy.Judge(c.peer, f, judged); err != nil {
 			return sub, err

@@ -121,6 +121,9 @@ type Grant struct {
 	// Withheld are capabilities that the container does not get, see
 	// policy.Rights.SwitchUser.
 	Withheld []string `json:"withheld,omitempty"`
+	// KeeperID is the user and group of the process that changes the machine's API
+	// key into tokens: nobody else's, so that nobody gets at the key.
+	KeeperID int `json:"keeper_id,omitempty"`
 	// WorkDir is <state>/work/<job>-<attempt>, existing and empty.
 	WorkDir string `json:"work_dir"`
 	// ImageDir is the image store.

@@ -54,6 +54,10 @@ type Config struct {
 	// another address: URL, or FROM=TO, several separated by commas.
 	APIURL string
 
+	// GirderURL is the server that the API key in GirderKeyFile is for, which root
+	// alone may read; both or neither.
+	GirderURL, GirderKeyFile string
+
 	// Outage is how long an attempt waits for a Girder that it cannot reach.
 	Outage time.Duration
 

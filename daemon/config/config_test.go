@@ -154,7 +154,7 @@ func TestMissingFile(t *testing.T) {
 // Every value reads back what it prints, so that `config list` can be pasted.
 func TestValuesRoundTrip(t *testing.T) {
 	c := Default()
-	c.Socket, c.DropDir, c.AuditLog, c.MetricsWebConfig = "/s", "/d", "/a", "/w"
+	c.Socket, c.DropDir, c.AuditLog, c.MetricsWebConfig, c.GirderKeyFile = "/s", "/d", "/a", "/w", "/g"
 	c.RunOptions = `{"shm_size":"1g"}`
 	c.Celery = Celery{"amqp://h;amqp://i", "/ca", "/c", "/k", "n", "w@h", "a,b"}
 	c.fill(8, 16<<30, 1<<40)

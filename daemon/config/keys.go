@@ -51,7 +51,7 @@ func (k Key) Kind() string {
 		return "path"
 	case *addressValue:
 		return "address"
-	case *apiValue, *brokerValue:
+	case *apiValue, *girderValue, *brokerValue:
 		return "URL"
 	case *nameValue:
 		return "name"
@@ -105,6 +105,8 @@ func (c *Config) Keys() []Key {
 		{sectionWorker, "drop_dir", "directory watched for image archives (default: images/drop in state_dir)", false, (*pathValue)(&c.DropDir)},
 		{sectionWorker, "outage", "how long downloads and uploads wait for a Girder out of reach", true, (*durationValue)(&c.Outage)},
 		{sectionWorker, "api_url", "where Girder is reached from here: URL, or FROM=TO,... by prefix", true, (*apiValue)(&c.APIURL)},
+		{sectionWorker, "girder_url", "Girder that jobs may use with the machine's own API key", false, (*girderValue)(&c.GirderURL)},
+		{sectionWorker, "girder_key_file", "the key, in a file of root with mode 0600", false, (*pathValue)(&c.GirderKeyFile)},
 		{sectionWorker, "max_queue", "how many jobs may wait", true, &countValue{&c.MaxQueue, 1, 100_000_000}},
 		{sectionWorker, "slots", "attempts at a time (default: half the processors)", true, &countValue{&c.Machine.Slots, 1, MaxSlots}},
 		{sectionWorker, "cpus", "processors for all jobs (default: all)", true, (*cpusValue)(&c.Machine.CPUs)},

@@ -58,7 +58,7 @@ func TestShippedFile(t *testing.T) {
 	// defaults that are made of another option's value.
 	examples := []string{
 		"celery.broker", "celery.broker_ca", "celery.broker_cert", "celery.broker_key", "celery.broker_server_name", "celery.hostname",
-		"girder_worker.audit_log", "girder_worker.cpus", "girder_worker.drop_dir", "girder_worker.memory", "girder_worker.metrics_web_config", "girder_worker.slots", "girder_worker.socket",
+		"girder_worker.audit_log", "girder_worker.cpus", "girder_worker.drop_dir", "girder_worker.girder_key_file", "girder_worker.girder_url", "girder_worker.memory", "girder_worker.metrics_web_config", "girder_worker.slots", "girder_worker.socket",
 		"limits.cpus", "limits.memory", "limits.scratch",
 	}
 	for _, key := range append(live, restart...) {

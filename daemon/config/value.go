@@ -331,8 +331,7 @@ func (v *apiValue) Set(s string) error {
 			all++
 		}
 		for _, address := range []string{from, to} {
-			u, err := url.Parse(address)
-			if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+			if !isAPI(address) {
 				return errors.New("must be http://HOST/api/v1, or FROM=TO with such addresses, separated by commas")
 			}
 		}
@@ -341,6 +340,24 @@ func (v *apiValue) Set(s string) error {
 		return errors.New("must name FROM=TO where there is more than one server")
 	}
 	*v = apiValue(s)
+	return nil
+}
+
+func isAPI(address string) bool {
+	u, err := url.Parse(address)
+	return err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https") && u.User == nil && u.RawQuery == "" && u.Fragment == ""
+}
+
+// girderValue is the root of the REST API of one server, without a slash at its end.
+type girderValue string
+
+func (v *girderValue) String() string { return string(*v) }
+
+func (v *girderValue) Set(s string) error {
+	if s != "" && !isAPI(s) {
+		return errors.New("must be the root of a REST API, as in https://girder.example.org/api/v1")
+	}
+	*v = girderValue(strings.TrimRight(s, "/"))
 	return nil
 }
 

@@ -59,6 +59,9 @@ func (m *Monitor) tryStart(ctx context.Context, a Attempt, r *attempt.Request, s
 	// The runner will move its container into a group some milliseconds from
 	// now: the wait that this costs begins here. Only time is lost if it fails.
 	m.wg.Go(func() { _ = cgroup.Warm() })
+	if secrets.MachineKey, err = m.girderKey(r, &secrets); err != nil {
+		return err
+	}
 	l, err := m.admit(ctx, dir, owner(r))
 	if err != nil {
 		return err
@@ -153,6 +156,9 @@ func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request, right
 		Cgroup:      l.cgroup,
 		BootID:      m.bootID,
 		GroupID:     m.options.GID,
+	}
+	if secrets.MachineKey != "" {
+		r.Grant.KeeperID = base // which no process of the container has: it is root's there, and root is the submitter
 	}
 	if !rights.SwitchUser() && len(r.Plan.Binds) > 0 {
 		r.Grant.Withheld = []string{"CAP_SETUID", "CAP_SETGID"}

@@ -42,6 +42,8 @@ type Options struct {
 	Drop string
 	// Quota is how many bytes the image store's layers may have, 0 for any number.
 	Quota int64
+	// Girder is the server that the machine has a key for, if there is one.
+	Girder Girder
 	// Front is the front's arguments after its sub-command.
 	Front []string
 	// Self is the command that is this program; empty is /proc/self/exe, which

@@ -127,8 +127,9 @@ var rules = map[string]func(*checker){
 	"Stream.Name":  nil, "Stream.Kind": nil, "Stream.File": nil, "Stream.Girder": nil, "Stream.HTTP": nil, "Stream.Log": nil, "Stream.Path": nil,
 
 	// A process with the submitter's identity talks to the servers, with the
-	// submitter's tokens: it can do there what the submitter could without a job.
-	"Plan.Girders": nil, "Girder.Name": nil, "Girder.URL": nil, "Girder.Session": nil,
+	// submitter's tokens: it can do there what the submitter could without a job,
+	// but where the machine's key is used.
+	"Plan.Girders": (*checker).girders, "Girder.Name": nil, "Girder.URL": nil, "Girder.Session": nil, "Girder.MachineKey": nil,
 	"Plan.Fetches": nil, "Fetch.Name": nil, "Fetch.Kind": nil, "Fetch.Girder": nil, "Fetch.ID": nil, "Fetch.Into": nil, "Fetch.Rename": nil, "Fetch.Direct": nil,
 	"Plan.Inserts": nil, "Insertion.Arg": nil, "Insertion.At": nil, "Insertion.Fetch": nil, "Insertion.List": nil, "Insertion.Token": nil,
 	"GirderFile.Girder": nil, "GirderFile.ID": nil, "HTTPTarget.URL": nil,
@@ -243,6 +244,14 @@ func (c *checker) binds() {
 	}
 }
 
+func (c *checker) girders() {
+	for _, g := range c.job.Plan.Girders {
+		if g.MachineKey && !c.rights.girderKey {
+			c.refuse("girder.machine_key", "girder_key", "the machine's API key is not for this job")
+		}
+	}
+}
+
 func (c *checker) volumes() {
 	for _, v := range c.job.Plan.Volumes {
 		if v.HostDir != "" {
@@ -347,7 +356,8 @@ func (r *Rights) Explain() []string {
 		list("hosts", r.Hosts()), list("services", distinct(r.services)), list("capabilities", r.capabilities), list("devices", r.devices),
 		fmt.Sprintf("gpus = %d", r.gpus), list("gpu_kinds", r.gpuKinds), list("sysctls", r.sysctls),
 		fmt.Sprintf("seccomp_unconfined = %v", r.unconfined),
-		fmt.Sprintf("switch_user = %v", r.switchUser))
+		fmt.Sprintf("switch_user = %v", r.switchUser),
+		fmt.Sprintf("girder_key = %v", r.girderKey))
 	if r.cpus != nil {
 		out = append(out, fmt.Sprintf("cpus = %g", *r.cpus))
 	}

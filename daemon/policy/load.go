@@ -99,6 +99,9 @@ func (r *Rights) Clip(d transforms.Defaults) transforms.Defaults {
 	d.Resources.Scratch = least(d.Resources.Scratch, r.scratch)
 	d.Resources.Log = least(d.Resources.Log, r.log)
 	d.Timeout = least(d.Timeout, r.time)
+	if !r.girderKey {
+		d.Girder = ""
+	}
 	return d
 }
 

@@ -83,6 +83,7 @@ type Rights struct {
 	sysctls      []string
 	unconfined   bool
 	switchUser   bool
+	girderKey    bool
 	cpus         *float64
 	memory, shm  *int64
 	scratch, log *int64
@@ -142,6 +143,7 @@ func (p *Policy) For(who Subject) *Rights {
 		r.sysctls = append(r.sysctls, s.sysctls...)
 		r.unconfined = r.unconfined || s.seccompUnconfined != nil && *s.seccompUnconfined
 		r.switchUser = r.switchUser || s.switchUser != nil && *s.switchUser
+		r.girderKey = r.girderKey || s.girderKey != nil && *s.girderKey
 		if s.gpus != nil {
 			r.gpus = max(r.gpus, *s.gpus)
 		}

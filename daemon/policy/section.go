@@ -28,6 +28,7 @@ type section struct {
 	gpus                      *int
 	seccompUnconfined         *bool
 	switchUser                *bool
+	girderKey                 *bool
 	cpus                      *float64
 	memory, shm, scratch, log *int64
 	swap, pids                *int64
@@ -77,6 +78,8 @@ func (s *section) set(key string, v any) error {
 		return setBool(&s.seccompUnconfined, v)
 	case "switch_user":
 		return setBool(&s.switchUser, v)
+	case "girder_key":
+		return setBool(&s.girderKey, v)
 	case "cpus":
 		f, isFloat := v.(float64)
 		if n, ok := v.(int64); ok {
@@ -135,7 +138,7 @@ func (s *section) set(key string, v any) error {
 			}
 		}
 	})
-	known = append(append(known, limitKeys...), "gpus", "seccomp_unconfined", "switch_user")
+	known = append(append(known, limitKeys...), "gpus", "seccomp_unconfined", "switch_user", "girder_key")
 	slices.Sort(known)
 	return fmt.Errorf("unknown key; a section may have %s", strings.Join(known, ", "))
 }
@@ -159,6 +162,7 @@ func (s *section) complete(source string) {
 	s.gpus = or(s.gpus, b.gpus)
 	s.seccompUnconfined = or(s.seccompUnconfined, b.seccompUnconfined)
 	s.switchUser = or(s.switchUser, b.switchUser)
+	s.girderKey = or(s.girderKey, b.girderKey)
 }
 
 func or[T any](a, b *T) *T {

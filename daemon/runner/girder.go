@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,8 +35,9 @@ type server struct {
 // String keeps what is secret out of any log.
 func (s server) String() string { return "Girder server " + s.Name }
 
-// addServer makes the client of a server. It calls nobody.
-func (m *mover) addServer(s *server) error {
+// addServer makes the client of a server, which may have its tokens from a
+// keeper. It calls nobody.
+func (m *mover) addServer(s *server, keeper *os.File) error {
 	if len(s.Proxies) > 0 { // those with a password, beside the plan's
 		kwargs, all := maps.Clone(s.Session), map[string]any{}
 		if kwargs == nil {
@@ -62,8 +64,12 @@ func (m *mover) addServer(s *server) error {
 			session.Headers[k] = v
 		}
 	}
+	var tokens func(context.Context, string) (string, error)
+	if keeper != nil {
+		tokens = (&keeperWire{wire: newWire(keeper)}).token
+	}
 	client, err := girder.New(girder.Config{
-		API: s.URL, Token: s.Token, APIKey: s.APIKey, Session: session,
+		API: s.URL, Token: s.Token, APIKey: s.APIKey, Tokens: tokens, Session: session,
 		Retry: girder.Retry{}.For(s.Outage),
 		Waiting: func(err error, pause time.Duration) {
 			if pause >= time.Second { // shorter ones nobody sees

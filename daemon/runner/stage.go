@@ -45,7 +45,17 @@ func (a *attemptRun) newTransfer(ctx context.Context) (*transfer, error) {
 	}
 	for _, g := range a.request.Plan.Girders {
 		s := &server{Girder: g, Token: a.secrets.Tokens[g.Name], APIKey: a.secrets.APIKeys[g.Name], Headers: a.secrets.Headers[g.Name], Proxies: a.secrets.Proxies[g.Name], Outage: outage}
-		if err := t.tell(ctx, message{Op: opGirder, Server: s}, nil); err != nil {
+		var keeper *os.File
+		if g.MachineKey {
+			keeper, err = t.startKeeper(ctx, a.request.Grant.KeeperID, s, a.secrets.MachineKey)
+		}
+		if err == nil {
+			err = t.tell(ctx, message{Op: opGirder, Server: s}, keeper)
+		}
+		if keeper != nil {
+			keeper.Close()
+		}
+		if err != nil {
 			t.end()
 			return nil, err
 		}

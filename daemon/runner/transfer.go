@@ -34,6 +34,7 @@ type transfer struct {
 	wire    *wire
 	streams []transforms.Stream // those that were opened
 	process *unprivileged
+	keepers []*transfer // those that it asks for tokens
 
 	// What the process tells beside an answer.
 	onDoing  func(text string)
@@ -272,6 +273,9 @@ func (t *transfer) finish(ctx context.Context) []attempt.StreamResult {
 
 // end ends the process, if it still runs. It holds nothing of the container's.
 func (t *transfer) end() {
+	for _, k := range t.keepers {
+		defer k.end()
+	}
 	t.ending.Store(true)
 	t.wire.interrupt()
 	t.process.end()

@@ -102,7 +102,9 @@ func (m *mover) serve() error {
 			m.opener = newOpener(msg.Roots, msg.Closed)
 			continue
 		case opGirder:
-			err = m.addServer(msg.Server)
+			err = m.addServer(msg.Server, with)
+		case opKeep:
+			err = m.keep(life, msg.Server, with)
 		case opVolume:
 			give, answer.Made, err = m.volume(msg.Volume, with)
 		case opFound:

@@ -21,7 +21,8 @@ import (
 //
 //	runner                               transfer
 //	roots: where files may lie      ──►
-//	girder: a server and its token  ──►
+//	girder: a server and its token, ──►
+//	or whom to ask for tokens
 //	                                ◄──  opened
 //	volume, perhaps with descriptor ──►
 //	                                ◄──  opened, with a descriptor where none came
@@ -46,6 +47,14 @@ import (
 //	committed: it is on the disk    ──►
 //	                                ◄──  opened: the hook is over
 //	remove: a volume                ──►
+//	                                ◄──  opened
+//
+// The machine's API key is known to a process of an identity of its own, which is
+// told of the server and then gives tokens to the other process, see keeper.go:
+//
+//	girder                          ──►
+//	                                ◄──  opened
+//	keep, with a socket             ──►
 //	                                ◄──  opened
 //
 // Transfer runs as the submitter, who may have a hand in it. What it says is
@@ -92,6 +101,7 @@ const (
 	opNote     = "note"
 	opCommit   = "commit"
 	opDone     = "committed"
+	opKeep     = "keep"
 	opStream   = "stream"
 	opOpened   = "opened"
 	opPipes    = "pipes"

@@ -15,6 +15,8 @@ import (
 var (
 	// ErrUncertain: the call failed, but the server may have carried it out.
 	ErrUncertain = errors.New("the server may have carried the call out")
+	// ErrTemporary: a later try may do better.
+	ErrTemporary = errors.New("no token now")
 	// ErrTimeout: no answer, or no byte of contents, within the limit.
 	ErrTimeout = errors.New("no answer from Girder in time")
 	// ErrAnswer: the answer is not what Girder answers to that call.

@@ -38,9 +38,12 @@ type Config struct {
 	// slash at the end.
 	API string
 	// Token is sent with every call. APIKey, when Token is empty, is changed
-	// into tokens as they are needed. Neither: calls are anonymous.
+	// into tokens as they are needed. Without both Tokens is asked for one, and
+	// for another when the server refused it: an error of it is tried again where
+	// it wraps [ErrTemporary]. None of them: calls are anonymous.
 	Token  string
 	APIKey string
+	Tokens func(ctx context.Context, refused string) (string, error)
 
 	Session Session
 
@@ -136,7 +139,7 @@ func New(c Config) (*Client, error) {
 	if client.now == nil {
 		client.now = time.Now
 	}
-	client.token = newTokenSource(c.Token, c.APIKey)
+	client.token = newTokenSource(c.Token, c.APIKey, c.Tokens)
 	return client, nil
 }
 
@@ -144,7 +147,7 @@ func New(c Config) (*Client, error) {
 // sends another token.
 func (c *Client) WithToken(token string) *Client {
 	other := *c
-	other.token = newTokenSource(token, "")
+	other.token = newTokenSource(token, "", nil)
 	return &other
 }
 

@@ -130,6 +130,8 @@ func judge(err error) (temporary, uncertain bool) {
 		return temporary, false // the call itself was not made
 	}
 	switch {
+	case errors.Is(err, ErrTemporary):
+		return true, false
 	case errors.Is(err, ErrRedirect), errors.Is(err, ErrAddress), permanentTLS(err):
 		return false, false
 	case errors.As(err, &status):

@@ -2,6 +2,7 @@ package girder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -9,19 +10,21 @@ import (
 )
 
 // tokenSource gives calls their token: the one that was configured, or session
-// tokens that an API key is changed into.
+// tokens, that an API key is changed into or that somebody else has.
 type tokenSource struct {
 	fixed, key string
+	ask        func(ctx context.Context, refused string) (string, error)
 
 	lock    chan struct{} // holds one element while nobody uses what follows
 	token   string
+	refused string    // the last token that the server did not take
 	renewAt time.Time // zero: the server did not say when the token ends
 }
 
-func newTokenSource(fixed, key string) *tokenSource {
-	t := &tokenSource{fixed: fixed, key: key, lock: make(chan struct{}, 1)}
-	if fixed != "" {
-		t.key = ""
+func newTokenSource(fixed, key string, ask func(context.Context, string) (string, error)) *tokenSource {
+	t := &tokenSource{fixed: fixed, lock: make(chan struct{}, 1)}
+	if fixed == "" {
+		t.key, t.ask = key, ask
 	}
 	t.lock <- struct{}{}
 	return t
@@ -37,7 +40,7 @@ func (e *tokenError) Error() string {
 func (e *tokenError) Unwrap() error { return e.err }
 
 func (t *tokenSource) get(ctx context.Context, c *Client) (string, error) {
-	if t.key == "" {
+	if !t.renewable() {
 		return t.fixed, nil
 	}
 	select {
@@ -49,6 +52,14 @@ func (t *tokenSource) get(ctx context.Context, c *Client) (string, error) {
 	now := c.now()
 	if t.token != "" && (t.renewAt.IsZero() || now.Before(t.renewAt)) {
 		return t.token, nil
+	}
+	if t.ask != nil {
+		token, err := t.ask(ctx, t.refused)
+		if err != nil {
+			return "", &tokenError{err}
+		}
+		t.token = token
+		return token, nil
 	}
 	var answer struct {
 		AuthToken struct {
@@ -75,13 +86,32 @@ func (t *tokenSource) get(ctx context.Context, c *Client) (string, error) {
 
 // drop forgets a session token that was refused, and reports whether there can be another.
 func (t *tokenSource) drop(token string) bool {
-	if t.key == "" {
+	if !t.renewable() {
 		return false
 	}
 	<-t.lock
 	defer func() { t.lock <- struct{}{} }()
 	if t.token == token {
-		t.token = ""
+		t.token, t.refused = "", token
 	}
 	return true
+}
+
+func (t *tokenSource) renewable() bool { return t.key != "" || t.ask != nil }
+
+// SessionToken returns a token of the client's API key, another one than the one
+// that was refused. One try: the error wraps [ErrTemporary] where a later one may
+// do better. It is what the Tokens of another client's [Config] may call.
+func (c *Client) SessionToken(ctx context.Context, refused string) (string, error) {
+	if refused != "" {
+		c.token.drop(refused)
+	}
+	token, err := c.token.get(ctx, c)
+	if t := (*tokenError)(nil); errors.As(err, &t) {
+		err = t.err // whoever asks says the rest
+	}
+	if temporary, _ := judge(err); temporary {
+		err = fmt.Errorf("%w: %w", ErrTemporary, err)
+	}
+	return token, err
 }

@@ -1,0 +1,76 @@
+package monitor
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"girderworker/daemon/attempt"
+	"girderworker/transforms"
+)
+
+// Girder is a server, as the root of its REST API, and the file with the
+// machine's API key for it. No URL: there is none.
+type Girder struct{ URL, KeyFile string }
+
+// girderKey returns the machine's key for an attempt that policy lets have the
+// use of it, and "" for one that does not ask. It goes to the one server that it
+// is for, in no way that a job chooses.
+func (m *Monitor) girderKey(r *attempt.Request, secrets *transforms.Secrets) (string, error) {
+	asked := false
+	for _, g := range r.Plan.Girders {
+		if !g.MachineKey {
+			continue
+		}
+		asked = true
+		switch {
+		case m.options.Girder.URL == "" || m.options.Girder.KeyFile == "":
+			return "", fmt.Errorf("%w: girder.machine_key: this machine has no API key of Girder; its admin can give it one with girder_url and girder_key_file in worker.cfg", ErrRefused)
+		case g.URL != m.options.Girder.URL:
+			return "", fmt.Errorf("%w: girder.machine_key: the machine's API key is for %s and goes to no other server", ErrRefused, m.options.Girder.URL)
+		case len(g.Session) > 0 || len(secrets.Headers[g.Name]) > 0 || len(secrets.Proxies[g.Name]) > 0:
+			return "", fmt.Errorf("%w: girder.session: the machine's API key goes to its server without proxies and settings of a job", ErrRefused)
+		}
+	}
+	if !asked {
+		return "", nil
+	}
+	key, err := readGirderKey(m.options.Girder.KeyFile)
+	if err != nil {
+		return "", fmt.Errorf("%w: cannot use the machine's API key of Girder: %w", ErrRefused, err)
+	}
+	return key, nil
+}
+
+// readGirderKey reads a file that must be root's and closed to all others. It is
+// read for each attempt, so that a new key counts at once.
+func readGirderKey(path string) (string, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return "", err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Uid != uint32(os.Geteuid()) || st.Mode&0o077 != 0 {
+		return "", fmt.Errorf("%s must be a file of root with mode 0600 (it belongs to user %d, mode %04o)", path, st.Uid, st.Mode&0o7777)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, transforms.MaxSecret+1))
+	if err != nil {
+		return "", err
+	}
+	key := strings.TrimSpace(string(data))
+	switch {
+	case key == "":
+		return "", errors.New(path + " is empty")
+	case len(key) > transforms.MaxSecret || strings.ContainsFunc(key, func(c rune) bool { return c <= ' ' || c > '~' }):
+		return "", errors.New(path + " holds more than a key")
+	}
+	return key, nil
+}
