@@ -46,7 +46,24 @@ func FailureOf(j *queue.Job) Failure {
 	case r.Outcome == "timeout":
 		return Failure{"TimeLimitExceeded", "billiard.exceptions", or(r.Error, reason)}
 	}
-	return Failure{"DockerException", "docker.errors", or(r.Error, reason)}
+	return classOf(or(r.Error, reason))
+}
+
+// classOf is the exception that the Python worker, docker-py or girder_client would
+// have raised for an attempt's error. The texts are those of the packages image, pull,
+// girder and runner; TestCeleryRecorded holds them together.
+func classOf(text string) Failure {
+	switch {
+	case strings.HasPrefix(text, "no such image"):
+		return Failure{"ImageNotFound", "docker.errors", text}
+	case strings.HasPrefix(text, "cannot pull "):
+		return Failure{"APIError", "docker.errors", text}
+	case strings.Contains(text, "Girder answered "):
+		return Failure{"HttpError", "girder_client", text}
+	case strings.HasPrefix(text, "cannot upload ") && strings.HasSuffix(text, "there is no such file or directory"):
+		return Failure{"FileNotFoundError", "builtins", text}
+	}
+	return Failure{"DockerException", "docker.errors", text}
 }
 
 func or(texts ...string) string {
