@@ -226,7 +226,7 @@ func (t *taker) handle(q *queue, msg *amqp091.Delivery) {
 	t.undecided++
 	q.handled++
 	t.mu.Unlock()
-	d := &Delivery{Delivery: fromAMQP(q.name, msg), client: c, queue: q, ch: channelOf(msg), tag: msg.DeliveryTag, settle: t.settle}
+	d := &Delivery{Delivery: q.conn.delivery(q.name, msg), client: c, queue: q, ch: channelOf(msg), tag: msg.DeliveryTag, settle: t.settle}
 	t.handlers.Go(func() {
 		c.config.Task(t.ctx, d)
 		d.Return() // as a rule it is decided

@@ -54,7 +54,7 @@ func (c *Client) mailbox(ctx context.Context, n *connection) error {
 			if !ok {
 				return errors.New("RabbitMQ closed the control queue")
 			}
-			c.config.Control(ctx, fromAMQP(name, &msg))
+			c.config.Control(ctx, n.delivery(name, &msg))
 			if err := ch.Ack(msg.DeliveryTag, false); err != nil {
 				return err
 			}

@@ -10,6 +10,15 @@ import (
 	"girderworker/daemon/celery"
 )
 
+// delivery is a message that came over the connection, without a body that was clipped.
+func (n *connection) delivery(queue string, m *amqp091.Delivery) celery.Delivery {
+	d := fromAMQP(queue, m)
+	if size, stub := n.clip.size(d.Body); stub {
+		d.Body, d.Omitted = nil, size
+	}
+	return d
+}
+
 func fromAMQP(queue string, d *amqp091.Delivery) celery.Delivery {
 	return celery.Delivery{
 		Queue: queue, Exchange: d.Exchange, RoutingKey: d.RoutingKey, Redelivered: d.Redelivered,

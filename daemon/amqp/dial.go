@@ -11,6 +11,8 @@ import (
 	"time"
 
 	amqp091 "github.com/rabbitmq/amqp091-go"
+
+	"girderworker/daemon/celery"
 )
 
 // TLS names the files of a TLS connection, PEM. They are read at each connect, so
@@ -82,6 +84,7 @@ type connection struct {
 	ctx    context.Context
 	end    context.CancelCauseFunc
 	net    net.Conn
+	clip   *clip
 	ended  chan struct{} // nothing of the connection runs any more
 }
 
@@ -118,7 +121,8 @@ func (c *Client) dial(ctx context.Context, b Broker, name string) (*connection, 
 	if b.External {
 		sasl = []amqp091.Authentication{&amqp091.ExternalAuth{}}
 	}
-	opened, err := amqp091.Open(conn, amqp091.Config{
+	clipped := newClip(conn, celery.MaxBody)
+	opened, err := amqp091.Open(clipped, amqp091.Config{
 		SASL: sasl, Vhost: b.Vhost, Heartbeat: heartbeat, Locale: "en_US",
 		FrameSize: 128 << 10, ChannelMax: 2047,
 		Properties: amqp091.Table{"product": "girder-worker", "version": c.config.Version, "connection_name": c.config.NodeName + " " + name},
@@ -133,7 +137,7 @@ func (c *Client) dial(ctx context.Context, b Broker, name string) (*connection, 
 		}
 		return nil, err
 	}
-	n := &connection{Connection: opened, broker: b, net: conn, ended: make(chan struct{})}
+	n := &connection{Connection: opened, broker: b, net: conn, clip: clipped, ended: make(chan struct{})}
 	n.ctx, n.end = context.WithCancelCause(context.Background())
 	closed := opened.NotifyClose(make(chan *amqp091.Error, 1))
 	go func() {

@@ -16,8 +16,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// maxBody is the default of [Options.MaxBody]: what the queue can keep.
-const maxBody = 16 << 20
+// MaxBody is the default of [Options.MaxBody]: what the queue can keep.
+const MaxBody = 16 << 20
 
 // content returns the body of a delivery as text: base64 undone, inflated, in
 // UTF-8. The content type must be JSON.
@@ -26,8 +26,8 @@ func content(d Delivery, limit int) ([]byte, *Error) {
 		return nil, err
 	}
 	body := d.Body
-	if len(body) > limit {
-		return nil, failed(ReasonTooLarge, "the body has %d bytes, at most %d are allowed", len(body), limit)
+	if size := max(d.Omitted, uint64(len(body))); size > uint64(limit) {
+		return nil, failed(ReasonTooLarge, "the body has %d bytes, at most %d are allowed", size, limit)
 	}
 	f := headerFields(d.Headers)
 	transfer, compression := f.text("body_encoding", maxName), f.text("compression", maxName)

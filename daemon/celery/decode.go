@@ -22,7 +22,7 @@ type Options struct {
 // Fail the task has all that could be read.
 func Decode(d Delivery, o Options) (Task, error) {
 	if o.MaxBody <= 0 {
-		o.MaxBody = maxBody
+		o.MaxBody = MaxBody
 	}
 	if o.Pickle.Limits.Bytes <= 0 {
 		o.Pickle.Limits.Bytes = o.MaxBody

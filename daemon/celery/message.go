@@ -13,6 +13,8 @@ type Delivery struct {
 	Properties  Properties
 	Headers     map[string]any
 	Body        []byte
+	// Omitted is the size of a body that was too large to be read; Body is empty then.
+	Omitted uint64
 }
 
 // Properties are the AMQP basic properties that Celery uses. Empty is absent.

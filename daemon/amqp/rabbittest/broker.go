@@ -341,6 +341,7 @@ log.file = false
 log.console = true
 loopback_users = none
 disk_free_limit.absolute = 1MB
+max_message_size = 536870912
 `, b.port, b.tlsPort, b.ca.File, cert, key)
 	home := filepath.Join(b.dir, "home")
 	err = errors.Join(
