@@ -41,6 +41,7 @@ type front struct {
 	watcher *attempt.Watcher
 	images  *images
 	tasks   plugin.Registry
+	finding sync.Mutex // of tasks
 	gpus    *gpus
 	server  *api.Server
 	pause   *pause
@@ -170,6 +171,7 @@ func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener
 		Version:  apitype.Version{Version: f.options.Version, Commit: f.options.Commit, API: 1, Queue: queue.Layout()},
 		Settings: f.settings(c), Logger: f.logger.With("part", "api"),
 	})
+	f.findTasks()
 	observer, err := metrics.Listen(c.MetricsAddress, c.MetricsWebConfig, f, f.events, f.logger.With("part", "metrics"))
 	if err != nil {
 		return err
@@ -203,6 +205,7 @@ func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener
 	work.Go(func() { f.sweep(claims) })
 	work.Go(func() { f.watchConfig(claims) })
 	work.Go(func() { f.watchPolicy(claims) })
+	work.Go(func() { f.watchTasks(claims) })
 	work.Go(func() { f.watchGPUs(claims) })
 	work.Go(func() { f.images.pruneRegularly(claims) })
 

@@ -39,6 +39,7 @@ func (f *front) reload() {
 		warnings = append(warnings, "changes of the configuration wait for a restart of the daemon: "+strings.Join(restart, " "))
 	}
 	f.notes.Store(&warnings)
+	f.findTasks()
 	if len(live)+len(restart) == 0 {
 		return
 	}

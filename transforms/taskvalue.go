@@ -191,6 +191,10 @@ func (d *taskDecoder) download(at string, o *jsonpickle.Object, kind string) (st
 		f.Kind, ids, rename = FetchItem, "_item_id", "_item_name"
 	case classFolderVolume:
 		f.Kind, ids, rename = FetchFolder, "_folder_id", "_folder_name"
+	case classPyFile, classPyDirect:
+		f.Kind, ids = FetchFile, "file_id"
+	case classPyItem:
+		f.Kind, ids = FetchItem, "item_id"
 	default:
 		f.Kind, ids, rename = FetchFile, "_file_id", "_filename"
 	}
@@ -214,6 +218,10 @@ func (d *taskDecoder) download(at string, o *jsonpickle.Object, kind string) (st
 		return "", err
 	}
 	v, _ := o.Get("_volume")
+	switch kind {
+	case classPyFile, classPyItem, classPyDirect: // they know of no volumes
+		v = &jsonpickle.Object{Class: "girder_worker.docker.transforms." + classDefault}
+	}
 	if f.Into, _, err = d.volume(at+"._volume", v, false); err != nil {
 		return "", err
 	}

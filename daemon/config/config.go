@@ -44,6 +44,9 @@ type Config struct {
 	// PolicyFile says what jobs may ask. It need not be there.
 	PolicyFile string
 
+	// TasksDir has the task files. It need not be there.
+	TasksDir string
+
 	// AuditLog tells who had what run; empty is audit.jsonl in StateDir.
 	AuditLog string
 
@@ -203,6 +206,7 @@ func Default() Config {
 		Group:          "girder-worker",
 		AdminGroup:     "girder-worker-admin",
 		PolicyFile:     "/etc/girder-worker/policy.toml",
+		TasksDir:       "/etc/girder-worker/tasks.d",
 		Outage:         6 * time.Hour,
 		Launcher:       LauncherAuto,
 		Celery:         Celery{Queues: "celery"},

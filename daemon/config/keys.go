@@ -101,6 +101,7 @@ func (c *Config) Keys() []Key {
 		{sectionWorker, "admin_group", "group whose members see and change every job", false, (*nameValue)(&c.AdminGroup)},
 		{sectionWorker, "launcher", "how attempts are started: auto, session or systemd", false, (*launcherValue)(&c.Launcher)},
 		{sectionWorker, "policy_file", "what jobs may ask, and whose; reloaded when it is changed", false, (*pathValue)(&c.PolicyFile)},
+		{sectionWorker, "tasks_dir", "directory of task files, which are read again when they change", false, (*pathValue)(&c.TasksDir)},
 		{sectionWorker, "audit_log", "who had what run (default: audit.jsonl in state_dir)", false, (*pathValue)(&c.AuditLog)},
 		{sectionWorker, "drop_dir", "directory watched for image archives (default: images/drop in state_dir)", false, (*pathValue)(&c.DropDir)},
 		{sectionWorker, "outage", "how long downloads and uploads wait for a Girder out of reach", true, (*durationValue)(&c.Outage)},

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"girderworker/daemon/celery"
@@ -34,9 +35,14 @@ func DocumentBy(t *celery.Task, make func(transforms.Task) (*transforms.JobFile,
 	if err != nil {
 		return nil, transforms.Secrets{}, err
 	}
+	if f.NeedsGirder() && len(f.Girders) == 0 {
+		return nil, transforms.Secrets{}, errNoGirder
+	}
 	secrets, err := f.TakeSecrets()
 	return f, secrets, err
 }
+
+var errNoGirder = errors.New("an argument is an id in Girder, and nothing says which server and with whose token; pass it as GirderFileIdToVolume(ID) or another transform of Girder")
 
 // callOf is what a message calls.
 func callOf(t *celery.Task) (transforms.Task, error) {
