@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 
 	"girderworker/daemon/apitype"
 	"girderworker/daemon/attempt"
+	"girderworker/daemon/jobsync"
 	"girderworker/daemon/monitor"
 	"girderworker/queue"
 	"girderworker/transforms"
@@ -249,9 +251,7 @@ func (f *front) request(job *queue.Job) (*attempt.Request, transforms.Resources,
 		if err != nil {
 			return nil, none, err
 		}
-		for i := range plan.Girders {
-			plan.Girders[i].URL = settings.Reach(plan.Girders[i].URL)
-		}
+		reachGirder(&plan, job, settings.Reach)
 	}
 	image, err := f.images.Resolve(file.Image, ownerUID(job))
 	if err != nil {
@@ -278,6 +278,30 @@ func (f *front) request(job *queue.Job) (*attempt.Request, transforms.Resources,
 		},
 		Limits: attempt.Limits{Hard: job.Limits.Hard, Soft: job.Limits.Soft, Idle: job.Limits.Idle, Outage: f.config.Load().Outage},
 	}, res, nil
+}
+
+// reachGirder gives the servers of a task the addresses that are good here, and
+// marks those that it may reach wherever they are: where its job is, or, of a task
+// without a job in Girder, the first; and where the admin says that Girder is.
+func reachGirder(plan *transforms.Plan, job *queue.Job, reach func(string) string) {
+	own := ""
+	if target, err := jobsync.TargetOf(job.Origin, nil); err == nil {
+		own = reach(target.URL)
+	}
+	for i := range plan.Girders {
+		g := &plan.Girders[i]
+		at := reach(g.URL)
+		if own == "" {
+			own = at
+		}
+		g.Own = transforms.SameServer(at, own) || at != g.URL
+		g.URL = at
+	}
+	for i := range plan.Streams {
+		if to := plan.Streams[i].HTTP; to != nil {
+			to.Own = slices.ContainsFunc(plan.Girders, func(g transforms.Girder) bool { return g.Own && transforms.SameServer(g.URL, to.URL) })
+		}
+	}
 }
 
 // secrets are those of a job that its attempts need. What else is secret of it,

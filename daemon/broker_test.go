@@ -3,10 +3,14 @@ package daemon_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -291,5 +295,61 @@ say(r.id)
 	w.eventually("the configuration is read", func() bool { return strings.Contains(w.stderr.String(), "changed=docker.run_options") })
 	if _, job := tell(""); job.State != "failed" || !strings.Contains(job.Reason, other) {
 		t.Errorf("beyond policy: %+v", job)
+	}
+}
+
+// TestCeleryTargets: a task reaches its own Girder on this machine, and of its other
+// services those that policy names.
+func TestCeleryTargets(t *testing.T) {
+	vhost := rabbit.Vhost(t)
+	url := "amqp://guest:guest@" + rabbit.Addr() + "/" + vhost
+	w, c := newWorld(t), celerytest.New(t, url)
+	w.stop()
+	policy := filepath.Join(w.dir, "policy.toml")
+	if err := os.WriteFile(policy, []byte("[amqp]\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.configure(fmt.Sprintf("slots = 1\npolicy_file = %s\n[celery]\nbroker = %s\nhostname = celery@test\n", policy, url))
+	w.start()
+	g := girdertest.New(t, girdertest.Config{})
+	user := g.AddUser(false)
+	token := g.AddToken(user, girdertest.ScopeRead)
+	file := g.AddFile(g.AddItem(g.AddFolder(user, "data"), "scan"), "scan.txt", []byte("a scan\n"))
+	var taken atomic.Int64
+	service := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		taken.Add(n)
+	}))
+	t.Cleanup(service.Close)
+	run := func(where string) apitype.Job {
+		t.Helper()
+		var id string
+		decode(t, c.Run(t, script+fmt.Sprintf(`
+D = 'girder_worker.docker.transforms.'
+fetched = {'py/object': D + 'girder.GirderFileIdToVolume', '_file_id': %q, '_filename': None, '_file_path': None, '_volume': {'py/object': D + '_DefaultTemporaryVolume'},
+    'gc': {'py/object': 'girder_client.GirderClient', 'urlBase': %q, 'token': %q}}
+r = app.send_task(TASK, args=['busybox'], kwargs=dict(container_args=['cat', fetched], pull_image=False, stream_connectors=[{'py/object': D + 'Connect',
+    '_input': {'py/object': D + 'ContainerStdOut'}, '_output': {'py/object': D + 'ChunkedTransferEncodingStream', 'url': %q, 'headers': {}}}]))
+try:
+    r.get(timeout=90)
+except Exception as e:
+    pass
+say(r.id)
+`, file, g.API()+"/", token, where))[0], &id)
+		return w.wait(id)
+	}
+	job := run(service.URL + "/sink")
+	if job.State != "failed" || !strings.Contains(job.Reason, "not among transfers of the policy") || taken.Load() != 0 {
+		t.Errorf("a service of this machine: %+v, it has %d bytes", job, taken.Load())
+	}
+	if len(g.Calls("GET /file/{id}/download")) == 0 {
+		t.Errorf("its own Girder was not asked: %+v", job)
+	}
+	if err := os.WriteFile(policy, []byte(fmt.Sprintf("[amqp]\ntransfers = [%q]\n", strings.TrimPrefix(service.URL, "http://"))), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the policy is read", func() bool { return strings.Contains(w.stderr.String(), "Policy reloaded") })
+	if job := run(service.URL + "/sink"); job.State != "succeeded" || taken.Load() != int64(len("a scan\n")) {
+		t.Errorf("a service that policy names: %+v, it has %d bytes", job, taken.Load())
 	}
 }

@@ -127,6 +127,10 @@ func ParseDestination(s string) (Destination, error) {
 	return d, nil
 }
 
+// LocalServices stands for the services of this machine where destinations are
+// listed that a process in the machine's own network is kept to.
+const LocalServices = "local"
+
 // Matches tells whether a name, in lower case and without a dot at its end, is
 // meant.
 func (d Destination) Matches(name string) bool {

@@ -262,7 +262,7 @@ func (d *taskDecoder) girder(at string, o *jsonpickle.Object) (string, error) {
 		}
 	}
 	g := GirderAccess{Name: d.name(firstGirder, firstGirder), URL: base, Token: token}
-	if sameServer(base, d.task.APIURL) {
+	if SameServer(base, d.task.APIURL) {
 		var err error
 		if g.Session, err = normalSession(d.task.Session); err != nil {
 			return "", err
@@ -272,7 +272,8 @@ func (d *taskDecoder) girder(at string, o *jsonpickle.Object) (string, error) {
 	return g.Name, nil
 }
 
-func sameServer(a, b string) bool {
+// SameServer tells whether two URLs have one scheme, host and port.
+func SameServer(a, b string) bool {
 	u, err := url.Parse(a)
 	v, err2 := url.Parse(b)
 	return err == nil && err2 == nil && u.Scheme == v.Scheme && strings.EqualFold(u.Host, v.Host)

@@ -41,6 +41,8 @@ type Girder struct {
 	// transforms/girder.ParseSession); its headers are secrets too and stand in
 	// [Secrets].
 	Session map[string]any `json:"session,omitempty"`
+	// Own: the task comes from there, so it may be a service of this machine.
+	Own bool `json:"own,omitempty"`
 }
 
 // Secrets is what a job's document says that no one may read back: it travels
@@ -128,6 +130,8 @@ type GirderFile struct {
 // under the stream's name.
 type HTTPTarget struct {
 	URL string `json:"url"`
+	// Own: it is on a server that a [Girder] is on which is.
+	Own bool `json:"own,omitempty"`
 }
 
 // HookKind is where a [Hook] takes its output.

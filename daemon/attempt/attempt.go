@@ -118,6 +118,9 @@ type Grant struct {
 	// Roots has: what a path leads to is held against both when it is opened.
 	Roots  []Root   `json:"roots,omitempty"`
 	Closed []string `json:"closed,omitempty"`
+	// Transfers are where the job's downloads, uploads and streams may lead, see
+	// policy.Rights.Transfers; nil is the grant of an older monitor.
+	Transfers []string `json:"transfers"`
 	// Withheld are capabilities that the container does not get, see
 	// policy.Rights.SwitchUser.
 	Withheld []string `json:"withheld,omitempty"`

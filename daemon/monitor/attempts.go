@@ -150,6 +150,7 @@ func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request, right
 		GIDMappings: keepID(0, r.Identity.GID, base, r.Identity.Groups),
 		Roots:       rights.Roots(),
 		Closed:      m.closed(),
+		Transfers:   rights.Transfers(),
 		WorkDir:     work,
 		ImageDir:    m.files.image(),
 		CacheDir:    m.files.cache(),

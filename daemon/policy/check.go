@@ -128,11 +128,12 @@ var rules = map[string]func(*checker){
 
 	// A process with the submitter's identity talks to the servers, with the
 	// submitter's tokens: it can do there what the submitter could without a job,
-	// but where the machine's key is used.
-	"Plan.Girders": (*checker).girders, "Girder.Name": nil, "Girder.URL": nil, "Girder.Session": nil, "Girder.MachineKey": nil,
+	// but where the machine's key is used. Where it can connect to is decided when it
+	// does, by transfers.
+	"Plan.Girders": (*checker).girders, "Girder.Name": nil, "Girder.URL": nil, "Girder.Session": nil, "Girder.MachineKey": nil, "Girder.Own": nil,
 	"Plan.Fetches": nil, "Fetch.Name": nil, "Fetch.Kind": nil, "Fetch.Girder": nil, "Fetch.ID": nil, "Fetch.Into": nil, "Fetch.Rename": nil, "Fetch.Direct": nil,
 	"Plan.Inserts": nil, "Insertion.Arg": nil, "Insertion.At": nil, "Insertion.Fetch": nil, "Insertion.List": nil, "Insertion.Token": nil,
-	"GirderFile.Girder": nil, "GirderFile.ID": nil, "HTTPTarget.URL": nil,
+	"GirderFile.Girder": nil, "GirderFile.ID": nil, "HTTPTarget.URL": nil, "HTTPTarget.Own": nil,
 	"Plan.Hooks": nil, "Hook.Name": nil, "Hook.Kind": nil, "Hook.Girder": nil, "Hook.ID": nil, "Hook.From": nil, "Hook.Path": nil,
 	"Hook.ArtifactName": nil, "Hook.Reference": nil, "Hook.MimeType": nil, "Hook.FileName": nil, "Hook.DeleteFile": nil,
 	"Hook.MustExist": nil, "Hook.OnException": nil,
@@ -353,7 +354,7 @@ func (r *Rights) Explain() []string {
 		}
 	}
 	out = append(out, list("pull", r.pull), list("write", write), list("read", read), list("networks", r.networks),
-		list("hosts", r.Hosts()), list("services", distinct(r.services)), list("capabilities", r.capabilities), list("devices", r.devices),
+		list("hosts", r.Hosts()), list("services", distinct(r.services)), list("transfers", r.Transfers()), list("capabilities", r.capabilities), list("devices", r.devices),
 		fmt.Sprintf("gpus = %d", r.gpus), list("gpu_kinds", r.gpuKinds), list("sysctls", r.sysctls),
 		fmt.Sprintf("seccomp_unconfined = %v", r.unconfined),
 		fmt.Sprintf("switch_user = %v", r.switchUser),

@@ -76,6 +76,7 @@ type Rights struct {
 	networks     []string
 	hosts        []string
 	services     []string
+	transfers    []string
 	capabilities []string
 	devices      []string
 	gpus         int
@@ -137,6 +138,7 @@ func (p *Policy) For(who Subject) *Rights {
 		r.networks = append(r.networks, s.networks...)
 		r.hosts = append(r.hosts, s.hosts...)
 		r.services = append(r.services, s.services...)
+		r.transfers = append(r.transfers, s.transfers...)
 		r.capabilities = append(r.capabilities, s.capabilities...)
 		r.devices = append(r.devices, s.devices...)
 		r.gpuKinds = append(r.gpuKinds, s.gpuKinds...)
@@ -158,6 +160,11 @@ func (p *Policy) For(who Subject) *Rights {
 	r.roots = joinRoots(roots)
 	return r
 }
+
+// Transfers are where the worker may connect to in the job's name: "*" is
+// anywhere outside this machine, [sandbox.LocalServices] its services, and the rest
+// what [sandbox.ParseDestination] takes. The job's own Girder needs no leave.
+func (r *Rights) Transfers() []string { return append([]string{}, distinct(r.transfers)...) }
 
 // GPUs is how many devices a job may have.
 func (r *Rights) GPUs() int { return r.gpus }

@@ -22,6 +22,7 @@ type section struct {
 	images, signedBy, pull    []string
 	read, write               []string
 	networks, hosts, services []string
+	transfers                 []string
 	capabilities              []string
 	devices, gpuKinds         []string
 	sysctls                   []string
@@ -55,6 +56,7 @@ func (s *section) listKeys() map[string]struct {
 		"networks":     {&s.networks, oneOf("none", "private", "host")},
 		"hosts":        {&s.hosts, checkHost},
 		"services":     {&s.services, checkService},
+		"transfers":    {&s.transfers, checkTransfer},
 		"capabilities": {&s.capabilities, checkCapability},
 		"devices":      {&s.devices, checkDevice},
 		"gpu_kinds":    {&s.gpuKinds, checkPattern},
@@ -302,6 +304,14 @@ func checkHost(s string) error {
 	}
 	_, err := sandbox.ParseDestination(s)
 	return err
+}
+
+// checkTransfer takes what checkHost does, and services of this machine.
+func checkTransfer(s string) error {
+	if s == sandbox.LocalServices {
+		return nil
+	}
+	return checkHost(s)
 }
 
 func checkService(s string) error {

@@ -68,6 +68,7 @@ func (m *mover) addServer(s *server, keeper *os.File) error {
 	if keeper != nil {
 		tokens = (&keeperWire{wire: newWire(keeper)}).token
 	}
+	session.Reach = m.reach.guard(s.Own || s.MachineKey)
 	client, err := girder.New(girder.Config{
 		API: s.URL, Token: s.Token, APIKey: s.APIKey, Tokens: tokens, Session: session,
 		Retry: girder.Retry{}.For(s.Outage),

@@ -118,7 +118,7 @@ func asSubmitter(t testing.TB, script string) string {
 
 // The process with the job's files and tokens is not its submitter's to look into.
 func TestHostileSubmitter(t *testing.T) {
-	tr, err := startTransfer(attempt.Identity{UID: submitter, GID: group, Groups: []int{group}}, everywhere, nil)
+	tr, err := startTransfer(attempt.Identity{UID: submitter, GID: group, Groups: []int{group}}, &attempt.Grant{Roots: everywhere})
 	if err != nil {
 		t.Fatal(err)
 	}

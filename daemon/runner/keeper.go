@@ -21,7 +21,7 @@ func (t *transfer) startKeeper(ctx context.Context, id int, s *server, key strin
 	if id <= 0 || key == "" {
 		return nil, fmt.Errorf("there is no API key of this machine for %s", s.Name)
 	}
-	k, err := startTransfer(attempt.Identity{UID: id, GID: id}, nil, nil)
+	k, err := startTransfer(attempt.Identity{UID: id, GID: id}, &attempt.Grant{})
 	if err != nil {
 		return nil, err
 	}

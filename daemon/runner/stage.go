@@ -33,7 +33,7 @@ func needsTransfer(p *transforms.Plan) bool {
 // newTransfer starts the process for the submitter's files and tells it of all
 // servers.
 func (a *attemptRun) newTransfer(ctx context.Context) (*transfer, error) {
-	t, err := startTransfer(a.request.Identity, a.request.Grant.Roots, a.request.Grant.Closed)
+	t, err := startTransfer(a.request.Identity, &a.request.Grant)
 	if err != nil {
 		return nil, err
 	}

@@ -55,7 +55,7 @@ type transfer struct {
 }
 
 // startTransfer starts the process. The caller must call end.
-func startTransfer(id attempt.Identity, roots []attempt.Root, closed []string) (*transfer, error) {
+func startTransfer(id attempt.Identity, grant *attempt.Grant) (*transfer, error) {
 	ours, theirs, err := wirePair()
 	if err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func startTransfer(id attempt.Identity, roots []attempt.Root, closed []string) (
 	t := &transfer{wire: ours, process: process, heard: make(chan struct{})}
 	t.onDoing, t.onNote = func(string) {}, func(string) {}
 	t.onCommit = func([]byte) error { return errors.New("nothing is uploaded now") }
-	if err := t.wire.send(message{Op: opRoots, Roots: roots, Closed: closed}, nil); err != nil {
+	if err := t.wire.send(message{Op: opRoots, Roots: grant.Roots, Closed: grant.Closed, Reach: grant.Transfers}, nil); err != nil {
 		t.end()
 		return nil, fmt.Errorf("cannot start the process for the job's files: %w", err)
 	}

@@ -60,6 +60,7 @@ type mover struct {
 	ends   []*end
 
 	opener  *opener
+	reach   *reach
 	girders map[string]*girder.Client
 	places  map[string]*tree // volumes, and binds that have a name
 
@@ -100,6 +101,9 @@ func (m *mover) serve() error {
 		switch msg.Op {
 		case opRoots:
 			m.opener = newOpener(msg.Roots, msg.Closed)
+			if m.reach, err = newReach(msg.Reach); err != nil {
+				return err
+			}
 			continue
 		case opGirder:
 			err = m.addServer(msg.Server, with)
@@ -446,7 +450,9 @@ func (l *lateDownload) Close() {
 func (m *mover) post(ctx, life context.Context, e *end) (fifo.Result, error) {
 	r, w := io.Pipe()
 	posted := make(chan error, 1)
-	go func() { posted <- girder.PostStream(ctx, girder.Session{}, e.HTTP.URL, e.headers, r) }()
+	go func() {
+		posted <- girder.PostStream(ctx, girder.Session{Reach: m.reach.guard(e.HTTP.Own)}, e.HTTP.URL, e.headers, r)
+	}()
 	res, err := e.receiver.Receive(ctx, life, marked{w, &m.received})
 	if errors.Is(err, io.ErrClosedPipe) {
 		err = nil // the request ended early, and says why

@@ -305,7 +305,7 @@ func TestStopper(t *testing.T) {
 
 // TestTransferIsHarmless looks at the process that holds the submitter's files.
 func TestTransferIsHarmless(t *testing.T) {
-	tr, err := startTransfer(attempt.Identity{UID: submitter, GID: group, Groups: []int{group, 27}}, everywhere, nil)
+	tr, err := startTransfer(attempt.Identity{UID: submitter, GID: group, Groups: []int{group, 27}}, &attempt.Grant{Roots: everywhere})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -351,7 +351,7 @@ func TestTransferIsHarmless(t *testing.T) {
 
 // TestTransferEnds with its runner's socket.
 func TestTransferEnds(t *testing.T) {
-	tr, err := startTransfer(attempt.Identity{UID: submitter, GID: group}, everywhere, nil)
+	tr, err := startTransfer(attempt.Identity{UID: submitter, GID: group}, &attempt.Grant{Roots: everywhere})
 	if err != nil {
 		t.Fatal(err)
 	}

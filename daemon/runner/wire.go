@@ -63,8 +63,10 @@ import (
 type message struct {
 	Op string `json:"op"`
 
-	Roots  []attempt.Root       `json:"roots,omitempty"`
-	Closed []string             `json:"closed,omitempty"`
+	Roots  []attempt.Root `json:"roots,omitempty"`
+	Closed []string       `json:"closed,omitempty"`
+	// Reach is nil where everything may be connected to.
+	Reach  []string             `json:"reach"`
 	Bind   *transforms.Bind     `json:"bind,omitempty"`
 	Stream *transforms.Stream   `json:"stream,omitempty"`
 	Pipes  map[string]fifo.Pipe `json:"pipes,omitempty"`

@@ -17,10 +17,10 @@ var closed = []struct {
 	prefix netip.Prefix
 	why    string
 }{
-	{netip.MustParsePrefix("0.0.0.0/8"), "an address of this machine"}, // connecting to it is connecting to localhost
-	{netip.MustParsePrefix("127.0.0.0/8"), "an address of this machine"},
-	{netip.MustParsePrefix("::1/128"), "an address of this machine"},
-	{netip.MustParsePrefix("::/96"), "an address of this machine"},
+	{netip.MustParsePrefix("0.0.0.0/8"), ownAddress}, // connecting to it is connecting to localhost
+	{netip.MustParsePrefix("127.0.0.0/8"), ownAddress},
+	{netip.MustParsePrefix("::1/128"), ownAddress},
+	{netip.MustParsePrefix("::/96"), ownAddress},
 	{netip.MustParsePrefix("169.254.0.0/16"), "a link-local address"}, // with the metadata of most clouds
 	{netip.MustParsePrefix("fe80::/10"), "a link-local address"},
 	{netip.MustParsePrefix("fd00:ec2::/32"), "a metadata address"},      // Amazon
@@ -122,7 +122,7 @@ func (r *rules) decide(to netip.AddrPort) (target, why string) {
 		return "", "not an allowed destination"
 	}
 	if ours(to) {
-		return "", "an address of this machine"
+		return "", ownAddress
 	}
 	return to.String(), ""
 }
@@ -139,6 +139,19 @@ func (r *rules) allowed(to netip.AddrPort) bool {
 	defer r.mu.Unlock()
 	l, ok := r.learned[to.Addr()]
 	return ok && time.Now().Before(l.until) && slices.ContainsFunc(l.meant, meant)
+}
+
+const ownAddress = "an address of this machine"
+
+// Local tells whether a connection to an address would be to this machine.
+func Local(to netip.AddrPort) bool {
+	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+	for _, c := range closed {
+		if c.prefix.Contains(to.Addr()) {
+			return c.why == ownAddress
+		}
+	}
+	return ours(to)
 }
 
 // ours asks the kernel whether an address is one of this machine's: then it

@@ -25,8 +25,9 @@ var (
 	ErrTooLong = errors.New("too long")
 	// ErrRedirect: the server sent the call to where it is not followed.
 	ErrRedirect = errors.New("redirect not followed")
-	// ErrAddress: the server's name leads to an address that no server has.
-	ErrAddress = errors.New("a link-local, metadata or group address is not connected to")
+	// ErrAddress: the server's name leads to an address that no server has, or to
+	// where the job may not reach.
+	ErrAddress = errors.New("not connected")
 
 	// ErrTransition: Girder refused a job's new status, usually because the job
 	// was canceled. Read the job and obey.

@@ -33,10 +33,18 @@ type Session struct {
 	CertFile, KeyFile string
 	// Headers are added to every request to the server.
 	Headers map[string]string
+	// Reach decides about connections, beside what nobody may connect to; nil: all
+	// may be made.
+	Reach Reach
 	// Proxies by scheme ("http", "https", "all") or scheme and host
 	// ("https://host"). None: the environment's (HTTPS_PROXY and so on).
 	Proxies map[string]string
 }
+
+// Reach is asked, when a name was looked up and before each connection, whether it
+// may be made: to an address of host, which is the session's own server, or a proxy
+// or where a redirect leads. The error says why not and should be an [ErrAddress].
+type Reach func(host string, to netip.AddrPort, server bool) error
 
 // ParseSession reads girder_client_session_kwargs as a message or a job file
 // carries it, and names every key that it does not know or whose value is wrong.
@@ -160,16 +168,46 @@ func (s Session) transport(api *url.URL) (http.RoundTripper, error) {
 		header.Set(name, value)
 	}
 
-	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second, Control: refuseNobody}
-	own := baseTransport(proxy, config, dialer.DialContext)
-	guarded := &net.Dialer{Timeout: dialer.Timeout, KeepAlive: dialer.KeepAlive, Control: refuseLocal}
+	local := isLoopback(api.Hostname())
+	own := baseTransport(proxy, config, s.dial(func(address string) (bool, bool) { return strings.EqualFold(address, hostPort(api)), true }))
+	direct := s.dial(func(string) (bool, bool) { return false, local })
+	proxied := s.dial(func(string) (bool, bool) { return false, true })
 	foreign := baseTransport(proxy, &tls.Config{MinVersion: tls.VersionTLS12}, func(ctx context.Context, network, address string) (net.Conn, error) {
-		if ctx.Value(viaProxy{}) != nil || isLoopback(api.Hostname()) {
-			return dialer.DialContext(ctx, network, address)
+		if ctx.Value(viaProxy{}) != nil {
+			return proxied(ctx, network, address)
 		}
-		return guarded.DialContext(ctx, network, address)
+		return direct(ctx, network, address)
 	})
 	return &transport{api: api, header: header, own: own, foreign: foreign}, nil
+}
+
+// dial connects to where it may. kind tells of an address, as it was before the name
+// was looked up, whether it is the session's own server, and whether it may be this
+// machine.
+func (s Session) dial(kind func(address string) (server, local bool)) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, fmt.Errorf("cannot connect to %s: %w", address, err)
+		}
+		server, local := kind(address)
+		d := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+		d.Control = func(network, address string, conn syscall.RawConn) error {
+			refuse := refuseLocal
+			if local {
+				refuse = refuseNobody
+			}
+			if err := refuse(network, address, conn); err != nil || s.Reach == nil {
+				return err
+			}
+			to, err := netip.ParseAddrPort(address)
+			if err != nil {
+				return fmt.Errorf("cannot connect to %s: %w", address, err)
+			}
+			return s.Reach(host, netip.AddrPortFrom(to.Addr().Unmap(), to.Port()), server)
+		}
+		return d.DialContext(ctx, network, address)
+	}
 }
 
 func baseTransport(proxy func(*http.Request) (*url.URL, error), config *tls.Config,
@@ -303,16 +341,20 @@ func checkRedirect(api *url.URL) func(*http.Request, []*http.Request) error {
 
 // sameOrigin compares scheme, host and port.
 func sameOrigin(a, b *url.URL) bool {
-	port := func(u *url.URL) string {
-		switch {
-		case u.Port() != "":
-			return u.Port()
-		case u.Scheme == "https":
-			return "443"
-		}
-		return "80"
+	return a.Scheme == b.Scheme && strings.EqualFold(hostPort(a), hostPort(b))
+}
+
+// hostPort is what to connect to for a URL.
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	switch {
+	case port != "":
+	case u.Scheme == "https":
+		port = "443"
+	default:
+		port = "80"
 	}
-	return a.Scheme == b.Scheme && strings.EqualFold(a.Hostname(), b.Hostname()) && port(a) == port(b)
+	return net.JoinHostPort(u.Hostname(), port)
 }
 
 // refuseLocal keeps a redirect from reaching what only this machine can reach. It
@@ -332,6 +374,13 @@ func refuseLocal(network, address string, conn syscall.RawConn) error {
 	return nil
 }
 
+// metadata are the addresses of clouds' services of that kind that are not
+// link-local: of Alibaba, Azure, Oracle and Amazon.
+var metadata = []netip.Prefix{
+	netip.MustParsePrefix("100.100.100.200/32"), netip.MustParsePrefix("168.63.129.16/32"),
+	netip.MustParsePrefix("192.0.0.192/32"), netip.MustParsePrefix("fd00:ec2::/32"),
+}
+
 // refuseNobody keeps from addresses where no server is that anybody means, but a
 // cloud's metadata may be: a message names the server, and the metadata are the
 // machine's.
@@ -341,9 +390,8 @@ func refuseNobody(_, address string, _ syscall.RawConn) error {
 		return fmt.Errorf("cannot connect to %s: %w", address, err)
 	}
 	ip := a.Addr().Unmap().WithZone("")
-	metadata := ip == netip.AddrFrom4([4]byte{100, 100, 100, 200}) || netip.MustParsePrefix("fd00:ec2::/32").Contains(ip)
-	if ip.IsLinkLocalUnicast() || ip.IsMulticast() || metadata {
-		return fmt.Errorf("%w: %s", ErrAddress, ip)
+	if ip.IsLinkLocalUnicast() || ip.IsMulticast() || slices.ContainsFunc(metadata, func(p netip.Prefix) bool { return p.Contains(ip) }) {
+		return fmt.Errorf("%w: %s is a link-local, metadata or group address", ErrAddress, ip)
 	}
 	return nil
 }
