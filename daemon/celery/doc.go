@@ -31,6 +31,14 @@
 //	py/reduce, py/function and the like                     Fail
 //	callbacks, errbacks, chain that are no signatures       Fail
 //
+// A body beyond the limit is not even read: package amqp drops it as it comes, and
+// passes the headers on ([Delivery.Omitted]).
+//
+// What Girder does is no matter of the message. A jobInfoSpec with a URL where nobody
+// answers, or a token that Girder refuses (401, 403), holds up neither the task nor
+// others: it runs, its caller is answered, and Girder is told later, or given up
+// (package jobsync).
+//
 // A bad header does not hide the good ones: the Task that comes with a Fail error
 // has everything that could be read.
 //
