@@ -37,6 +37,7 @@ type broker struct {
 	changed chan struct{} // capacity 1: the client's status is another
 	replies chan struct{} // one for each answer under way
 	doubted chan struct{} // capacity 1: there is a doubt more
+	drained chan struct{} // capacity 1: what has not started is to be handed back
 	work    sync.WaitGroup
 
 	// settling is held to forget a job that is another machine's, and shared to take one.
@@ -79,7 +80,7 @@ func newBroker(f *front, c *config.Config) (*broker, error) {
 	}
 	b := &broker{
 		f: f, logger: f.logger.With("part", "broker"), node: node, brokers: brokers, replies: make(chan struct{}, maxReplies),
-		changed: make(chan struct{}, 1), doubted: make(chan struct{}, 1), doubts: map[string]time.Time{}, total: map[string]int64{}, refused: map[celery.Reason]int64{},
+		changed: make(chan struct{}, 1), doubted: make(chan struct{}, 1), drained: make(chan struct{}, 1), doubts: map[string]time.Time{}, total: map[string]int64{}, refused: map[celery.Reason]int64{},
 	}
 	b.intake = worker.Intake{Settings: b.settings, Document: b.document}
 	b.client = amqp.New(amqp.Config{
@@ -173,6 +174,7 @@ func (b *broker) start(claims, work context.Context, claiming, working *sync.Wai
 	working.Go(func() { b.client.Send(work) })
 	claiming.Go(func() { b.tell(claims) })
 	claiming.Go(func() { b.settleDoubts(claims) })
+	claiming.Go(func() { b.handBack(claims) })
 }
 
 // banner tells what a Celery worker tells at its start.

@@ -36,6 +36,7 @@ func (f *front) Paused() (paused, draining bool) { return f.pause.get() }
 func (f *front) Pause(_ context.Context, drain bool) error {
 	f.logger.Info("Pausing", "drain", drain)
 	defer f.broker.wake()
+	defer f.broker.drain()
 	return f.pause.set(pauseState{Paused: true, Draining: drain})
 }
 

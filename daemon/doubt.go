@@ -119,7 +119,7 @@ func (b *broker) settleDoubt(ctx context.Context, id string) (again bool) {
 		b.logger.Info("A task may be another machine's, and Girder does not answer; asking again", "job", id, "after", b.doubtTime(), "error", err)
 		return true
 	case elsewhere(status):
-		return b.forget(ctx, &job)
+		return b.forget(ctx, &job, "another machine has it")
 	}
 	b.logger.Info("A task was not delivered again, so it is this machine's", "job", id)
 	b.f.store.Confirm(id)
@@ -137,19 +137,19 @@ func elsewhere(s girder.JobStatus) bool {
 	return true
 }
 
-// forget drops a job that another machine has.
-func (b *broker) forget(ctx context.Context, job *queue.Job) (again bool) {
+// forget drops a job that is not this machine's any more.
+func (b *broker) forget(ctx context.Context, job *queue.Job, because string) (again bool) {
 	b.settling.Lock()
 	defer b.settling.Unlock()
 	switch err := b.f.store.Forget(ctx, job.ID); {
 	case err == nil:
-		b.logger.Info("Forgetting a task that another machine has", "job", job.ID)
+		b.logger.Info("Forgetting a task", "job", job.ID, "because", because)
 	case errors.Is(err, queue.ErrWaitedFor):
 		b.logger.Warn("Running a task that another machine has, because a job here waits for it", "job", job.ID)
 		b.f.store.Confirm(job.ID)
 	case errors.Is(err, queue.ErrStarted), errors.Is(err, queue.ErrNotFound):
 	default:
-		b.logger.Error("Cannot forget a task that another machine has", "job", job.ID, "error", err)
+		b.logger.Error("Cannot forget a task", "job", job.ID, "because", because, "error", err)
 		return true
 	}
 	return false

@@ -11,7 +11,8 @@ func (a *app) drainCommand() *cobra.Command {
 		Use:   "drain",
 		Short: "Let what runs end and start nothing more, before a shutdown",
 		Long: `Start no more jobs, as with "pause", before the machine is shut down or taken away:
-"status" tells when the last job has ended. What waits stays in the queue. "resume"
+"status" tells when the last job has ended. Jobs that wait stay in the queue; tasks
+from RabbitMQ that have not started go back there, for other machines. "resume"
 ends it. For root and the admin group.`,
 	}, (*client.Client).Drain)
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -81,19 +82,26 @@ func (in *Intake) Take(d celery.Delivery) (Taken, error) {
 			secrets = transforms.Secrets{}
 		}
 	}
-	if err := pack(&sub, &t, secrets); err != nil {
+	var original json.RawMessage
+	if sub.Fail == "" {
+		// Without it the task can be run here and not be given back, which is all.
+		if original, err = celery.EncodeOriginal(d); err != nil || len(original) > maxOriginal {
+			original = nil
+		}
+	}
+	if err := pack(&sub, &t, secrets, original); err != nil {
 		// It cannot be kept as it is: it fails, without what is in the way.
 		sub.Fail = cmp.Or(sub.Fail, err.Error())
 		t.Links = celery.Links{}
 		t.Job = nil
-		if err := pack(&sub, &t, transforms.Secrets{}); err != nil {
+		if err := pack(&sub, &t, transforms.Secrets{}, nil); err != nil {
 			return Taken{}, &celery.Error{End: celery.Reject, Reason: celery.ReasonHeader, Err: err}
 		}
 	}
 	if len(sub.Secrets) > maxSecrets {
 		sub.Fail = cmp.Or(sub.Fail, fmt.Sprintf("what follows the task has %d bytes, at most %d can be kept", len(sub.Secrets), maxSecrets))
 		t.Links = celery.Links{}
-		if err := pack(&sub, &t, transforms.Secrets{}); err != nil {
+		if err := pack(&sub, &t, transforms.Secrets{}, nil); err != nil {
 			return Taken{}, &celery.Error{End: celery.Reject, Reason: celery.ReasonHeader, Err: err}
 		}
 	}

@@ -19,12 +19,17 @@ type origin struct {
 	Celery *celery.Request `json:"celery,omitempty"`
 }
 
-// kept is what a job's secrets hold: those of its attempts, and under "celery" what
-// follows the job, whose arguments may be tokens, and the token to make jobs with.
+// kept is what a job's secrets hold: those of its attempts; under "celery" what
+// follows the job, whose arguments may be tokens, and the token to make jobs with; and
+// the task as it came, in case that it is given back.
 type kept struct {
 	transforms.Secrets
-	Celery *follow `json:"celery,omitempty"`
+	Celery   *follow         `json:"celery,omitempty"`
+	Original json.RawMessage `json:"original,omitempty"`
 }
+
+// maxOriginal is how large a task is kept as it came, at most.
+const maxOriginal = 256 << 10
 
 type follow struct {
 	celery.Links
@@ -43,17 +48,17 @@ func JobID(task string) string {
 }
 
 // pack puts what is to be known of a task later into a submission.
-func pack(sub *queue.Submission, t *celery.Task, secrets transforms.Secrets) error {
+func pack(sub *queue.Submission, t *celery.Task, secrets transforms.Secrets, original json.RawMessage) error {
 	var err error
 	sub.Secrets, sub.Report = nil, 0
 	if sub.Origin, err = json.Marshal(origin{&t.Request}); err != nil {
 		return fmt.Errorf("cannot keep the task's headers: %w", err)
 	}
-	k := kept{Secrets: secrets}
+	k := kept{Secrets: secrets, Original: original}
 	if len(t.Callbacks)+len(t.Errbacks)+len(t.Chain) > 0 || t.Chord != nil {
 		k.Celery = &follow{t.Links, t.APIURL, t.ClientToken}
 	}
-	if !secrets.Empty() || k.Celery != nil {
+	if !secrets.Empty() || k.Celery != nil || k.Original != nil {
 		if sub.Secrets, err = json.Marshal(k); err != nil {
 			return fmt.Errorf("cannot keep the task's secrets: %w", err)
 		}
@@ -126,4 +131,22 @@ func followOf(secrets []byte) (follow, error) {
 		return follow{}, nil
 	}
 	return *k.Celery, nil
+}
+
+// ErrNoOriginal: a task that was not kept as it came.
+var ErrNoOriginal = errors.New("the task was not kept as it came")
+
+// OriginalOf is a task as it came, to be published again, from its job's secrets.
+func OriginalOf(secrets []byte) (celery.Message, error) {
+	if len(secrets) == 0 {
+		return celery.Message{}, ErrNoOriginal
+	}
+	var k kept
+	if json.Unmarshal(secrets, &k) != nil {
+		return celery.Message{}, errors.New("cannot read the task as it came") // the cause may quote a secret
+	}
+	if k.Original == nil {
+		return celery.Message{}, ErrNoOriginal
+	}
+	return celery.DecodeOriginal(k.Original)
 }
