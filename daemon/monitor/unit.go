@@ -3,10 +3,12 @@ package monitor
 import (
 	"context"
 	"errors"
+	"path"
 	"time"
 
 	"girderworker/daemon/attempt"
 	"girderworker/daemon/systemd"
+	"girderworker/sandbox/cgroup"
 )
 
 // unitSlice is the slice of all attempts' services.
@@ -74,7 +76,12 @@ func (u *units) find(ctx context.Context, d attempt.Dir) (*process, error) {
 }
 
 func (u *units) reap(ctx context.Context, d attempt.Dir, _ record) error {
-	return u.bus.Kill(ctx, u.name(d))
+	if err := u.bus.Kill(ctx, u.name(d)); err != nil || cgroup.Unified() {
+		return err
+	}
+	// systemd removes a unit's group from the hierarchies of cgroup v1 that it uses
+	// itself. The container's group made it in all others.
+	return endCgroup(ctx, path.Dir(u.cgroup(d)))
 }
 
 // cgroup is below the unit's own, which is delegated to the runner.
