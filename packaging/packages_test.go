@@ -34,19 +34,27 @@ func needs(t *testing.T, programs ...string) {
 	}
 }
 
-// pack makes both packages of one binary below out.
-func pack(t *testing.T, packer, binary, out string, env ...string) (deb, rpm string) {
+// binary builds the program as a release below dir.
+func binary(t *testing.T, dir, version string) string {
+	t.Helper()
+	path := filepath.Join(dir, "girder-worker-"+version)
+	run(t, nil, "go", "build", "-tags", "seccomp netgo osusergo", "-ldflags", "-s -w -extldflags -static -X main.version="+version, "-o", path, ".")
+	return path
+}
+
+// pack makes packages of one binary below out, one for each of formats.
+func pack(t *testing.T, packer, binary, out, version string, formats []string, env ...string) []string {
 	t.Helper()
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	env = append(env, "SOURCE_DATE_EPOCH=1700000000")
-	said := run(t, env, packer, "-binary", binary, "-version", "1.2.3-dev", "-maintainer", "A Lab <lab@girder-worker.test>", "-out", out, "deb", "rpm")
+	said := run(t, env, packer, append([]string{"-binary", binary, "-version", version, "-maintainer", "A Lab <lab@girder-worker.test>", "-out", out}, formats...)...)
 	paths := strings.Fields(said)
-	if len(paths) != 2 || !strings.HasSuffix(paths[0], ".deb") || !strings.HasSuffix(paths[1], ".rpm") {
+	if !slices.EqualFunc(paths, formats, strings.HasSuffix) {
 		t.Fatalf("pack said %q", said)
 	}
-	return paths[0], paths[1]
+	return paths
 }
 
 // must are the files of both packages.
@@ -63,24 +71,26 @@ var must = strings.Fields(`
 // made again, please lintian, and the .rpm installs into a root and leaves it.
 func TestPackages(t *testing.T) {
 	dir := t.TempDir()
-	packer, binary := filepath.Join(dir, "pack"), filepath.Join(dir, "girder-worker")
+	const version = "1.2.3-dev"
+	packer, program := filepath.Join(dir, "pack"), binary(t, dir, version)
 	run(t, nil, "go", "build", "-o", packer, "./packaging/pack")
-	run(t, nil, "go", "build", "-tags", "seccomp netgo osusergo", "-ldflags", "-s -w -extldflags -static -X main.version=1.2.3-dev", "-o", binary, ".")
-	deb, rpm := pack(t, packer, binary, filepath.Join(dir, "one"))
+	both := []string{"deb", "rpm"}
+	packages := pack(t, packer, program, filepath.Join(dir, "one"), version, both)
+	deb, rpm := packages[0], packages[1]
 
 	t.Run("reproducible", func(t *testing.T) {
-		again, rpmAgain := pack(t, packer, binary, filepath.Join(dir, "two"), "TZ=Asia/Tokyo", "LC_ALL=C", "HOSTNAME=elsewhere")
-		for _, pair := range [][2]string{{deb, again}, {rpm, rpmAgain}} {
-			a, err := os.ReadFile(pair[0])
+		again := pack(t, packer, program, filepath.Join(dir, "two"), version, both, "TZ=Asia/Tokyo", "LC_ALL=C", "HOSTNAME=elsewhere")
+		for i, first := range packages {
+			a, err := os.ReadFile(first)
 			if err != nil {
 				t.Fatal(err)
 			}
-			b, err := os.ReadFile(pair[1])
+			b, err := os.ReadFile(again[i])
 			if err != nil {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(a, b) {
-				t.Errorf("%s is not the same bytes when it is made again", filepath.Base(pair[0]))
+				t.Errorf("%s is not the same bytes when it is made again", filepath.Base(first))
 			}
 		}
 	})
@@ -191,7 +201,7 @@ func TestPackages(t *testing.T) {
 			t.Fatal(err)
 		}
 		inRoot("--erase", "girder-worker")
-		for _, want := range []string{"systemctl stop girder-worker.socket girder-worker.service", "systemctl stop girder-worker-job-*.service", "systemctl disable girder-worker.socket girder-worker.service"} {
+		for _, want := range []string{"systemctl stop girder-worker.socket girder-worker.service", "systemctl stop girder-worker-job-*.service girder-worker.slice", "systemctl disable girder-worker.socket girder-worker.service"} {
 			if !strings.Contains(calls(), want+"\n") {
 				t.Errorf("its removal did not call %s, but\n%s", want, calls())
 			}
