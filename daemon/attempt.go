@@ -159,7 +159,7 @@ func (f *front) runAttempt(ctx context.Context, job *queue.Job, r *running) {
 		return // the next front finds out what became of it
 	case errors.Is(err, monitor.ErrNoSpace):
 		// It has not begun, and the next job would fare no better.
-		f.logger.Error("Cannot start an attempt: the disk is full; starting none for a while", "attempt", r.name, "for", fullDiskPause, "error", err)
+		f.logger.Error("Cannot start an attempt: there is no room; starting none for a while", "attempt", r.name, "for", fullDiskPause, "error", err)
 		f.restFor(fullDiskPause)
 		f.interrupt(ctx, r.name, err.Error())
 		return

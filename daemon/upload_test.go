@@ -2,13 +2,16 @@ package daemon_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"girderworker/daemon/attempt"
 	"girderworker/transforms/girder/girdertest"
 )
 
@@ -110,4 +113,107 @@ func TestCancelUpload(t *testing.T) {
 	if files := u.girder.Files(u.items[id]); len(files) != 0 {
 		t.Errorf("files are %+v", files)
 	}
+}
+
+// TestUploadsTakeTurns: while Girder is away, few of the jobs that wait for it
+// have a process; one of the others can be canceled; and when Girder is back, all
+// arrive.
+func TestUploadsTakeTurns(t *testing.T) {
+	u := newUploader(t)
+	u.girder.Mend()
+	u.girder.Fail("POST /file/chunk", -1, girdertest.Status(503))
+	const n = attempt.UploadTurns + 4
+	var ids []string
+	for range n {
+		item := u.girder.AddItem(u.folder, "item")
+		id := u.submit("echo -n result >/mnt/girder_worker/default/out.txt",
+			"girder", map[string]any{"api_url": u.girder.API(), "token": u.token},
+			"uploads", []map[string]any{{"path": "out.txt", "item_id": item}}).ID
+		u.items[id] = item
+		ids = append(ids, id)
+	}
+	waiting := func() (all []string) {
+		for _, id := range ids {
+			if strings.Contains(u.job(id).Stage, "waiting for the uploads of other jobs") {
+				all = append(all, id)
+			}
+		}
+		return all
+	}
+	u.eventually("four wait for their turn", func() bool {
+		for _, id := range ids {
+			if u.job(id).State != "finishing" {
+				return false
+			}
+		}
+		return len(waiting()) == n-attempt.UploadTurns
+	})
+	runners := 0
+	for _, pid := range u.processes() {
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if strings.Contains(string(line), "\x00runner\x00") {
+			runners++
+		}
+	}
+	if most := attempt.UploadTurns + 2; runners > most { // one is kept warm, one may just end
+		t.Errorf("%d runners, want at most %d", runners, most)
+	}
+	canceled := waiting()[0]
+	begun := time.Now()
+	if _, err := u.client.Cancel(t.Context(), canceled, "enough"); err != nil {
+		t.Fatal(err)
+	}
+	if job := u.wait(canceled); job.State != "canceled" {
+		t.Errorf("job %+v", job)
+	}
+	t.Logf("canceled after %v", time.Since(begun))
+	u.stop() // and the next daemon knows who waits
+	u.start()
+	u.girder.Mend()
+	for _, id := range ids {
+		if job := u.wait(id); id != canceled && job.State != "succeeded" {
+			t.Errorf("job %+v", job)
+		}
+	}
+	for id, item := range u.items {
+		if files := u.girder.Files(item); id != canceled && len(files) != 1 {
+			t.Errorf("files of job %s are %+v", id, files)
+		}
+	}
+}
+
+// TestLostVolume: a volume in a directory of the submitter goes with the attempt
+// whose runner was killed, before the next attempt begins.
+func TestLostVolume(t *testing.T) {
+	w := newWorld(t)
+	host := filepath.Join(w.shared(), "scratch")
+	id := w.submit("echo here >/v/file; echo up; sleep 1000", "volumes", []map[string]any{{"name": "v", "target": "/v", "host_dir": host}}).ID
+	w.printed(id, "up")
+	first, err := os.ReadDir(host)
+	if err != nil || len(first) != 1 {
+		t.Fatal(first, err)
+	}
+	if err := w.runner(id, 1).Kill(); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the second attempt has its own", func() bool {
+		second, err := os.ReadDir(host)
+		return err == nil && len(second) == 1 && second[0].Name() != first[0].Name() && w.job(id).Attempt == 2 && w.job(id).State == "running"
+	})
+	// The same while there is no daemon.
+	w.cmd.Process.Kill()
+	w.waitExit()
+	if err := w.runner(id, 2).Kill(); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	w.eventually("the third attempt", func() bool { return w.job(id).Attempt == 3 && w.job(id).State == "running" })
+	if _, err := w.client.Cancel(t.Context(), id, ""); err != nil {
+		t.Fatal(err)
+	}
+	w.wait(id)
+	w.eventually("nothing is left", func() bool {
+		left, err := os.ReadDir(host)
+		return err == nil && len(left) == 0
+	})
 }

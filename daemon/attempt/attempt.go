@@ -107,6 +107,9 @@ type Limits struct {
 	// Outage is how long Girder may be out of reach, for each thing that is
 	// fetched or uploaded; 0 is the runner's default.
 	Outage time.Duration `json:"outage,omitempty"`
+	// Turn is how long of it a runner waits that has only uploads left, before it
+	// makes room for another's; 0 is the runner's default.
+	Turn time.Duration `json:"turn,omitempty"`
 }
 
 // Grant is what only the monitor decides.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 )
 
 const (
@@ -15,13 +16,19 @@ const (
 
 // Finish is finish.json: how far the work after the exit has come. It is there
 // from just before exit.json until that work is done, so an attempt that has
-// both and no runner is to be resumed, see [Dir.Unfinished].
+// both and no runner is to be resumed, see [Dir.Unfinished]. Where volumes are
+// made in directories of the submitter, it is there from before the first.
 type Finish struct {
 	Version int `json:"version"`
 	// Hook is the index of the first of Plan.Hooks that is not over.
 	Hook int `json:"hook"`
 	// State is how far that one is, in its own words; nil: not begun.
 	State json.RawMessage `json:"state,omitempty"`
+	// Waited is how long Girder was out of reach for it since it last got on.
+	Waited time.Duration `json:"waited,omitempty"`
+	// Turns counts the runners that ended in order before all was done, to make
+	// room for those of other attempts.
+	Turns int `json:"turns,omitempty"`
 	// Error is of the first hook that failed.
 	Error string `json:"error,omitempty"`
 	// Volumes are those that were made in a directory of the submitter.
@@ -29,7 +36,8 @@ type Finish struct {
 }
 
 // HostVolume is a volume that was made in a directory of the submitter, and the
-// inode that it was made as.
+// inode that it was made as: none where it was about to be made, and so is empty
+// if it is there at all.
 type HostVolume struct {
 	Name string `json:"name"`
 	Path string `json:"path"`
@@ -102,6 +110,24 @@ func (d Dir) RemoveFinish() error {
 	return nil
 }
 
+// Abandoned tells whether the attempt has no exit, but work to be done after it:
+// with no runner, it was lost, and another runner must do that work alone.
+func (d Dir) Abandoned() (bool, error) {
+	over, err := d.Ended()
+	if err != nil || over {
+		return false, err
+	}
+	return d.hasFinish()
+}
+
+func (d Dir) hasFinish() (bool, error) {
+	_, err := os.Lstat(d.file(finishName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // Unfinished tells whether the attempt's exit is recorded and work after it is
 // not done: with no runner, another one must go on with it, and its work
 // directory must stay.
@@ -110,9 +136,5 @@ func (d Dir) Unfinished() (bool, error) {
 	if err != nil || !over {
 		return false, err
 	}
-	_, err = os.Lstat(d.file(finishName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
+	return d.hasFinish()
 }

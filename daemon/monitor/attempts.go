@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"girderworker/daemon/attempt"
@@ -25,10 +26,21 @@ type live struct {
 	slice  int      // -1: none of the range
 	cgroup string
 	gone   chan struct{} // closed at the end
-	// restarts counts the runners that went on with its uploads.
-	restarts int
-	killed   bool // nobody is to go on with it
+	// restarts counts the runners that went on with its uploads since one of
+	// them, the last of turns, ended in order.
+	restarts, turns int
+	killed          bool // nobody is to go on with it
+	between         bool // one runner has ended, and the next is not there
+	// hurry is closed when it has to go on at once, whoever's turn it is.
+	hurry    chan struct{}
+	hurrying sync.Once
 }
+
+func newLive(d attempt.Dir, slice int, cgroup string) *live {
+	return &live{dir: d, slice: slice, cgroup: cgroup, gone: make(chan struct{}), hurry: make(chan struct{})}
+}
+
+func (l *live) goAtOnce() { l.hurrying.Do(func() { close(l.hurry) }) }
 
 func (l *live) name() Attempt { return Attempt{l.dir.Job(), l.dir.Number()} }
 
@@ -91,7 +103,7 @@ func (m *Monitor) admit(ctx context.Context, dir attempt.Dir, owner string) (*li
 	if err != nil {
 		return nil, fmt.Errorf("cannot start attempt %s: %w", dir.ID(), err)
 	}
-	l := &live{dir: dir, slice: slice, cgroup: m.launcher.cgroup(dir), gone: make(chan struct{})}
+	l := newLive(dir, slice, m.launcher.cgroup(dir))
 	m.live[l.name()] = l
 	return l, nil
 }
@@ -214,75 +226,6 @@ func (m *Monitor) watch(l *live) {
 		}
 		m.settle(l, true)
 	})
-}
-
-// maxRestarts is how many runners may die over the uploads of one attempt.
-const maxRestarts = 10
-
-// goOn starts another runner for an attempt whose exit is recorded and whose
-// uploads are not done. It tells whether the attempt is still to be kept: also
-// where this monitor ends, and the next one goes on.
-func (m *Monitor) goOn(l *live) bool {
-	for pause := 100 * time.Millisecond; ; pause = min(2*pause, time.Minute) {
-		m.mu.Lock()
-		killed := l.killed
-		m.mu.Unlock()
-		unfinished, err := l.dir.Unfinished()
-		if err != nil {
-			m.logger.Error("Cannot tell whether an attempt is done", "attempt", l.dir.ID(), "error", err)
-		}
-		if killed || !unfinished {
-			return false
-		}
-		if l.restarts++; l.restarts > maxRestarts {
-			m.logger.Error("Giving up an attempt's uploads: too many runners died over them", "attempt", l.dir.ID())
-			return false
-		}
-		select {
-		case <-time.After(pause):
-		case <-m.ctx.Done():
-			return true
-		}
-		if err := m.relaunch(l); err != nil {
-			if m.ctx.Err() != nil {
-				return true
-			}
-			m.logger.Error("Cannot go on with an attempt's uploads; trying again", "attempt", l.dir.ID(), "error", err)
-			continue
-		}
-		m.watch(l)
-		return true
-	}
-}
-
-// relaunch starts a runner for an attempt that has had one.
-func (m *Monitor) relaunch(l *live) error {
-	rec, err := readRecord(l.dir)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(m.ctx, killPatience)
-	defer cancel()
-	// What the last runner left, but for its work directory, goes first.
-	if err := m.launcher.reap(ctx, l.dir, rec); err != nil {
-		return err
-	}
-	if err := endCgroup(ctx, l.cgroup); err != nil {
-		return err
-	}
-	if err := unmountBelow(filepath.Join(m.files.work(), l.dir.ID())); err != nil {
-		return err
-	}
-	lock, err := l.dir.Lock()
-	if err != nil {
-		return err
-	}
-	m.logger.Info("Going on with an attempt's uploads", "attempt", l.dir.ID())
-	proc, err := m.launcher.start(m.ctx, l.dir, lock, 0)
-	m.mu.Lock()
-	l.proc = proc
-	m.mu.Unlock()
-	return err
 }
 
 // lockPoll is how often a lock is looked at whose holder is not known.
@@ -419,7 +362,8 @@ func (m *Monitor) revive(ctx context.Context, d attempt.Dir) error {
 	if err != nil {
 		return err
 	}
-	l := &live{dir: d, proc: proc, slice: -1, cgroup: m.launcher.cgroup(d), gone: make(chan struct{})}
+	l := newLive(d, -1, m.launcher.cgroup(d))
+	l.proc = proc
 	r, err := d.ReadRequest()
 	switch {
 	case err == nil:
@@ -432,6 +376,11 @@ func (m *Monitor) revive(ctx context.Context, d attempt.Dir) error {
 	unfinished, uerr := d.Unfinished()
 	if uerr != nil {
 		return uerr
+	}
+	if !unfinished && !alive {
+		if unfinished, err = d.Abandoned(); err != nil {
+			return err
+		}
 	}
 	if !alive && !unfinished {
 		m.forget(d)
@@ -524,7 +473,11 @@ func (m *Monitor) cancel(a Attempt, how attempt.Cancel) error {
 	if err != nil {
 		return err
 	}
-	return l.dir.WriteCancel(how)
+	if err := l.dir.WriteCancel(how); err != nil {
+		return err
+	}
+	l.goAtOnce()
+	return nil
 }
 
 // kill ends a runner by force; the watcher then ends its container.
@@ -538,13 +491,16 @@ func (m *Monitor) kill(ctx context.Context, a Attempt) error {
 	}
 	m.mu.Lock()
 	l.killed = true
-	proc := l.proc
+	proc, between := l.proc, l.between
 	m.mu.Unlock()
-	if proc == nil {
-		return fmt.Errorf("cannot kill attempt %s: its runner's process is not known", a)
-	}
-	if err := proc.kill(); err != nil {
-		return err
+	l.goAtOnce()
+	if !between {
+		if proc == nil {
+			return fmt.Errorf("cannot kill attempt %s: its runner's process is not known", a)
+		}
+		if err := proc.kill(); err != nil {
+			return err
+		}
 	}
 	select {
 	case <-l.gone:

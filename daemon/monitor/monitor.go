@@ -75,6 +75,10 @@ type Monitor struct {
 	stop context.CancelCauseFunc
 	wg   sync.WaitGroup // everything that must have ended before Run returns
 
+	// turnstile holds an element while an attempt waits at the head of those that
+	// have uploads left and no runner.
+	turnstile chan struct{}
+
 	mu       sync.Mutex
 	live     map[Attempt]*live
 	removing map[string]bool // jobs whose directories are being deleted
@@ -127,6 +131,8 @@ func open(o Options) (_ *Monitor, err error) {
 		logger:   o.Logger,
 		live:     map[Attempt]*live{},
 		removing: map[string]bool{},
+
+		turnstile: make(chan struct{}, 1),
 	}
 	if o.Audit == "" {
 		o.Audit = filepath.Join(o.State, "audit.jsonl")

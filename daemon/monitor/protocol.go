@@ -84,7 +84,7 @@ var (
 	ErrBadImage = errors.New("bad image")
 	// ErrPinned: the image is to stay as it is.
 	ErrPinned = errors.New("the image is pinned")
-	// ErrNoSpace: the disk is full.
+	// ErrNoSpace: the disk is full, or all ids for containers are in use.
 	ErrNoSpace = errors.New("no space left")
 	// ErrGone: the monitor does not answer any more. The front must end.
 	ErrGone = errors.New("the monitor is gone")

@@ -126,7 +126,11 @@ func (r *ranges) free(fromTop bool) (int, error) {
 			return slice, nil
 		}
 	}
-	return 0, fmt.Errorf("all %d slices of the id range are given out, %d of them to people for good; make id_size larger", n, len(r.owners))
+	err := fmt.Errorf("all %d slices of the id range are given out, %d of them to people for good; make id_size larger", n, len(r.owners))
+	if len(r.owners) < n { // attempts that end give theirs back
+		err = fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return 0, err
 }
 
 // save is durable before anything gets an id of the slice.

@@ -170,7 +170,7 @@ var rules = map[string]func(*checker){
 	// They only end a job earlier.
 	"Limits.Soft": nil, "Limits.Idle": nil,
 	// How patient a job is with its server costs a slot that is its own.
-	"Limits.Outage": nil,
+	"Limits.Outage": nil, "Limits.Turn": nil,
 }
 
 // WantSignatures tells whether there are images that need one.

@@ -19,9 +19,9 @@ import (
 // maxFetched bounds how many files one fetch brings, whatever the server says.
 const maxFetched = 1_000_000
 
-// volume makes a volume in a directory of the submitter, or takes over the one
-// that the runner made.
-func (m *mover) volume(v *transforms.Volume, made *os.File) (give *os.File, where *attempt.HostVolume, err error) {
+// volume makes a volume at a path in a directory of the submitter, or takes over
+// the one that the runner made.
+func (m *mover) volume(v *transforms.Volume, at string, made *os.File) (give *os.File, where *attempt.HostVolume, err error) {
 	if made != nil {
 		m.addPlace(v.Name, &tree{dir: made, name: v.Target})
 		return nil, nil, nil
@@ -39,11 +39,11 @@ func (m *mover) volume(v *transforms.Volume, made *os.File) (give *os.File, wher
 		return fail(err)
 	}
 	defer parent.Close()
-	name, err := os.MkdirTemp(fmt.Sprintf("/proc/self/fd/%d", parent.Fd()), "girder-worker-")
-	if err != nil {
+	name := path.Base(at)
+	if err := unix.Mkdirat(int(parent.Fd()), name, 0o700); err != nil {
 		return fail(err)
 	}
-	fd, err := unix.Openat2(int(parent.Fd()), path.Base(name), &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: beneath})
+	fd, err := unix.Openat2(int(parent.Fd()), name, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: beneath})
 	if err != nil {
 		return fail(err)
 	}
@@ -56,7 +56,7 @@ func (m *mover) volume(v *transforms.Volume, made *os.File) (give *os.File, wher
 		return fail(err)
 	}
 	m.addPlace(v.Name, &tree{dir: dir, name: v.Target})
-	where = &attempt.HostVolume{Name: v.Name, Path: path.Join(v.HostDir, path.Base(name)), Dev: st.Dev, Ino: st.Ino}
+	where = &attempt.HostVolume{Name: v.Name, Path: at, Dev: st.Dev, Ino: st.Ino}
 	fd, err = unix.FcntlInt(dir.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	return os.NewFile(uintptr(fd), v.HostDir), where, err
 }
@@ -78,12 +78,18 @@ func (m *mover) findVolume(v *attempt.HostVolume) error {
 
 // removeVolume removes a volume that was made in a directory of the submitter.
 func (m *mover) removeVolume(v *attempt.HostVolume) error {
-	t, err := m.place(v.Name)
-	if err == nil {
-		err = t.empty()
+	var err error
+	if v.Ino != 0 {
+		var t *tree
+		if t, err = m.place(v.Name); err == nil {
+			err = t.empty()
+		}
 	}
 	if err == nil {
 		err = m.opener.removeDirectory(v.Path)
+	}
+	if v.Ino == 0 && !errors.Is(err, unix.ENOTEMPTY) {
+		return nil // it was never made
 	}
 	if err != nil {
 		return fmt.Errorf("cannot remove the volume %s: %w", v.Path, err)

@@ -1,10 +1,12 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"time"
 
 	"girderworker/daemon/attempt"
@@ -97,6 +99,28 @@ func finishAttempt(dir attempt.Dir, gid int, stop *stopper, logger *slog.Logger)
 	return a.conclude(&exit, &left)
 }
 
+// cleanUpAbandoned removes the volumes of an attempt that was lost with its
+// runner, and leaves it lost.
+func cleanUpAbandoned(dir attempt.Dir, gid int, stop *stopper, logger *slog.Logger) error {
+	events, err := dir.CreateEvents(gid)
+	if err != nil {
+		return err
+	}
+	defer events.Close()
+	left, err := dir.ReadFinish()
+	if err != nil {
+		return err
+	}
+	a := &attemptRun{dir: dir, gid: gid, events: events, stop: stop, logger: logger}
+	if a.request, err = dir.ReadRequest(); err != nil {
+		return err
+	}
+	if err := a.removeVolumes(left.Volumes); err != nil {
+		a.note(err.Error())
+	}
+	return dir.RemoveFinish()
+}
+
 // conclude does what is left to be done after the exit, and tells Done. When the
 // machine goes down first, it is left to the next runner.
 func (a *attemptRun) conclude(exit *attempt.Exit, left *attempt.Finish) (err error) {
@@ -113,6 +137,9 @@ func (a *attemptRun) conclude(exit *attempt.Exit, left *attempt.Finish) (err err
 		}()
 		if err != nil {
 			a.keepWork = true
+			if errors.Is(err, errNotYet) {
+				return nil
+			}
 			return err
 		}
 		done.Error = left.Error
@@ -130,6 +157,9 @@ func (a *attemptRun) conclude(exit *attempt.Exit, left *attempt.Finish) (err err
 	}
 	return a.dir.RemoveFinish()
 }
+
+// errNotYet: another attempt's uploads are at turn.
+var errNotYet = errors.New("the uploads go on when it is their turn")
 
 // errToBeResumed: the work after the exit is not done, and nobody gave it up.
 var errToBeResumed = errors.New("the machine or the service is shutting down; the uploads go on afterwards")
@@ -149,6 +179,12 @@ func (a *attemptRun) finishUp(exit *attempt.Exit, left *attempt.Finish) error {
 		switch {
 		case errors.As(context.Cause(ctx), &reason) && reason.outcome == attempt.OutcomeInterrupted:
 			return errToBeResumed
+		case errors.Is(err, errNotYet) && reason == nil:
+			left.Turns++
+			if err = a.dir.WriteFinish(*left); err == nil {
+				return errNotYet
+			}
+			left.Error = err.Error()
 		case reason != nil:
 			left.Error = reason.text + " (before everything was uploaded)"
 		case err != nil && left.Error == "":
@@ -179,10 +215,13 @@ func (a *attemptRun) endOfWork() context.Context {
 // resumeTransfer starts a process that knows the servers and the volumes.
 func (a *attemptRun) resumeTransfer(ctx context.Context, made []attempt.HostVolume, all bool) error {
 	var err error
-	if a.transfer, err = a.newTransfer(ctx); err != nil {
+	if a.transfer, err = a.newTransfer(ctx, a.patience()); err != nil {
 		return err
 	}
 	for i := range made {
+		if made[i].Ino == 0 {
+			continue
+		}
 		if err := a.transfer.tell(ctx, message{Op: opFound, Made: &made[i]}, nil); err != nil {
 			return err
 		}
@@ -220,6 +259,31 @@ func (a *attemptRun) endTransfer() {
 	}
 }
 
+// turnPatience is how long a runner waits for a server that is out of reach
+// before it makes room.
+const turnPatience = time.Minute
+
+// patience is how long this runner waits for a server with its uploads.
+func (a *attemptRun) patience() time.Duration {
+	return min(cmp.Or(a.request.Limits.Turn, turnPatience), max(a.outage()-a.waited, time.Second))
+}
+
+// takeTurn tells whether it is this attempt's turn to upload.
+func (a *attemptRun) takeTurn() bool {
+	if a.turn != nil {
+		return true
+	}
+	var err error
+	if a.turn, err = attempt.TakeTurn(filepath.Dir(filepath.Dir(a.request.Grant.WorkDir))); err != nil {
+		a.logger.Error("Uploading without a turn", "error", err)
+		return true
+	}
+	if a.turn == nil {
+		a.doing("waiting for the uploads of other jobs")
+	}
+	return a.turn != nil
+}
+
 // transferTries is how often a transfer process may die over one hook.
 const transferTries = 3
 
@@ -228,15 +292,26 @@ const transferTries = 3
 // they upload may be what somebody waits for.
 func (a *attemptRun) runHooks(ctx context.Context, left *attempt.Finish, due map[string]bool) error {
 	defer a.endTransfer()
+	a.waited = left.Waited
 	deaths := 0
 	for hooks := a.request.Plan.Hooks; left.Hook < len(hooks); {
 		h := hooks[left.Hook]
 		var err error
-		if due[h.Name] {
+		if due[h.Name] && ctx.Err() == nil {
+			if !a.takeTurn() {
+				return errNotYet
+			}
 			err = a.runHook(ctx, left, &h)
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		var away *awayError
+		if errors.As(err, &away) {
+			if waited := left.Waited + a.patience(); waited < a.outage() {
+				left.Waited = waited
+				return errNotYet
+			}
 		}
 		if errors.Is(err, errEndedEarly) {
 			a.endTransfer()
@@ -252,7 +327,7 @@ func (a *attemptRun) runHooks(ctx context.Context, left *attempt.Finish, due map
 			}
 		}
 		left.Hook++
-		left.State = nil
+		left.State, left.Waited = nil, 0
 		if err := a.dir.WriteFinish(*left); err != nil {
 			return err
 		}
@@ -267,7 +342,7 @@ func (a *attemptRun) runHook(ctx context.Context, left *attempt.Finish, h *trans
 			return err
 		}
 		a.transfer.onCommit = func(state []byte) error {
-			left.State = append([]byte(nil), state...)
+			left.State, left.Waited = append([]byte(nil), state...), 0
 			return a.dir.WriteFinish(*left)
 		}
 	}

@@ -274,3 +274,119 @@ func TestResume(t *testing.T) {
 		})
 	}
 }
+
+// TestTurns: a runner whose uploads find no turn, or no Girder, ends, and the
+// next goes on, until Girder has been away for as long as was to be waited.
+func TestTurns(t *testing.T) {
+	w := newGirderWorld(t, sh("echo -n one >"+in("1"))...)
+	w.hook(transforms.HookItem, w.item, "1")
+	state := filepath.Dir(filepath.Dir(w.request.Grant.WorkDir))
+	var taken []*os.File
+	for turn, err := attempt.TakeTurn(state); turn != nil; turn, err = attempt.TakeTurn(state) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken = append(taken, turn)
+	}
+	if len(taken) != attempt.UploadTurns {
+		t.Fatalf("%d turns", len(taken))
+	}
+	waits := func(p *process, turns int) {
+		t.Helper()
+		if err := p.Wait(); err != nil {
+			t.Errorf("runner: %v: %s", err, &p.stderr)
+		}
+		unfinished, err := w.dir.Unfinished()
+		left, err2 := w.dir.ReadFinish()
+		if err != nil || err2 != nil || !unfinished || left.Turns != turns {
+			t.Fatalf("unfinished %v, %+v, %v, %v", unfinished, left, err, err2)
+		}
+	}
+	waits(w.start(), 1)
+	if n := len(w.Calls("")); n != 0 {
+		t.Errorf("%d calls out of turn", n)
+	}
+	taken[3].Close()
+	w.request.Limits = attempt.Limits{Outage: 6 * time.Second, Turn: 2 * time.Second}
+	if err := w.dir.WriteRequest(w.request); err != nil {
+		t.Fatal(err)
+	}
+	w.Fail("GET /item/{id}/files", -1, girdertest.Status(503))
+	waits(w.again(), 2)
+	waits(w.again(), 3)
+	// Once more, and that is it; somebody else's turn is no matter.
+	w.Mend()
+	w.end(w.again())
+	if done := w.done(); done.Error != "" {
+		t.Errorf("done with %q", done.Error)
+	}
+	if got := w.named(w.item); got != "1=one" {
+		t.Errorf("the item has %q", got)
+	}
+	for i, turn := range taken {
+		if i != 3 {
+			turn.Close()
+		}
+	}
+}
+
+// TestOutageOver: in the end Girder has been away for too long, whatever the turns.
+func TestOutageOver(t *testing.T) {
+	w := newGirderWorld(t, sh("echo -n one >"+in("1"))...)
+	w.hook(transforms.HookItem, w.item, "1")
+	w.request.Limits = attempt.Limits{Outage: 3 * time.Second, Turn: time.Second}
+	w.Fail("GET /item/{id}/files", -1, girdertest.Status(503))
+	runners := 1
+	for p := w.start(); ; p = w.again() {
+		if err := p.Wait(); err != nil {
+			t.Fatalf("runner: %v: %s", err, &p.stderr)
+		}
+		if unfinished, err := w.dir.Unfinished(); err != nil {
+			t.Fatal(err)
+		} else if !unfinished {
+			break
+		}
+		if runners++; runners > 10 {
+			t.Fatal("it never ends")
+		}
+	}
+	w.nothingLeft()
+	if done := w.done(); runners < 3 || !strings.Contains(done.Error, "503") {
+		t.Errorf("done with %q after %d runners", done.Error, runners)
+	}
+}
+
+// TestAbandoned: what a runner that was killed made in the submitter's directory
+// is removed by the next one, which does nothing else.
+func TestAbandoned(t *testing.T) {
+	w := newGirderWorld(t, sh("cd "+volumeTarget+"; mkdir d; : >d/f; chmod 0 d; echo up; exec sleep 1000")...)
+	host := filepath.Join(w.files, "scratch")
+	w.request.Plan.Volumes[0].HostDir = host
+	w.hook(transforms.HookItem, w.item, "d")
+	p := w.start()
+	w.waitLog("up")
+	if made, err := os.ReadDir(host); err != nil || len(made) != 1 {
+		t.Fatalf("made are %v, %v", made, err)
+	}
+	if err := p.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	p.Wait()
+	w.sweep()
+	if abandoned, err := w.dir.Abandoned(); err != nil || !abandoned {
+		t.Fatal(abandoned, err)
+	}
+	q := w.again()
+	if err := q.Wait(); err != nil {
+		t.Errorf("runner: %v: %s", err, &q.stderr)
+	}
+	if left, err := os.ReadDir(host); err != nil || len(left) > 0 {
+		t.Errorf("left are %v, %v; notes %s", left, err, w.notes())
+	}
+	if abandoned, err := w.dir.Abandoned(); err != nil || abandoned {
+		t.Error(abandoned, err)
+	}
+	if ended, err := w.dir.Ended(); err != nil || ended {
+		t.Errorf("an attempt that was lost has an end: %v", err)
+	}
+}

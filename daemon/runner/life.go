@@ -69,6 +69,8 @@ type attemptRun struct {
 	made    []attempt.HostVolume // in directories of the submitter
 	ends    []*os.File           // the container's ends of its standard streams
 	ran     bool                 // there was a container
+	turn    *os.File             // to upload; nil: not this attempt's yet
+	waited  time.Duration        // for Girder, by runners before this one
 	// keepWork: another runner will go on with what is in the work directory.
 	keepWork bool
 }

@@ -18,7 +18,9 @@
 //	Done ─ work directory removed
 //
 // A runner that is started for an attempt which has its exit.json begins at the
-// uploads, where finish.json says that they are (finish.go).
+// uploads, where finish.json says that they are (finish.go). It uploads only in
+// its turn, of which a machine has a few, and ends when there is none or when
+// Girder is out of reach: the monitor starts another when there is a turn again.
 //
 // # Goroutines
 //
@@ -152,6 +154,11 @@ func runAttempt(dir attempt.Dir, lock *attempt.Lock, ahead *diskAhead, stop *sto
 		return err
 	} else if unfinished {
 		return finishAttempt(dir, gid, stop, logger)
+	}
+	if abandoned, err := dir.Abandoned(); err != nil {
+		return err
+	} else if abandoned {
+		return cleanUpAbandoned(dir, gid, stop, logger)
 	}
 	exitFile, err := dir.ReserveExit(gid)
 	if err != nil {

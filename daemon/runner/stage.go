@@ -1,9 +1,11 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path"
 	"path/filepath"
@@ -26,23 +28,21 @@ const slicerStream = "_stdout"
 // not say.
 const defaultOutage = 6 * time.Hour
 
+func (a *attemptRun) outage() time.Duration { return cmp.Or(a.request.Limits.Outage, defaultOutage) }
+
 func needsTransfer(p *transforms.Plan) bool {
 	return len(p.Streams)+len(p.Binds)+len(p.Volumes)+len(p.Inserts) > 0 || p.SlicerProgress
 }
 
 // newTransfer starts the process for the submitter's files and tells it of all
-// servers.
-func (a *attemptRun) newTransfer(ctx context.Context) (*transfer, error) {
+// servers, which may be out of reach for so long.
+func (a *attemptRun) newTransfer(ctx context.Context, outage time.Duration) (*transfer, error) {
 	t, err := startTransfer(a.request.Identity, &a.request.Grant)
 	if err != nil {
 		return nil, err
 	}
 	t.onDoing = a.doing
 	t.onNote = a.note
-	outage := a.request.Limits.Outage
-	if outage == 0 {
-		outage = defaultOutage
-	}
 	for _, g := range a.request.Plan.Girders {
 		s := &server{Girder: g, Token: a.secrets.Tokens[g.Name], APIKey: a.secrets.APIKeys[g.Name], Headers: a.secrets.Headers[g.Name], Proxies: a.secrets.Proxies[g.Name], Outage: outage}
 		var keeper *os.File
@@ -68,7 +68,7 @@ func (a *attemptRun) doing(text string) { a.tell(attempt.Event{Doing: text}) }
 // stage makes the volumes, opens the binds and has everything fetched. It
 // returns what is to be mounted, also with an error.
 func (a *attemptRun) stage(ctx context.Context) (mounts []sandbox.Mount, err error) {
-	if a.transfer, err = a.newTransfer(ctx); err != nil {
+	if a.transfer, err = a.newTransfer(ctx, a.outage()); err != nil {
 		return nil, err
 	}
 	plan := &a.request.Plan
@@ -134,11 +134,7 @@ func (a *attemptRun) volumesDir() string { return filepath.Join(a.space(), "volu
 // makeVolume makes a volume and returns its descriptor.
 func (a *attemptRun) makeVolume(ctx context.Context, v transforms.Volume) (*os.File, error) {
 	if v.HostDir != "" {
-		source, made, err := a.transfer.makeVolume(ctx, v)
-		if err == nil {
-			a.made = append(a.made, *made)
-		}
-		return source, err
+		return a.makeHostVolume(ctx, v)
 	}
 	dir := filepath.Join(a.volumesDir(), v.Name)
 	// Open to all below a directory that is closed to all.
@@ -156,6 +152,30 @@ func (a *attemptRun) makeVolume(ctx context.Context, v transforms.Volume) (*os.F
 		return nil, fmt.Errorf("cannot make volume %s: %w", v.Name, err)
 	}
 	return a.handVolume(ctx, v)
+}
+
+// makeHostVolume has a volume made in a directory of the submitter. It is on
+// record before it is there, for whoever cleans up if this process is killed.
+func (a *attemptRun) makeHostVolume(ctx context.Context, v transforms.Volume) (*os.File, error) {
+	v.HostDir = path.Clean(v.HostDir)
+	at := len(a.made)
+	a.made = append(a.made, attempt.HostVolume{Name: v.Name, Path: path.Join(v.HostDir, fmt.Sprintf("girder-worker-%s-%08x", a.dir.ID(), rand.Uint32()))})
+	record := func() error {
+		return a.dir.WriteFinish(attempt.Finish{Hook: len(a.request.Plan.Hooks), Volumes: a.made})
+	}
+	if err := record(); err != nil {
+		return nil, err
+	}
+	source, made, err := a.transfer.makeVolume(ctx, v, a.made[at].Path)
+	if err != nil {
+		return nil, err
+	}
+	a.made[at] = *made
+	if err := record(); err != nil {
+		source.Close()
+		return nil, err
+	}
+	return source, nil
 }
 
 // handVolume opens a volume of the work directory and gives it to the transfer

@@ -110,6 +110,9 @@ func (t *transfer) ask(ctx context.Context, m message, with *os.File, want strin
 		err = errEndedEarly
 	} else if err == nil && answer.Error != "" {
 		err = errors.New(clean(answer.Error))
+		if answer.Away {
+			err = &awayError{err}
+		}
 	} else if err == nil && answer.Op != want {
 		err = fmt.Errorf("the process for the job's files answered %q to %q", clean(answer.Op), m.Op)
 	}
@@ -122,6 +125,9 @@ func (t *transfer) ask(ctx context.Context, m message, with *os.File, want strin
 
 // errEndedEarly: the process died, which says nothing about what it did.
 var errEndedEarly = errors.New("the process for the job's files ended early")
+
+// awayError: Girder was out of reach for as long as it was to be waited for.
+type awayError struct{ error }
 
 // aside takes what is told beside the answer, and tells whether it was that.
 func (t *transfer) aside(m message) bool {
@@ -155,10 +161,13 @@ func (t *transfer) openBind(ctx context.Context, b transforms.Bind) (*os.File, e
 	return f, err
 }
 
-// makeVolume has a volume made in a directory of the submitter.
-func (t *transfer) makeVolume(ctx context.Context, v transforms.Volume) (*os.File, *attempt.HostVolume, error) {
-	answer, f, err := t.ask(ctx, message{Op: opVolume, Volume: &v}, nil, opOpened)
-	if err == nil && (f == nil || answer.Made == nil) {
+// makeVolume has a volume made in a directory of the submitter, at a path there.
+func (t *transfer) makeVolume(ctx context.Context, v transforms.Volume, at string) (*os.File, *attempt.HostVolume, error) {
+	answer, f, err := t.ask(ctx, message{Op: opVolume, Volume: &v, Path: at}, nil, opOpened)
+	if err == nil && (f == nil || answer.Made == nil || answer.Made.Path != at) {
+		if f != nil {
+			f.Close()
+		}
 		err = fmt.Errorf("cannot make a volume in %s: no descriptor came", v.HostDir)
 	}
 	return f, answer.Made, err

@@ -110,7 +110,7 @@ func (m *mover) serve() error {
 		case opKeep:
 			err = m.keep(life, msg.Server, with)
 		case opVolume:
-			give, answer.Made, err = m.volume(msg.Volume, with)
+			give, answer.Made, err = m.volume(msg.Volume, msg.Path, with)
 		case opFound:
 			err = m.findVolume(msg.Made)
 		case opRemove:
@@ -140,7 +140,7 @@ func (m *mover) serve() error {
 			return fmt.Errorf("unknown request %q", msg.Op)
 		}
 		if err != nil {
-			answer.Error = clean(err.Error())
+			answer.Error, answer.Away = clean(err.Error()), girder.Away(err)
 		}
 		m.sendMu.Lock()
 		err2 := m.wire.send(answer, give)

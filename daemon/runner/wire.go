@@ -86,7 +86,9 @@ type message struct {
 	// Skipped counts the lines of a progress stream that were not progress.
 	Skipped int64 `json:"skipped,omitempty"`
 	// Error, in an answer or about the stream named in Result, is for a person.
+	// Away says that it is a server's that was out of reach for too long.
 	Error string `json:"error,omitempty"`
+	Away  bool   `json:"away,omitempty"`
 }
 
 // The operations.

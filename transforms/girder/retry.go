@@ -150,6 +150,13 @@ func judge(err error) (temporary, uncertain bool) {
 	return false, false
 }
 
+// Away tells whether an error is that the server could not be reached, or said
+// that it cannot answer, until the tries were used up.
+func Away(err error) bool {
+	temporary, _ := judge(err)
+	return temporary && !errors.Is(err, ErrAnswer) && !errors.Is(err, ErrUncertain)
+}
+
 // permanentTLS reports errors that no repetition mends: a certificate that is not
 // trusted, or a server that does not speak TLS.
 func permanentTLS(err error) bool {

@@ -1,0 +1,140 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"time"
+
+	"girderworker/daemon/attempt"
+)
+
+// maxRestarts is how many runners may die over the uploads of one attempt.
+const maxRestarts = 10
+
+// errKilled: the attempt was killed while it had no runner.
+var errKilled = errors.New("killed")
+
+// goOn starts another runner for an attempt whose exit is recorded and whose
+// uploads are not done, or whose runner was lost and has left volumes. It tells
+// whether the attempt is still to be kept: also where this monitor ends, and the
+// next one goes on.
+func (m *Monitor) goOn(l *live) bool {
+	m.mu.Lock()
+	l.between = true
+	m.mu.Unlock()
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, time.Minute) {
+		m.mu.Lock()
+		killed := l.killed
+		m.mu.Unlock()
+		unfinished, err := l.dir.Unfinished()
+		start := m.inTurn
+		if err == nil && !unfinished {
+			unfinished, err = l.dir.Abandoned()
+			start = m.relaunch
+		}
+		if err != nil {
+			m.logger.Error("Cannot tell whether an attempt is done", "attempt", l.dir.ID(), "error", err)
+		}
+		if killed || !unfinished {
+			return false
+		}
+		if left, err := l.dir.ReadFinish(); err == nil && left.Turns > l.turns {
+			l.turns, l.restarts = left.Turns, 0
+		}
+		if l.restarts++; l.restarts > maxRestarts {
+			m.logger.Error("Giving up what is left of an attempt to do: too many runners died over it", "attempt", l.dir.ID())
+			return false
+		}
+		select {
+		case <-time.After(pause):
+		case <-l.hurry:
+		case <-m.ctx.Done():
+			return true
+		}
+		if err := start(l); err != nil {
+			switch {
+			case m.ctx.Err() != nil:
+				return true
+			case errors.Is(err, errKilled):
+				return false
+			}
+			m.logger.Error("Cannot go on with an attempt's uploads; trying again", "attempt", l.dir.ID(), "error", err)
+			continue
+		}
+		m.watch(l)
+		return true
+	}
+}
+
+// turnPoll is how often a turn is looked for.
+const turnPoll = 100 * time.Millisecond
+
+// inTurn goes on with the uploads of an attempt when there is a turn for it,
+// which its runner then takes: one attempt after another, in the order in which
+// they came.
+func (m *Monitor) inTurn(l *live) error {
+	select {
+	case m.turnstile <- struct{}{}:
+	case <-l.hurry:
+		return m.relaunch(l)
+	case <-m.ctx.Done():
+		return m.ctx.Err()
+	}
+	defer func() { <-m.turnstile }()
+	tick := time.NewTicker(turnPoll)
+	defer tick.Stop()
+	for {
+		turn, err := attempt.TakeTurn(m.options.State)
+		if err != nil {
+			return err
+		}
+		if turn != nil {
+			turn.Close()
+			return m.relaunch(l)
+		}
+		select {
+		case <-tick.C:
+		case <-l.hurry:
+			return m.relaunch(l)
+		case <-m.ctx.Done():
+			return m.ctx.Err()
+		}
+	}
+}
+
+// relaunch starts a runner for an attempt that has had one.
+func (m *Monitor) relaunch(l *live) error {
+	rec, err := readRecord(l.dir)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, killPatience)
+	defer cancel()
+	// What the last runner left, but for its work directory, goes first.
+	if err := m.launcher.reap(ctx, l.dir, rec); err != nil {
+		return err
+	}
+	if err := endCgroup(ctx, l.cgroup); err != nil {
+		return err
+	}
+	if err := unmountBelow(filepath.Join(m.files.work(), l.dir.ID())); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	killed := l.killed
+	m.mu.Unlock()
+	if killed {
+		return errKilled
+	}
+	lock, err := l.dir.Lock()
+	if err != nil {
+		return err
+	}
+	m.logger.Debug("Going on with an attempt's uploads", "attempt", l.dir.ID())
+	proc, err := m.launcher.start(m.ctx, l.dir, lock, 0)
+	m.mu.Lock()
+	l.proc, l.between = proc, err != nil
+	m.mu.Unlock()
+	return err
+}
