@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/api"
 	"girderworker/daemon/apitype"
@@ -25,8 +28,19 @@ var (
 
 // Capacity is what admission counts.
 func (f *front) Capacity() queue.Capacity {
-	m := f.config.Load().Machine
-	return queue.Capacity{Slots: m.Slots, CPUs: m.CPUs, Memory: m.Memory, GPUs: f.gpus.capacity()}
+	c := f.config.Load()
+	m := c.Machine
+	return queue.Capacity{Slots: m.Slots, CPUs: m.CPUs, Memory: m.Memory, GPUs: f.gpus.capacity(), Scratch: freeDisk(c.StateDir), Swap: c.Hardware.Swap}
+}
+
+// freeDisk is what is free for jobs on the file system of a directory, in bytes.
+// Where it cannot be told nothing is held against it.
+func freeDisk(dir string) int64 {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return math.MaxInt64
+	}
+	return int64(st.Bavail) * st.Bsize
 }
 
 // Paused tells whether claims are stopped.
@@ -125,6 +139,7 @@ func (f *front) settings(c *config.Config) api.Settings {
 			// A job cannot ask for the disk that the queue and all others are on.
 			Scratch: c.Hardware.Disk,
 			Log:     c.Hardware.Disk,
+			Swap:    c.Hardware.Swap,
 		},
 	}
 }

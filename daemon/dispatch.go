@@ -41,6 +41,9 @@ func (f *front) dispatch(ctx context.Context) error {
 	}
 }
 
+// diskInterval is how often jobs that wait are held against the disk.
+const diskInterval = 15 * time.Second
+
 // fullDiskPause is how long claims rest when the disk has no room for one.
 const fullDiskPause = 5 * time.Second
 
@@ -63,6 +66,10 @@ func (f *front) claim(ctx context.Context, starts int) (again time.Time, err err
 		f.attempts.begin(&jobs[i], nil, f.runAttempt)
 	}
 	again = f.store.NextDue()
+	// What is free on the disk changes without a word.
+	if look := time.Now().Add(diskInterval); f.store.Counts()[queue.Queued] > 0 && (again.IsZero() || look.Before(again)) {
+		again = look
+	}
 	if rest := f.rest.Load(); f.resting() && (again.IsZero() || rest.Before(again)) {
 		again = *rest
 	}

@@ -91,7 +91,7 @@ func (f *front) Judge(p *api.Peer, file *transforms.JobFile, imageID string) err
 	}
 	err = rights.Check(&policy.Job{
 		Plan: &plan, ImageID: imageID, SignedBy: signedBy, Closed: f.closed(),
-		Resources: attempt.Resources{CPUs: res.CPUs, Memory: res.Memory, PIDs: res.PIDs, Shm: res.Shm, Scratch: res.Scratch, Log: res.Log},
+		Resources: attempt.Resources{CPUs: res.CPUs, Memory: res.Memory, PIDs: res.PIDs, Shm: res.Shm, Scratch: res.Scratch, Log: res.Log, Swap: res.Swap},
 		Limits:    attempt.Limits{Hard: file.Timeout, Soft: file.SoftTimeout, Idle: file.IdleTimeout},
 	})
 	if err != nil {

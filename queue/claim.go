@@ -17,6 +17,9 @@ type Capacity struct {
 	CPUs   float64
 	Memory int64
 	GPUs   int
+	// Scratch is what is free on the disk, with all that jobs have written to
+	// theirs: what they may still write is InUse. Swap is the machine's.
+	Scratch, Swap int64
 }
 
 // patience is how long a job that does not fit lets others overtake it.
@@ -34,7 +37,7 @@ const readAhead = 8
 func (s *Store) InUse() (c Capacity) {
 	err := s.active.view(func(tx *bolt.Tx) error {
 		used, err := inUse(tx)
-		c = Capacity{Slots: int(used.slots), CPUs: float64(used.milli) / 1000, Memory: used.memory, GPUs: int(used.gpus)}
+		c = Capacity{Slots: int(used.slots), CPUs: float64(used.milli) / 1000, Memory: used.memory, GPUs: int(used.gpus), Scratch: used.scratch, Swap: used.swap}
 		return err
 	})
 	if err != nil && !errors.Is(err, ErrClosed) {
@@ -46,7 +49,7 @@ func (s *Store) InUse() (c Capacity) {
 func inUse(tx *bolt.Tx) (used amount, err error) {
 	for _, st := range []State{Preparing, Running} {
 		err = eachIn(tx, st, func(_ uint64, v []byte) error {
-			used = used.plus(readAmount(v))
+			used = used.plus(readAmount(v, amountLen))
 			return nil
 		})
 		if err != nil {
@@ -224,7 +227,7 @@ func (p *planner) lanes(level byte) (lanes []*lane) {
 
 func (l *lane) candidate(k, v []byte) candidate {
 	return candidate{
-		seq: seqOf(k), owner: l.owner, need: readAmount(v),
+		seq: seqOf(k), owner: l.owner, need: readAmount(v, amountLen+8),
 		passed: timeFrom(int64(binary.BigEndian.Uint64(v[amountLen:]))),
 	}
 }

@@ -74,7 +74,7 @@ func TestClaimFits(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := open(t)
 			for i, n := range c.jobs {
-				submit(t, s, sub(named(fmt.Sprint(i)), func(s *Submission) { s.Needs = Needs{n.cpus, n.memory, n.gpus} }))
+				submit(t, s, sub(named(fmt.Sprint(i)), func(s *Submission) { s.Needs = Needs{CPUs: n.cpus, Memory: n.memory, GPUs: n.gpus} }))
 			}
 			wantClaims(t, claimIDs(t, s, c.total, 100), c.want)
 			use := s.InUse()
@@ -84,6 +84,40 @@ func TestClaimFits(t *testing.T) {
 			wantClaims(t, claimIDs(t, s, c.total, 100), "")
 		})
 	}
+}
+
+// TestClaimDisk: what jobs may still write is kept for them; swap is counted, too. What
+// does not fit on the disk of now is in nobody's way, and fits when there is room.
+func TestClaimDisk(t *testing.T) {
+	c := newClock()
+	s := open(t, withClock(c))
+	disk := func(scratch, swap int64) func(*Submission) {
+		return func(s *Submission) { s.Needs = Needs{CPUs: 1, Scratch: scratch, Swap: swap} }
+	}
+	total := Capacity{Slots: 9, CPUs: 9, Scratch: 100, Swap: 10}
+	submit(t, s, sub(named("0"), disk(60, 0)))
+	submit(t, s, sub(named("1"), disk(60, 0)))
+	submit(t, s, sub(named("2"), disk(40, 8)))
+	submit(t, s, sub(named("3"), disk(0, 8)))
+	submit(t, s, sub(named("4"), disk(0, 0)))
+	submit(t, s, sub(named("5"), disk(110, 0)))
+	wantClaims(t, claimIDs(t, s, total, 9), "0 2 4")
+	if use := s.InUse(); use.Scratch != 100 || use.Swap != 8 {
+		t.Errorf("in use %+v", use)
+	}
+	for id, want := range map[string]Wait{
+		"1": {"scratch", "scratch: it needs 60 bytes, 0 bytes of the disk are free and kept for no other job"},
+		"3": {"swap", "swap: it needs 8 bytes, 2 bytes of 10 bytes are free"},
+		"5": {"too-large", "scratch: it needs 110 bytes, 100 bytes of the disk are free"},
+	} {
+		if waits, _, err := s.Why(id, total); err != nil || len(waits) != 1 || waits[0] != want {
+			t.Errorf("%s waits for %+v, %v", id, waits, err)
+		}
+	}
+	c.add(2 * patience)
+	total.Scratch = 300
+	wantClaims(t, claimIDs(t, s, total, 9), "1 5")
+	must(t, s.Check())
 }
 
 // TestPatience follows a large job that others overtake until its patience is over.

@@ -143,6 +143,10 @@ type Needs struct {
 	CPUs   float64 `json:"cpus"`
 	Memory int64   `json:"memory"`
 	GPUs   int     `json:"gpus,omitempty"`
+	// Scratch is disk space that the job asked for, and Swap what it may have beside
+	// its memory, in bytes.
+	Scratch int64 `json:"scratch,omitempty"`
+	Swap    int64 `json:"swap,omitempty"`
 }
 
 // Limits end an attempt. Zero is no limit.

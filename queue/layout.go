@@ -232,28 +232,31 @@ func stateValue(j *Job) []byte {
 	if j.State != Preparing && j.State != Running {
 		return nil
 	}
-	return amountOf(j.Needs).append(nil)
+	a := amountOf(j.Needs)
+	return a.appendDisk(a.append(nil))
 }
 
 // readyValue is the job's needs and when it was first overtaken, 0 for never.
 func readyValue(j *Job) []byte {
-	v := amountOf(j.Needs).append(make([]byte, 0, 32))
-	return binary.BigEndian.AppendUint64(v, uint64(nanos(j.passed)))
+	a := amountOf(j.Needs)
+	v := a.append(make([]byte, 0, 48))
+	return a.appendDisk(binary.BigEndian.AppendUint64(v, uint64(nanos(j.passed))))
 }
 
 // amount is Needs and Capacity in whole numbers: thousandths of a cpu, bytes, devices.
 type amount struct {
-	slots, milli, memory, gpus int64
+	slots, milli, memory, gpus, scratch, swap int64
 }
 
+// amountLen is what append writes.
 const amountLen = 24
 
 func amountOf(n Needs) amount {
-	return amount{slots: 1, milli: int64(math.Ceil(n.CPUs*1000 - 1e-6)), memory: n.Memory, gpus: int64(n.GPUs)}
+	return amount{slots: 1, milli: int64(math.Ceil(n.CPUs*1000 - 1e-6)), memory: n.Memory, gpus: int64(n.GPUs), scratch: n.Scratch, swap: n.Swap}
 }
 
 func capacityOf(c Capacity) amount {
-	return amount{slots: int64(c.Slots), milli: int64(math.Floor(c.CPUs*1000 + 1e-6)), memory: c.Memory, gpus: int64(c.GPUs)}
+	return amount{slots: int64(c.Slots), milli: int64(math.Floor(c.CPUs*1000 + 1e-6)), memory: c.Memory, gpus: int64(c.GPUs), scratch: c.Scratch, swap: c.Swap}
 }
 
 func (a amount) append(b []byte) []byte {
@@ -262,23 +265,39 @@ func (a amount) append(b []byte) []byte {
 	return binary.BigEndian.AppendUint64(b, uint64(a.gpus))
 }
 
-// readAmount reads what append wrote: the needs of one job.
-func readAmount(b []byte) amount {
-	return amount{
+// appendDisk adds what few jobs need, at the end of a value: values of jobs that do
+// not are those of releases that did not count it.
+func (a amount) appendDisk(b []byte) []byte {
+	if a.scratch == 0 && a.swap == 0 {
+		return b
+	}
+	b = binary.BigEndian.AppendUint64(b, uint64(a.scratch))
+	return binary.BigEndian.AppendUint64(b, uint64(a.swap))
+}
+
+// readAmount reads what append wrote, and appendDisk from byte disk on: the needs of
+// one job.
+func readAmount(b []byte, disk int) amount {
+	a := amount{
 		slots:  1,
 		milli:  int64(binary.BigEndian.Uint64(b)),
 		memory: int64(binary.BigEndian.Uint64(b[8:])),
 		gpus:   int64(binary.BigEndian.Uint64(b[16:])),
 	}
+	if len(b) >= disk+16 {
+		a.scratch = int64(binary.BigEndian.Uint64(b[disk:]))
+		a.swap = int64(binary.BigEndian.Uint64(b[disk+8:]))
+	}
+	return a
 }
 
 func (a amount) plus(b amount) amount {
-	return amount{a.slots + b.slots, a.milli + b.milli, a.memory + b.memory, a.gpus + b.gpus}
+	return amount{a.slots + b.slots, a.milli + b.milli, a.memory + b.memory, a.gpus + b.gpus, a.scratch + b.scratch, a.swap + b.swap}
 }
 
 // minus may go below zero: a limit that was lowered under running jobs.
 func (a amount) minus(b amount) amount {
-	return amount{a.slots - b.slots, a.milli - b.milli, a.memory - b.memory, a.gpus - b.gpus}
+	return amount{a.slots - b.slots, a.milli - b.milli, a.memory - b.memory, a.gpus - b.gpus, a.scratch - b.scratch, a.swap - b.swap}
 }
 
 // reserve takes b away as far as it is there. What b does not need stays.
@@ -287,7 +306,7 @@ func (a amount) reserve(b amount) amount {
 	for _, f := range []struct {
 		have *int64
 		need int64
-	}{{&r.slots, b.slots}, {&r.milli, b.milli}, {&r.memory, b.memory}, {&r.gpus, b.gpus}} {
+	}{{&r.slots, b.slots}, {&r.milli, b.milli}, {&r.memory, b.memory}, {&r.gpus, b.gpus}, {&r.scratch, b.scratch}, {&r.swap, b.swap}} {
 		*f.have = max(*f.have-f.need, min(*f.have, 0))
 	}
 	return r
@@ -295,7 +314,8 @@ func (a amount) reserve(b amount) amount {
 
 // fits tells whether b is there. What b does not need may be overdrawn.
 func (a amount) fits(b amount) bool {
-	return enough(a.slots, b.slots) && enough(a.milli, b.milli) && enough(a.memory, b.memory) && enough(a.gpus, b.gpus)
+	return enough(a.slots, b.slots) && enough(a.milli, b.milli) && enough(a.memory, b.memory) && enough(a.gpus, b.gpus) &&
+		enough(a.scratch, b.scratch) && enough(a.swap, b.swap)
 }
 
 func enough(have, need int64) bool { return need == 0 || need <= have }

@@ -279,7 +279,7 @@ func TestModel(tt *testing.T) {
 		s := start()
 		defer func() { s.Close() }()
 		m := &model{now: c.now(), served: map[string]uint64{}, revoked: map[string]time.Time{}, secret: map[string]bool{}, settled: map[string]bool{}}
-		total := Capacity{Slots: 4, CPUs: 4, Memory: 16, GPUs: 1}
+		total := Capacity{Slots: 4, CPUs: 4, Memory: 16, GPUs: 1, Scratch: 10, Swap: 4}
 		check := func(err error) {
 			if err != nil {
 				t.Fatal(err)
@@ -344,6 +344,9 @@ func TestModel(tt *testing.T) {
 							CPUs:   float64(rapid.IntRange(0, 10).Draw(t, "cpus")) / 2,
 							Memory: int64(rapid.IntRange(0, 18).Draw(t, "memory")),
 							GPUs:   rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "gpus"),
+
+							Scratch: rapid.SampledFrom([]int64{0, 0, 0, 5, 9, 11}).Draw(t, "scratch"),
+							Swap:    rapid.SampledFrom([]int64{0, 0, 0, 2, 4}).Draw(t, "swap"),
 						},
 						Retry: Retry{
 							Max:             rapid.IntRange(0, 2).Draw(t, "retries"),

@@ -118,6 +118,8 @@ func encodeJob(j *Job) []byte {
 	sub.float(1, j.Needs.CPUs)
 	sub.int(2, j.Needs.Memory)
 	sub.int(3, int64(j.Needs.GPUs))
+	sub.int(4, j.Needs.Scratch)
+	sub.int(5, j.Needs.Swap)
 	m.bytes(fieldNeeds, sub)
 	sub = sub[:0]
 	sub.int(1, int64(j.Limits.Hard))
@@ -267,6 +269,10 @@ func decodeJob(seq uint64, row []byte) (Job, error) {
 					j.Needs.Memory = f.int()
 				case 3:
 					j.Needs.GPUs = int(f.int())
+				case 4:
+					j.Needs.Scratch = f.int()
+				case 5:
+					j.Needs.Swap = f.int()
 				}
 				return nil
 			})

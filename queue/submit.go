@@ -121,6 +121,8 @@ func (sub *Submission) check() error {
 		return invalid("%v cpus make no sense", sub.Needs.CPUs)
 	case sub.Needs.Memory < 0:
 		return invalid("%d bytes of memory make no sense", sub.Needs.Memory)
+	case sub.Needs.Scratch < 0 || sub.Needs.Swap < 0:
+		return invalid("%d bytes of scratch space and %d of swap make no sense", sub.Needs.Scratch, sub.Needs.Swap)
 	case sub.Needs.GPUs < 0 || sub.Needs.GPUs > math.MaxUint16:
 		return invalid("%d gpus make no sense", sub.Needs.GPUs)
 	case sub.Limits.Hard < 0 || sub.Limits.Soft < 0 || sub.Limits.Idle < 0:

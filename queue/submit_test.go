@@ -101,7 +101,7 @@ func TestSubmitKeeps(t *testing.T) {
 	s := open(t, withClock(c))
 	in := Submission{
 		ID: "all", Source: SourceSocket, Owner: "uid:7", Identity: Identity{UID: 7, GID: 8, Groups: []int{8, 0, 9}, User: "ada"},
-		Name: "n", Task: "t", Image: "i", Priority: 3, Needs: Needs{CPUs: 0.5, Memory: 1 << 33, GPUs: 2},
+		Name: "n", Task: "t", Image: "i", Priority: 3, Needs: Needs{CPUs: 0.5, Memory: 1 << 33, GPUs: 2, Scratch: 1 << 40, Swap: 1 << 30},
 		Limits:    Limits{Hard: time.Hour, Soft: time.Minute, Idle: time.Second},
 		Retry:     Retry{Max: 2, Delay: time.Minute, FailInterrupted: true},
 		NotBefore: c.now().Add(time.Hour), Expires: c.now().Add(2 * time.Hour), Report: SinkGirder | SinkCelery,

@@ -11,7 +11,7 @@ import (
 
 // Wait is why a job that has not started waits.
 type Wait struct {
-	// Kind is machine-readable: "slots", "cpus", "memory", "gpus", "turn",
+	// Kind is machine-readable: "slots", "cpus", "memory", "gpus", "scratch", "swap", "turn",
 	// "too-large", "reserved", "time", "after", "held", "doubt", "paused".
 	Kind string `json:"kind"`
 	// Text is for a person and names numbers and ids.
@@ -114,11 +114,19 @@ func shortages(kind string, need, have, all amount, format string) (waits []Wait
 		{"cpus", need.milli, have.milli, all.milli, func(n int64) string { return fmt.Sprint(float64(n) / 1000) }},
 		{"memory", need.memory, have.memory, all.memory, showBytes},
 		{"gpus", need.gpus, have.gpus, all.gpus, func(n int64) string { return fmt.Sprint(n) }},
+		{"scratch", need.scratch, have.scratch, all.scratch, showBytes},
+		{"swap", need.swap, have.swap, all.swap, showBytes},
 	} {
 		if enough(r.have, r.need) {
 			continue
 		}
-		args := []any{r.show(max(r.have, 0)), r.show(r.all)}
+		args, format := []any{r.show(max(r.have, 0)), r.show(r.all)}, format
+		if r.kind == "scratch" {
+			// What is free there changes, and not by jobs alone.
+			if format = "%s of the disk are free and kept for no other job"; kind != "" {
+				format = "%s of the disk are free"
+			}
+		}
 		text := fmt.Sprintf("%s: it needs %s, ", r.kind, r.show(r.need)) + fmt.Sprintf(format, args[:strings.Count(format, "%s")]...)
 		k := kind
 		if k == "" {

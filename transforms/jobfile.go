@@ -159,7 +159,7 @@ func (r Resources) Or(defaults Resources) Resources {
 		r.CPUs = defaults.CPUs
 	}
 	if r.GPUs == 0 {
-		r.GPUs = defaults.GPUs
+		r.GPUs, r.Devices = defaults.GPUs, defaults.Devices
 	}
 	for _, f := range []struct {
 		own  *int64

@@ -131,6 +131,7 @@ func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Ident
 	if s.policy != nil {
 		defaults = s.policy.Defaults(c.peer, defaults)
 	}
+	scratch := f.Resources.Scratch // that it asked for; the default one is a bound
 	f.Complete(defaults)
 	for i := range f.Girders {
 		if f.Girders[i].URL == "" {
@@ -147,7 +148,7 @@ func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Ident
 		return sub, &refusal{apitype.Error{Kind: apitype.KindBadRequest, Field: "girder",
 			Message: "girder: missing; say which server has the job's files, as in https://girder.example.org/api/v1, or keep it with your API key in ~/.config/girder-worker/girder.json"}}
 	}
-	sub.Needs = queue.Needs{CPUs: f.Resources.CPUs, Memory: f.Resources.Memory, GPUs: max(f.Resources.GPUs, 0)}
+	sub.Needs = queue.Needs{CPUs: f.Resources.CPUs, Memory: f.Resources.Memory, GPUs: max(f.Resources.GPUs, 0), Scratch: scratch, Swap: f.Resources.Swap}
 	sub.Limits = queue.Limits{Hard: f.Timeout, Soft: f.SoftTimeout, Idle: f.IdleTimeout}
 	sub.Retry = queue.Retry{Max: f.Retries.Max, Delay: f.Retries.Delay, FailInterrupted: f.Retries.FailInterrupted}
 	sub.Body = f.AppendJSON(make([]byte, 0, 640))
@@ -201,6 +202,9 @@ func (s *Server) checkMachine(f *transforms.JobFile, c *call, settings *Settings
 		if res.have > 0 && res.want > res.have {
 			return "", tooMuch(res.name, transforms.FormatBytes(res.want), transforms.FormatBytes(res.have))
 		}
+	}
+	if want.Swap > have.Swap {
+		return "", tooMuch("swap", transforms.FormatBytes(want.Swap), transforms.FormatBytes(have.Swap))
 	}
 	if have.PIDs > 0 && want.PIDs > have.PIDs {
 		return "", tooMuch("pids", strconv.FormatInt(want.PIDs, 10), strconv.FormatInt(have.PIDs, 10))

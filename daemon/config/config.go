@@ -128,6 +128,7 @@ type Hardware struct {
 	// Disk is half of the file system with the state: what one job may write
 	// there at most, since the queue and the jobs of others are there, too.
 	Disk int64
+	Swap int64 // bytes
 }
 
 // IDRange is host ids that belong to nobody else, for the insides of containers.

@@ -16,7 +16,7 @@ import (
 // exist.
 func (c *Config) Fill() error {
 	cpus := runtime.NumCPU()
-	memory, err := totalMemory()
+	memory, swap, err := totalMemory()
 	if err != nil {
 		return err
 	}
@@ -25,6 +25,7 @@ func (c *Config) Fill() error {
 		return err
 	}
 	c.fill(cpus, memory, scratch)
+	c.Hardware.Swap = swap
 	return nil
 }
 
@@ -53,24 +54,30 @@ func (c *Config) fill(cpus int, memory, fileSystem int64) {
 	l.Scratch, l.Log = min(l.Scratch, c.Hardware.Disk), min(l.Log, c.Hardware.Disk)
 }
 
-// totalMemory is the machine's, in bytes.
-func totalMemory() (int64, error) {
+// totalMemory is the machine's, and its swap, in bytes.
+func totalMemory() (memory, swap int64, err error) {
 	f, err := os.Open("/proc/meminfo")
 	if err != nil {
-		return 0, fmt.Errorf("cannot tell the machine's memory: %w", err)
+		return 0, 0, fmt.Errorf("cannot tell the machine's memory: %w", err)
 	}
 	defer f.Close()
-	s := bufio.NewScanner(f)
-	for s.Scan() {
-		if rest, ok := strings.CutPrefix(s.Text(), "MemTotal:"); ok {
+	for s := bufio.NewScanner(f); s.Scan(); {
+		for prefix, into := range map[string]*int64{"MemTotal:": &memory, "SwapTotal:": &swap} {
+			rest, ok := strings.CutPrefix(s.Text(), prefix)
+			if !ok {
+				continue
+			}
 			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(rest, "kB")), 10, 64)
 			if err != nil {
-				return 0, fmt.Errorf("cannot tell the machine's memory: %w", err)
+				return 0, 0, fmt.Errorf("cannot tell the machine's memory: %w", err)
 			}
-			return kib << 10, nil
+			*into = kib << 10
 		}
 	}
-	return 0, fmt.Errorf("cannot tell the machine's memory: no MemTotal in /proc/meminfo")
+	if memory == 0 {
+		return 0, 0, fmt.Errorf("cannot tell the machine's memory: no MemTotal in /proc/meminfo")
+	}
+	return memory, swap, nil
 }
 
 func fileSystemSize(dir string) (int64, error) {

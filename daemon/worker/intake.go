@@ -144,9 +144,10 @@ func (in *Intake) fill(sub *queue.Submission, t *celery.Task, s Settings) (trans
 			return secrets, fmt.Errorf("cannot give the task its GPUs: %w", err)
 		}
 	}
+	scratch := f.Resources.Scratch // that it asked for; the default one is a bound
 	f.Complete(s.Defaults)
 	sub.Name, sub.Image = f.Name, f.Image
-	sub.Needs = queue.Needs{CPUs: f.Resources.CPUs, Memory: f.Resources.Memory, GPUs: f.Resources.GPUs}
+	sub.Needs = queue.Needs{CPUs: f.Resources.CPUs, Memory: f.Resources.Memory, GPUs: f.Resources.GPUs, Scratch: scratch, Swap: f.Resources.Swap}
 	sub.Limits = queue.Limits{Hard: f.Timeout, Soft: f.SoftTimeout, Idle: f.IdleTimeout}
 	sub.Retry = queue.Retry{Max: f.Retries.Max, Delay: f.Retries.Delay, FailInterrupted: f.Retries.FailInterrupted}
 	sub.Body = f.AppendJSON(nil)
@@ -169,6 +170,8 @@ func fits(want, have transforms.Resources) error {
 		return tooMuch("scratch space", transforms.FormatBytes(want.Scratch), transforms.FormatBytes(have.Scratch))
 	case have.Log > 0 && want.Log > have.Log:
 		return tooMuch("log", transforms.FormatBytes(want.Log), transforms.FormatBytes(have.Log))
+	case want.Swap > have.Swap:
+		return tooMuch("swap", transforms.FormatBytes(want.Swap), transforms.FormatBytes(have.Swap))
 	case want.GPUs > have.GPUs:
 		return tooMuch("gpus", strconv.Itoa(want.GPUs), strconv.Itoa(have.GPUs))
 	}
