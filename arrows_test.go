@@ -38,7 +38,7 @@ var arrows = map[string]struct {
 	"daemon/apitype":        {nil, "the wire's structs: a client must cost nothing to import"},
 	"daemon/attempt":        {[]string{"sandbox", "transforms"}, "the contract between processes of two releases: only words"},
 	"daemon/celery":         {[]string{"transforms/jsonpickle"}, "a codec: what it is given it turns into something else; it sends nothing, keeps nothing and knows neither the queue nor the broker"},
-	"daemon/cli":            {[]string{"daemon", "daemon/apitype", "daemon/client", "daemon/config", "daemon/doctor", "daemon/monitor", "daemon/policy", "daemon/runner", "sandbox/image", "daemon/systemd"}, "the command line is the only place where every process's entry is known"},
+	"daemon/cli":            {[]string{"daemon", "daemon/apitype", "daemon/client", "daemon/config", "daemon/doctor", "daemon/monitor", "daemon/plugin", "daemon/policy", "daemon/runner", "sandbox/image", "daemon/systemd"}, "the command line is the only place where every process's entry is known"},
 	"daemon/client":         {[]string{"daemon/apitype"}, "a Go client is the wire and nothing of the server"},
 	"daemon/config":         {nil, "configuration is read by many and reads no one"},
 	"daemon/doctor":         {[]string{"daemon/amqp", "daemon/apitype", "daemon/client", "daemon/config", "daemon/policy", "sandbox/cgroup", "sandbox/gpu"}, "a look at the machine from outside the daemon: it asks the parts that know, and starts what it tries as anybody would"},

@@ -30,6 +30,8 @@ type Parameter struct {
 	Min  *float64 `json:"min,omitempty"`
 	Max  *float64 `json:"max,omitempty"`
 	Step *float64 `json:"step,omitempty"`
+	// Accepts says what a good value is, for a person.
+	Accepts string `json:"accepts,omitempty"`
 	// Length is how many values a vector has; 0: any number.
 	Length int `json:"length,omitempty"`
 }

@@ -17,6 +17,7 @@ import (
 // command line. Sizes and durations go to the daemon as they were written; it
 // knows what they mean and says what is wrong with them.
 type jobFlags struct {
+	task       string
 	id, name   string
 	volumes    []string
 	env        []string
@@ -43,6 +44,7 @@ func (f *jobFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.SetInterspersed(false) // what follows IMAGE is the job's
 	fl.SortFlags = false
+	fl.StringVar(&f.task, "task", "", "run the task `NAME` with the arguments KEY=VALUE, see girder-worker tasks")
 	fl.StringArrayVarP(&f.volumes, "volume", "v", nil, "`HOST:CTR[:ro]` makes a file or directory visible in the container")
 	fl.StringArrayVarP(&f.env, "env", "e", nil, "`K[=V]` sets a variable, or passes on one's own")
 	fl.StringVarP(&f.workdir, "workdir", "w", "", "working `directory` in the container")

@@ -19,6 +19,7 @@ import (
 	"girderworker/daemon/api"
 	"girderworker/daemon/apitype"
 	"girderworker/daemon/attempt"
+	"girderworker/daemon/plugin"
 	"girderworker/queue"
 	"girderworker/transforms"
 )
@@ -32,7 +33,7 @@ import (
 //	hang                 wait until canceled
 //	stay                 wait until the worker ends, canceled or not
 //
-// Its only image is busybox.
+// Its only image is busybox; its tasks are the story's tasks.d, as it starts.
 type fakeWorker struct {
 	dir, socket string
 	queue       *queue.Store
@@ -77,7 +78,11 @@ func startFakeWorker(ts *testscript.TestScript) {
 }
 
 func (w *fakeWorker) serve(ts *testscript.TestScript) {
+	tasks := new(plugin.Registry)
+	found, problems := plugin.ReadDir(ts.MkAbs("tasks.d"), os.Geteuid())
+	tasks.Set("files", found, problems)
 	w.server = api.New(api.Config{
+		Tasks: tasks,
 		Queue: w.queue, Control: w, Images: w, Live: w, StateDir: w.dir,
 		RunAs: func(p api.Peer) (queue.Identity, error) {
 			return queue.Identity{UID: 1000, GID: 1000, User: "tester"}, nil

@@ -70,7 +70,7 @@ func (a *app) root() *cobra.Command {
 		commands []*cobra.Command
 	}{
 		{groupJobs, []*cobra.Command{
-			a.runCommand(), a.submitCommand(), a.jobsCommand(), a.showCommand(), a.whyCommand(), a.logsCommand(),
+			a.runCommand(), a.submitCommand(), a.tasksCommand(), a.jobsCommand(), a.showCommand(), a.whyCommand(), a.logsCommand(),
 			a.waitCommand(), a.cancelCommand(), a.retryCommand(), a.holdCommand(), a.releaseCommand(), a.rmCommand(),
 		}},
 		{groupImages, []*cobra.Command{a.imagesCommand()}},

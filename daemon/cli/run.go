@@ -38,47 +38,47 @@ are; with --output, what the job writes at {NAME} goes to girder-item:ID or
 girder-folder:ID. The server and your API key stand in
 ~/.config/girder-worker/girder.json as in the field "girder" of a job document.
 
+With --task, what runs is a task that the machine has: "girder-worker tasks" lists
+them, "girder-worker tasks show NAME" tells its parameters. A file is given by its
+path or as girder-file:ID, girder-item:ID or girder-folder:ID.
+
 With --json, stdout has a line of JSON for each piece of output and each change of
 state, and one with the whole job at its end.`
 
 const runExample = `  girder-worker run busybox echo hello
   girder-worker run -v ./slides:/slides:ro --cpus 4 --memory 8g segment:1.0 /slides/1.tif
   girder-worker run --input scan=scan.nii --output mask=mask.nii segment:1.0 --in {scan} --out {mask}
+  girder-worker run --task lab.segment slide=./1.tif sigma=1.5
   girder-worker run --progress segment:1.0 --progress-file {progress}`
 
 func (a *app) runCommand() *cobra.Command {
 	var flags jobFlags
 	cmd := &cobra.Command{
-		Use:               "run [FLAGS] IMAGE [ARG...]",
+		Use:               "run [FLAGS] IMAGE [ARG...] | --task NAME [KEY=VALUE...]",
 		Short:             "Submit a job, show its output, end with its exit code",
 		Long:              runLong,
 		Example:           runExample,
 		Annotations:       map[string]string{epilog: jobExitCodes},
-		ValidArgsFunction: a.completeImage,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usageError(cmd, "IMAGE is missing")
-			}
-			return nil
-		},
+		ValidArgsFunction: a.completeWhat,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			document, err := flags.document(cmd, a.LookupEnv, args[0], args[1:])
+			what, document, err := a.jobDocument(cmd, &flags, args)
 			if err != nil {
-				return cannot("run "+args[0], err)
+				return err
 			}
-			return a.runJob(cmd.Context(), args[0], document)
+			return a.runJob(cmd.Context(), what, document)
 		},
 	}
 	flags.add(cmd)
+	a.completeTaskFlag(cmd)
 	return a.jsonFlag(cmd)
 }
 
-func (a *app) runJob(ctx context.Context, image string, document map[string]any) error {
+func (a *app) runJob(ctx context.Context, what string, document map[string]any) error {
 	c := a.client()
 	defer c.Close()
 	job, err := submitSafely(ctx, c, document)
 	if err != nil {
-		return cannot("run "+image, err)
+		return cannot("run "+what, err)
 	}
 	job, err = a.watch(ctx, c, job.ID)
 	if err != nil {

@@ -39,11 +39,11 @@ func (a *app) submitCommand() *cobra.Command {
 		file  string
 	)
 	cmd := &cobra.Command{
-		Use:               "submit [FLAGS] IMAGE [ARG...] | submit --file FILE|-",
+		Use:               "submit [FLAGS] IMAGE [ARG...] | --task NAME [KEY=VALUE...] | --file FILE|-",
 		Short:             "Submit a job and print its id",
 		Long:              submitLong,
 		Example:           submitExample,
-		ValidArgsFunction: a.completeImage,
+		ValidArgsFunction: a.completeWhat,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if file != "" {
 				if cmd.Flags().NFlag() > given(cmd, "file", "json", "socket") || len(args) > 0 {
@@ -51,23 +51,21 @@ func (a *app) submitCommand() *cobra.Command {
 				}
 				return cannot("submit "+file, a.submitFile(cmd.Context(), file))
 			}
-			if len(args) == 0 {
-				return usageError(cmd, "IMAGE is missing")
-			}
-			document, err := flags.document(cmd, a.LookupEnv, args[0], args[1:])
+			what, document, err := a.jobDocument(cmd, &flags, args)
 			if err != nil {
-				return cannot("submit "+args[0], err)
+				return err
 			}
 			c := a.client()
 			defer c.Close()
 			job, err := submitSafely(cmd.Context(), c, document)
 			if err != nil {
-				return cannot("submit "+args[0], err)
+				return cannot("submit "+what, err)
 			}
 			return a.printSubmitted(&job)
 		},
 	}
 	flags.add(cmd)
+	a.completeTaskFlag(cmd)
 	cmd.Flags().StringVarP(&file, "file", "f", "", "read the job document from `FILE`, - for stdin")
 	return a.jsonFlag(cmd)
 }

@@ -78,6 +78,13 @@ func typeNamed(name string) (paramType, bool) {
 	return all[i], true
 }
 
+// IsPlace tells whether the values of a type are files or directories, as a path or as
+// the id of something in Girder.
+func IsPlace(typeName string) bool {
+	t, _ := typeNamed(typeName)
+	return t.kind == kindInput || t.kind == kindOutput
+}
+
 // A parameter is one of a task file's.
 type parameter struct {
 	apitype.Parameter

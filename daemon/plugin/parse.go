@@ -271,6 +271,7 @@ func (p *parser) parameter(at string, table map[string]any) (q parameter) {
 	}
 	q.Required = fallback == nil && required != false
 	p.choices(at, &q, table["choices"])
+	q.Accepts = q.want()
 	if fallback != nil {
 		v, err := q.check(pythonic(fallback))
 		if err != nil {

@@ -1,0 +1,100 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"girderworker/daemon/plugin"
+)
+
+// newTask is a task file that does something, and shows how.
+const newTask = `# A task for girder-worker; girder-worker-tasks(5) tells what can be written here.
+# Every field of a job document may stand here, too: see girder-worker-job(5).
+name = %[1]q
+title = "Say hello"
+description = "Writes a greeting, as often as it is told."
+
+image = %[2]q
+pull = "missing"
+# Each element is one argument, whatever the values hold. An entry with "if" is left out
+# where that parameter has no value, or is false.
+entrypoint = ["sh", "-c", 'for i in $(seq "$1"); do echo "Hello $0$2"; done']
+args = ["{who}", "{times}", { if = "loud", args = ["!"] }]
+timeout = "10m"
+
+[resources]
+cpus = 1
+memory = "64m"
+
+[[parameters]]
+name = "who"
+type = "string"
+description = "Whom to greet."
+
+[[parameters]]
+name = "times"
+type = "integer"
+default = 1
+min = 1
+max = 100
+
+[[parameters]]
+name = "loud"
+type = "boolean"
+default = false
+`
+
+func (a *app) tasksNewCommand() *cobra.Command {
+	var image string
+	cmd := &cobra.Command{
+		Use:   "new [--image IMAGE] NAME [DIR]",
+		Short: "Write a task file to start from",
+		Long: `Write the file NAME.toml of a task that runs as it is, to be changed into yours. It
+goes into DIR, or into the current directory; the daemon finds it in
+/etc/girder-worker/tasks.d. A file that is there already stays as it is.`,
+		Example: "  sudo girder-worker tasks new lab.segment /etc/girder-worker/tasks.d\n  girder-worker run --task lab.segment who=world",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 2 {
+				args = args[:1]
+			}
+			return exactly("NAME")(cmd, args)
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			dir := "."
+			if len(args) == 2 {
+				dir = args[1]
+			}
+			file := filepath.Join(dir, args[0]+".toml")
+			text := fmt.Sprintf(newTask, args[0], image)
+			if _, problems := plugin.Parse(args[0]+".toml", []byte(text)); len(problems) > 0 {
+				return cannot("write a task "+args[0], problems[0])
+			}
+			if err := writeNew(file, text); err != nil {
+				return cannot("write "+file, err)
+			}
+			_, err := fmt.Fprintln(a.Stdout, file)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&image, "image", "busybox", "the `IMAGE` that it runs")
+	return cmd
+}
+
+// writeNew makes a file that is not there yet.
+func writeNew(file, text string) error {
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, fs.ErrExist) {
+		return errors.New("it is there already, and stays as it is")
+	}
+	if err != nil {
+		return plain(err)
+	}
+	_, err = f.WriteString(text)
+	// The daemon reads it as another user, whatever the umask.
+	return plain(errors.Join(err, f.Chmod(0o644), f.Close()))
+}
