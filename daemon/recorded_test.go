@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"girderworker/transforms/girder/girdertest"
 )
@@ -297,8 +298,13 @@ func (g *recordedGirder) cases() []*recorded {
 		{name: "chunked", kwargs: shell(`echo -n chunky data >"$0"`, connect(pipe("NamedOutputPipe", "out", defaultVolume),
 			fmt.Sprintf(`{%sChunkedTransferEncodingStream", "url": %q, "headers": {"Girder-Token": %q, "X-Lab": "yes"}}`, inD, g.sink.URL, g.token))), statuses: "[2 3]",
 			after: func(t *testing.T) {
-				if got := <-g.sunk; got != "yes [chunked] chunky data" {
-					t.Errorf("it was sent %q", got)
+				select {
+				case got := <-g.sunk:
+					if got != "yes [chunked] chunky data" {
+						t.Errorf("it was sent %q", got)
+					}
+				case <-time.After(patience):
+					t.Error("nothing was sent")
 				}
 			}},
 		{name: "progress", kwargs: shell(`for i in 1 2 3; do echo "{\"message\": \"step $i\", \"total\": 3, \"current\": $i}"; done >"$0"`,
@@ -459,7 +465,7 @@ func TestCeleryRecorded(t *testing.T) {
 	w, c, vhost := newCeleryWorld(t, 4)
 	g := newRecordedGirder(t)
 	policy := filepath.Join(filepath.Dir(w.config), "policy.toml")
-	if err := os.WriteFile(policy, fmt.Appendf(nil, "[amqp]\nwrite = [%q]\n", g.binding), 0o644); err != nil {
+	if err := os.WriteFile(policy, fmt.Appendf(nil, "[amqp]\nwrite = [%q]\ntransfers = [\"*\", %q]\n", g.binding, g.sink.Listener.Addr()), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	w.stop()
