@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,8 @@ type broker struct {
 	doubted chan struct{} // capacity 1: there is a doubt more
 	drained chan struct{} // capacity 1: what has not started is to be handed back
 	work    sync.WaitGroup
+
+	admitted atomic.Bool // tasks may be taken: the peers were met
 
 	// settling is held to forget a job that is another machine's, and shared to take one.
 	settling sync.RWMutex
@@ -218,7 +221,7 @@ func (b *broker) document(t *celery.Task) (*transforms.JobFile, transforms.Secre
 // free is how many more tasks could be started now. What waits is counted before
 // what runs: a claim between the two is counted twice and not left out.
 func (b *broker) free() int {
-	if paused, _ := b.f.Paused(); paused || b.f.resting() {
+	if paused, _ := b.f.Paused(); paused || b.f.resting() || !b.admitted.Load() {
 		return 0
 	}
 	b.mu.Lock()
@@ -359,14 +362,9 @@ func (b *broker) command(ctx context.Context, d celery.Delivery) {
 
 // tell tells monitors of this worker, from its first connection on.
 func (b *broker) tell(ctx context.Context) {
-	for b.client.Status().State != amqp.Ready {
-		select {
-		case <-ctx.Done():
-			return
-		case <-b.changed:
-		}
+	if b.meet(ctx); ctx.Err() == nil {
+		b.events.Run(ctx)
 	}
-	b.events.Run(ctx)
 }
 
 func (b *broker) pulse() celery.Pulse {

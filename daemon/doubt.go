@@ -99,8 +99,8 @@ func (b *broker) settleDoubts(ctx context.Context) {
 	}
 }
 
-// settleDoubt decides by what Girder says whether a job is this machine's. It tells
-// whether to ask again later.
+// settleDoubt decides by what Girder and the other workers say whether a job is this
+// machine's. It tells whether to ask again later.
 func (b *broker) settleDoubt(ctx context.Context, id string) (again bool) {
 	job, err := b.f.store.Job(id)
 	if err != nil || !job.Doubtful {
@@ -120,6 +120,18 @@ func (b *broker) settleDoubt(ctx context.Context, id string) (again bool) {
 		return true
 	case elsewhere(status):
 		return b.forget(ctx, &job, "another machine has it")
+	}
+	// Who has taken it may not have started it, and without a job in Girder only the
+	// others know.
+	peer, err := b.peerWith(ctx, &job)
+	switch {
+	case ctx.Err() != nil:
+		return true
+	case err != nil && time.Since(job.Created) < doubtPatience:
+		b.logger.Info("A task may be another machine's, and the others cannot be asked; asking again", "job", id, "after", b.doubtTime(), "error", err)
+		return true
+	case peer != "":
+		return b.forget(ctx, &job, peer+" has it")
 	}
 	b.logger.Info("A task was not delivered again, so it is this machine's", "job", id)
 	b.f.store.Confirm(id)

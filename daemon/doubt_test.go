@@ -10,14 +10,17 @@ import (
 )
 
 // doubt has a daemon take a task that is on its disk and of which the
-// acknowledgement has not left the machine.
+// acknowledgement has not left the machine. Without g it has no job in Girder.
 func doubt(t *testing.T, g *girdertest.Server) (w *world, proxy *rabbittest.Proxy, direct string, job loadJob) {
 	vhost := rabbit.Vhost(t)
 	proxy = rabbittest.NewProxy(t, rabbit.Addr())
 	url := "amqp://guest:guest@%s/" + vhost + "?heartbeat=2"
 	direct = fmt.Sprintf(url, rabbit.Addr())
 	w = newWorker(t, 2, fmt.Sprintf(url, proxy.Addr()), "test") // with one slot it would cancel its consumer first
-	job = tasks(g, g.API(), 1, "echo it runs")[0]
+	job = loadJob{Task: "alone", Args: []string{"-c", "echo it runs"}}
+	if g != nil {
+		job = tasks(g, g.API(), 1, "echo it runs")[0]
+	}
 	publisher := publish(t, vhost)
 	w.eventually("it waits for tasks", func() bool { return publisher.consumers("celery") == 1 })
 	proxy.Hold(rabbittest.Up, true)
@@ -47,6 +50,50 @@ func TestDoubtElsewhere(t *testing.T) {
 	}
 	a.eventually("it is forgotten here", func() bool { _, err := a.client.Job(t.Context(), job.Task); return err != nil })
 	told(t, g, b, job)
+}
+
+// TestDoubtPeers: the same without a job in Girder, where only the other machine knows.
+func TestDoubtPeers(t *testing.T) {
+	a, proxy, direct, job := doubt(t, nil)
+	proxy.Refuse(true)
+	proxy.Cut()
+	b := newWorker(t, 1, direct, "other")
+	t.Cleanup(func() {
+		a.stop()
+		b.stop()
+	})
+	b.eventually("the other has it", func() bool { _, err := b.client.Job(t.Context(), job.Task); return err == nil })
+	proxy.Hold(rabbittest.Up, false)
+	proxy.Refuse(false)
+	a.eventually("it is forgotten here", func() bool { _, err := a.client.Job(t.Context(), job.Task); return err != nil })
+	if j := b.wait(job.Task); j.State != "succeeded" || j.Attempt != 1 || b.log(job.Task) != "it runs\n" {
+		t.Errorf("there it is %+v", j)
+	}
+	if log := a.stderr.String(); !strings.Contains(log, "celery@other has it") {
+		t.Errorf("the first one said:\n%s", log)
+	}
+}
+
+// TestMingle: a worker that starts knows what was revoked while it was not there.
+func TestMingle(t *testing.T) {
+	a, c, vhost := newCeleryWorld(t, 1)
+	c.Run(t, `
+app.control.revoke('revoked-long-ago')
+app.control.inspect(timeout=2, limit=1).ping() # they come in order
+`)
+	b := newWorker(t, 1, "amqp://guest:guest@"+rabbit.Addr()+"/"+vhost, "other")
+	t.Cleanup(func() {
+		a.stop()
+		b.stop()
+	})
+	b.eventually("they have met", func() bool { return strings.Contains(b.stderr.String(), "Met another worker") })
+	a.stop()
+	p := publish(t, vhost)
+	p.task(loadJob{Task: "revoked-long-ago", Args: []string{"-c", "true"}})
+	b.eventually("it has come", func() bool { _, err := b.client.Job(t.Context(), "revoked-long-ago"); return err == nil })
+	if j := b.wait("revoked-long-ago"); j.State != "canceled" || j.Attempt != 0 {
+		t.Errorf("job %+v", j)
+	}
 }
 
 // told waits until Girder has the whole of a job that ran once.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
+	"time"
 
 	amqp091 "github.com/rabbitmq/amqp091-go"
 
@@ -85,4 +87,64 @@ func (c *Client) openMailbox(n *connection, name string) (msgs <-chan amqp091.De
 	}
 	msgs, err = ch.Consume(name, "", false, true, false, false, nil)
 	return msgs, ch, err
+}
+
+// maxAnswers bounds how many answers to one question are kept.
+const maxAnswers = 1000
+
+// Ask asks every worker on the control exchange, and returns what was answered within
+// wait: who answers is not known beforehand. question makes the message for the
+// address at which the answers come.
+func (c *Client) Ask(ctx context.Context, wait time.Duration, question func(celery.Address) (celery.Message, error)) ([]celery.Delivery, error) {
+	c.mu.Lock()
+	p := c.session
+	c.mu.Unlock()
+	if p == nil {
+		return nil, ErrNotConnected
+	}
+	if err := p.conn.exchange(celery.ReplyExchange, amqp091.ExchangeDirect, false); err != nil {
+		return nil, fmt.Errorf("cannot ask the other workers: %w", err)
+	}
+	ch, err := p.conn.Channel()
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask the other workers: %w", err)
+	}
+	defer ch.Close()
+	key := rand.Text()
+	name := key + "." + celery.ReplyExchange
+	const durable, autoDelete, exclusive = false, true, true
+	if _, err := ch.QueueDeclare(name, durable, autoDelete, exclusive, false, nil); err != nil {
+		return nil, fmt.Errorf("cannot ask the other workers: %w", err)
+	}
+	if err := ch.QueueBind(name, key, celery.ReplyExchange, false, nil); err != nil {
+		return nil, fmt.Errorf("cannot ask the other workers: %w", err)
+	}
+	replies, err := ch.Consume(name, "", true, true, false, false, nil)
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask the other workers: %w", err)
+	}
+	m, err := question(celery.Address{Exchange: celery.ReplyExchange, RoutingKey: key})
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Publish(ctx, m); err != nil && !errors.Is(err, ErrUnroutable) {
+		return nil, fmt.Errorf("cannot ask the other workers: %w", err)
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	var answers []celery.Delivery
+	for len(answers) < maxAnswers {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-timer.C:
+			return answers, nil
+		case m, ok := <-replies:
+			if !ok {
+				return nil, fmt.Errorf("cannot ask the other workers: %w", ErrNotConnected)
+			}
+			answers = append(answers, p.conn.delivery(name, &m))
+		}
+	}
+	return answers, nil
 }

@@ -62,6 +62,38 @@ type Peer struct {
 	Clock   int64
 }
 
+// QueryTask is the command by which a worker asks its peers which of these tasks they
+// have.
+func QueryTask(ids []string, ticket string, replyTo Address, expires time.Time, clock *Clock) (Message, error) {
+	list := &jsonpickle.List{}
+	for _, id := range ids {
+		list.Items = append(list.Items, id)
+	}
+	return broadcast("query_task", dict("ids", list), ticket, replyTo, expires, clock)
+}
+
+// DecodeQueried reads a reply to QueryTask: by node, the ids of the tasks that it has
+// begun or will.
+func DecodeQueried(d Delivery) (map[string][]string, error) {
+	dict, err := controlBody(d)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string][]string{}
+	for node, answer := range dict {
+		tasks, ok := answer.(map[string]any)
+		if !ok {
+			continue
+		}
+		for _, id := range slices.Sorted(maps.Keys(tasks)) {
+			if pair, ok := tasks[id].([]any); ok && len(pair) == 2 { // [state, task]; {"error": TEXT} is none
+				found[node] = append(found[node], id)
+			}
+		}
+	}
+	return found, nil
+}
+
 // DecodePeers reads a reply to Hello. Normally it is one peer's.
 func DecodePeers(d Delivery) ([]Peer, error) {
 	dict, err := controlBody(d)

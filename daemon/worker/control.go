@@ -141,6 +141,9 @@ func (c *Control) Find(_ context.Context, ids []string) ([]celery.Found, error) 
 		} else if err != nil {
 			return nil, err
 		}
+		if j.Doubtful {
+			continue // a peer who asks would take it to be ours, and each of two in doubt forget it
+		}
 		info, err := c.info(&j)
 		if errors.Is(err, errNoTask) {
 			continue

@@ -118,6 +118,15 @@ func requestOf(j *queue.Job) (*celery.Request, error) {
 	return o.Celery, nil
 }
 
+// TaskID is the id of the task that a job was; false for one from the socket.
+func TaskID(j *queue.Job) (string, bool) {
+	r, err := requestOf(j)
+	if err != nil {
+		return "", false
+	}
+	return r.ID, true
+}
+
 // followOf is what follows a job. There is none where the secrets are gone.
 func followOf(secrets []byte) (follow, error) {
 	if len(secrets) == 0 {
