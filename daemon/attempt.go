@@ -33,6 +33,7 @@ type running struct {
 	canceled bool // the runner was told
 	stage    string
 	progress *apitype.Progress
+	process  int      // the container's first, on the host; 0: not yet
 	notes    []string // what the attempt wants a person to know, see addNote
 }
 
@@ -388,6 +389,9 @@ func (f *front) readEvents(ctx context.Context, dir attempt.Dir, r *running) (*a
 			f.exited(ctx, dir, r)
 		}
 		r.mu.Lock()
+		if e.Started != nil {
+			r.process = e.Started.PID
+		}
 		r.addNote(e.Note)
 		if e.Stage != "" {
 			r.stage = e.Stage

@@ -23,6 +23,7 @@ func (b *broker) facts() worker.Facts {
 		Queues:        b.queues,
 		Configuration: b.configuration,
 		Report:        b.report,
+		Process:       b.f.containerOf,
 		Cancel:        b.f.cancelReported,
 		Events:        func(on bool) bool { return b.events.Switch(on) },
 		Heartbeat:     func() { b.events.Heartbeat() },

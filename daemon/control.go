@@ -118,6 +118,17 @@ func (f *front) Live(id string) (stage string, progress *apitype.Progress) {
 	return r.stage, r.progress
 }
 
+// containerOf is the first process of a job's container; 0: there is none.
+func (f *front) containerOf(id string) int {
+	r := f.attempts.of(id)
+	if r == nil {
+		return 0
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.process
+}
+
 // settings are what the API takes from the configuration.
 func (f *front) settings(c *config.Config) api.Settings {
 	return api.Settings{

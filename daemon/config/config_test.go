@@ -235,3 +235,25 @@ func FuzzINI(f *testing.F) {
 		}
 	})
 }
+
+// TestConcurrency: what the Python worker calls it counts where slots are not set.
+func TestConcurrency(t *testing.T) {
+	for _, tt := range []struct {
+		text  string
+		slots int
+		warns string
+		fails bool
+	}{
+		{"[celery]\nconcurrency = 3\n", 3, "", false},
+		{"[celery]\nworker_concurrency = 5\n", 5, "", false},
+		{"[celery]\nconcurrency = 3\n[girder_worker]\nslots = 7\n", 7, "celery.concurrency has no effect: girder_worker.slots, which is set,", false},
+		{"[celery]\nconcurrency = none\n", 0, "", true},
+	} {
+		file := filepath.Join(t.TempDir(), "worker.cfg")
+		write(t, file, tt.text)
+		c, warnings, err := Load(Sources{File: file})
+		if tt.fails != (err != nil) || !tt.fails && c.Machine.Slots != tt.slots || !strings.Contains(strings.Join(warnings, " "), tt.warns) || tt.warns == "" && len(warnings) > 0 {
+			t.Errorf("%q: %d slots, %q, %v", tt.text, c.Machine.Slots, warnings, err)
+		}
+	}
+}

@@ -124,7 +124,7 @@ func load(s Sources, texts map[string]string) (*loaded, error) {
 	keys := c.Keys()
 	fromEnviron, ignored := environ(keys, s.Environ)
 	l.warnings = append(l.warnings, ignored...)
-	for _, e := range slices.Concat(l.entries, fromEnviron, flags(keys, s.Flags)) {
+	for _, e := range concurrency(slices.Concat(l.entries, fromEnviron, flags(keys, s.Flags))) {
 		i := slices.IndexFunc(keys, func(k Key) bool { return k.String() == e.key })
 		if i < 0 {
 			if why, known := without(keys, e.key, e.value); known {

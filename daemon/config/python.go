@@ -37,10 +37,25 @@ var pythonOptions = []pythonOption{
 
 const (
 	backendWhy = "results go back through celery.broker, to the queues that their clients name"
-	slotsWhy   = "girder_worker.slots is how many jobs run at a time"
+	slotsWhy   = "girder_worker.slots, which is set, is how many jobs run at a time; without it this is"
 	formatWhy  = "logging.output chooses between text and json"
 	imagesWhy  = "`girder-worker images prune` removes what nobody needs"
 )
+
+// concurrency has the Python worker's options of how many tasks run at a time count
+// as slots, where those are not set themselves.
+func concurrency(entries []entry) []entry {
+	const slots = sectionWorker + ".slots"
+	if slices.ContainsFunc(entries, func(e entry) bool { return e.key == slots }) {
+		return entries
+	}
+	for i := range entries {
+		if o, ok := pythonDefault(entries[i].key); ok && o.why == slotsWhy {
+			entries[i].key = slots
+		}
+	}
+	return entries
+}
 
 func pythonDefault(key string) (pythonOption, bool) {
 	i := slices.IndexFunc(pythonOptions, func(o pythonOption) bool { return o.key == key })
