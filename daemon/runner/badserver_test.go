@@ -38,6 +38,12 @@ func TestBadServer(t *testing.T) {
 			w.Fail(download, 1, girdertest.Truncate(1000))
 			w.Fail(download, -1, girdertest.NoRange())
 		}},
+		{name: "no permission", id: "private", want: "Read access denied for file"},
+		{name: "sends too little", spoil: func(w *girderWorld) { w.Fail(download, -1, girdertest.TooLittle(1000)) }, want: "not as announced"},
+		{name: "sends nothing", spoil: func(w *girderWorld) { w.Fail(download, -1, girdertest.TooLittle(0)) }, want: "not as announced"},
+		{name: "redirects to itself", spoil: func(w *girderWorld) {
+			w.Fail("GET /file/{id}", -1, girdertest.Redirect(307, w.API()+"/file/"+noID))
+		}, want: "redirect"},
 		{name: "sends too much", spoil: func(w *girderWorld) { w.Fail(download, -1, girdertest.TooMuch(100)) }, want: "not as announced"},
 		{name: "garbage", spoil: func(w *girderWorld) { w.Fail("GET /file/{id}", -1, girdertest.Garbage()) }, want: "not an answer of Girder"},
 		{name: "redirects elsewhere", spoil: func(w *girderWorld) {
@@ -64,6 +70,15 @@ func TestBadServer(t *testing.T) {
 				case "":
 				case "item":
 					id = w.item
+				case "private":
+					id = w.AddFile(w.AddItem(w.AddFolder(w.AddUser(false), "private"), "mine"), "secret", data)
+					w.token = w.AddToken(w.AddUser(false), girdertest.ScopeRead)
+					if err := w.dir.RemoveSecrets(); err != nil {
+						t.Fatal(err)
+					}
+					if err := w.dir.WriteSecrets(transforms.Secrets{Tokens: map[string]string{"g": w.token}}); err != nil {
+						t.Fatal(err)
+					}
 				default:
 					id = test.id
 				}
@@ -176,6 +191,17 @@ func TestCancelAnywhere(t *testing.T) {
 		{name: "floods progress", args: sh("echo up; yes '<filter-progress>0.5</filter-progress>' & yes '{\"total\":1}' >" + pipe + "/p"), setup: func(w *girderWorld) {
 			w.request.Plan.SlicerProgress = true
 			w.request.Plan.Streams = []transforms.Stream{{Name: "p", Kind: transforms.StreamProgress, Path: pipe + "/p"}}
+		}},
+		{name: "Girder answers garbage", args: []string{"true"}, doing: "trying again", setup: func(w *girderWorld) {
+			w.Fail("GET /folder/{id}", -1, girdertest.Garbage())
+			w.fetch(transforms.FetchFolder, w.folder)
+		}},
+		{name: "a download without end", args: sh("echo up; cat /in"), setup: func(w *girderWorld) {
+			id := w.AddContent(w.item, "endless", zeros{}, 1<<50)
+			w.request.Plan.Streams = []transforms.Stream{{Name: "in", Kind: transforms.StreamInput, Path: "/in", Girder: &transforms.GirderFile{Girder: "g", ID: id}}}
+		}},
+		{name: "a tree without end", args: sh("cd " + volumeTarget + "; for i in $(seq 2000); do : >$i; ln -s $i l$i; done"), until: "POST /file", setup: func(w *girderWorld) {
+			w.hook(transforms.HookFolder, w.folder, ".")
 		}},
 		{name: "upload hangs", args: sh("echo a >" + in("a")), until: "POST /file/chunk", setup: func(w *girderWorld) {
 			w.Fail("POST /file/chunk", -1, girdertest.Hang())
@@ -298,5 +324,136 @@ func TestDirect(t *testing.T) {
 	}
 	if got, err := os.ReadFile(direct); err != nil || string(got) != "A\n" {
 		t.Errorf("the stored file is %q, %v", got, err)
+	}
+}
+
+// TestBadFetch: what names nothing, or nothing that may be had, ends the attempt
+// before its container runs, with Girder's own words.
+func TestBadFetch(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		kind transforms.FetchKind
+		id   func(w *girderWorld) string
+		want string
+	}{
+		{"no such item", transforms.FetchItem, func(*girderWorld) string { return noID }, "cannot fetch item " + noID + " from Girder: Girder answered 400"},
+		{"no such folder", transforms.FetchFolder, func(*girderWorld) string { return noID }, "cannot fetch folder " + noID + " from Girder: Girder answered 400"},
+		{"a folder for an item", transforms.FetchItem, func(w *girderWorld) string { return w.folder }, "Invalid item id"},
+		{"a file for a folder", transforms.FetchFolder, func(w *girderWorld) string { return w.AddFile(w.item, "f", nil) }, "Invalid folder id"},
+		{"a folder that answers in a circle", transforms.FetchFolder, func(w *girderWorld) string {
+			deep := w.folder
+			for range maxDepth + 2 {
+				deep = w.AddFolder(deep, "..")
+			}
+			return w.folder
+		}, "its folders are deeper than 100"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newGirderWorld(t, "true")
+			w.fetch(test.kind, test.id(w))
+			exit := w.run()
+			w.want(exit, attempt.OutcomeError, attempt.CodeError, test.want)
+			if exit.Container != nil {
+				t.Error("its container ran")
+			}
+		})
+	}
+}
+
+// TestBadUpload: whatever a server does, an upload ends: with the file there once,
+// or with an error that names the cause, and the exit of the container as it was.
+func TestBadUpload(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		spoil func(w *girderWorld)
+		want  string // part of the error; "": it ends well
+	}{
+		{"500 for a while", func(w *girderWorld) { w.Fail("", 3, girdertest.Status(500)) }, ""},
+		{"500 for ever", func(w *girderWorld) { w.Fail("", -1, girdertest.Status(500)) }, "Girder answered 500"},
+		{"away for ever", func(w *girderWorld) { w.Fail("", -1, girdertest.DropBefore()) }, "cannot reach Girder"},
+		{"garbage", func(w *girderWorld) { w.Fail("GET /item/{id}/files", -1, girdertest.Garbage()) }, "not an answer of Girder"},
+		{"garbage for a new file", func(w *girderWorld) { w.Fail("POST /file", -1, girdertest.Garbage()) }, "not an answer of Girder"},
+		{"garbage for a piece, once", func(w *girderWorld) { w.Fail("POST /file/chunk", 1, girdertest.Garbage()) }, ""},
+		{"redirects", func(w *girderWorld) {
+			w.Fail("POST /file", -1, girdertest.Redirect(307, "http://127.0.0.1:1/"))
+		}, "redirect not followed"},
+		{"closes in the answer", func(w *girderWorld) { w.Fail("POST /file/chunk", 1, girdertest.Truncate(3)) }, ""},
+		{"closes in the request", func(w *girderWorld) { w.Fail("POST /file/chunk", 1, girdertest.DropBody(2)) }, ""},
+		{"the token ended meanwhile", func(w *girderWorld) { w.Fail("POST /file/chunk", -1, girdertest.Status(401)) }, "Girder answered 401"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			w := newGirderWorld(t, sh("echo -n data >"+in("a"))...)
+			w.request.Limits.Outage = 2 * time.Second
+			if test.want == "" {
+				w.request.Limits.Outage = time.Minute
+			}
+			w.hook(transforms.HookItem, w.item, "a")
+			test.spoil(w)
+			w.want(w.run(), attempt.OutcomeExited, 0, "")
+			done := w.done()
+			if (test.want == "") != (done.Error == "") || !strings.Contains(done.Error, test.want) {
+				t.Errorf("done with %q, want %q", done.Error, test.want)
+			}
+			if want := map[bool]string{true: "a=data"}[test.want == ""]; w.named(w.item) != want {
+				t.Errorf("the item has %q, want %q", w.named(w.item), want)
+			}
+			w.secretsGone()
+		})
+	}
+}
+
+// TestBadContainer: whatever a container does with its pipes, it ends as
+// girder-worker-job(5) says, with Girder and a server at the other ends.
+func TestBadContainer(t *testing.T) {
+	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	for _, test := range []struct {
+		name, script string
+		limit        time.Duration
+		outcome      attempt.Outcome
+		code         int
+		says         string // part of the error
+		log, posted  string
+		partial      bool // input
+	}{
+		{name: "opens none", script: "true", partial: true},
+		{name: "closes early", script: "head -c 4 /in", log: "0123", partial: true},
+		{name: "opens twice", script: "cat /in | wc -c; cat /in | wc -c; echo a >/out; echo b >/out", log: "1048576\n0\n", posted: "a\nb\n"},
+		{name: "reads what it writes to", script: "timeout 1 cat /out; cat /in >/dev/null; echo over", log: "over\n"},
+		{name: "plants links", script: "rm -f /in /out; ln -sf /etc/hostname /in; ln -sf /etc/hostname /out; mv /out /x; cat /in | wc -c; echo a >/out", log: "1048576\n", posted: "a\n"},
+		{name: "never opens and never ends", script: "while :; do sleep 0.1; done", limit: 2 * time.Second, outcome: attempt.OutcomeTimeout, code: attempt.CodeTimeout, says: "over its time limit", partial: true},
+		{name: "writes for ever", script: "cat /in >/dev/null; while :; do echo x; done >/out", limit: 2 * time.Second, outcome: attempt.OutcomeTimeout, code: attempt.CodeTimeout, says: "over its time limit", posted: "x\n"},
+		{name: "dies with its pipes open", script: "exec 3</in 4>/out; echo a >&4; exit 7", code: 7, posted: "a\n", partial: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			u := newUpload(t)
+			w := newGirderWorld(t, sh("{ "+test.script+"; } 2>/dev/null")...)
+			w.request.Limits.Hard = test.limit
+			id := w.AddFile(w.item, "a", data)
+			w.request.Plan.Streams = []transforms.Stream{
+				{Name: "in", Kind: transforms.StreamInput, Path: "/in", Girder: &transforms.GirderFile{Girder: "g", ID: id}},
+				{Name: "out", Kind: transforms.StreamOutput, Path: "/out", HTTP: &transforms.HTTPTarget{URL: u.URL}},
+			}
+			if test.outcome == "" {
+				test.outcome = attempt.OutcomeExited
+			}
+			exit := w.run()
+			w.want(exit, test.outcome, test.code, test.says)
+			if got := w.log(); got != test.log {
+				t.Errorf("log is %q, want %q", got, test.log)
+			}
+			if s := streamNamed(t, exit, "in"); s.Partial != test.partial || s.Error != "" {
+				t.Errorf("input ended with %+v", s)
+			}
+			if s := streamNamed(t, exit, "out"); s.Error != "" {
+				t.Errorf("output ended with %+v", s)
+			}
+			u.mu.Lock()
+			defer u.mu.Unlock()
+			if got := string(u.bodies["/"]); !strings.HasPrefix(got, test.posted) || test.limit == 0 && got != test.posted {
+				t.Errorf("%.20q was posted, want %q", got, test.posted)
+			}
+		})
 	}
 }

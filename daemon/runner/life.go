@@ -37,7 +37,7 @@ const (
 	// finishGrace is how long streams are still finished once the attempt is to end.
 	finishGrace = 10 * time.Second
 	// cancelGrace is the same where somebody canceled it, who wants no outputs.
-	cancelGrace = 500 * time.Millisecond
+	cancelGrace = 250 * time.Millisecond
 	// endPatience is how long the end of a killed container is waited for
 	// where the attempt has failed already.
 	endPatience = time.Minute

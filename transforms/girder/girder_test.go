@@ -308,6 +308,33 @@ func TestPausesGrow(t *testing.T) {
 	}
 }
 
+// TestTenMinutes: a server that answers 500 for ten minutes is outlasted by whoever
+// waits for longer, and told of by whoever does not.
+func TestTenMinutes(t *testing.T) {
+	for patience, want := range map[time.Duration]bool{6 * time.Hour: true, 11 * time.Minute: true, 5 * time.Minute: false} {
+		w := newWorld(t, girdertest.Config{}, func(c *girder.Config) { c.Retry = girder.Retry{}.For(patience) })
+		waited := func() (sum time.Duration) {
+			for _, d := range w.pauses.took {
+				sum += d
+			}
+			return sum
+		}
+		w.Fail("", -1, girdertest.Status(500))
+		w.pauses.then = func() {
+			if waited() >= 10*time.Minute*9/10 {
+				w.Mend()
+			}
+		}
+		_, err := w.c.Item(t.Context(), w.item)
+		if (err == nil) != want || err != nil && !strings.Contains(err.Error(), "Girder answered 500 to GET item/") {
+			t.Errorf("waiting for %v: %v", patience, err)
+		}
+		if sum := waited(); !want && (sum < patience*2/3 || sum > patience*4/3) {
+			t.Errorf("it gave up after %v of %v", sum, patience)
+		}
+	}
+}
+
 func TestContextEndsWaiting(t *testing.T) {
 	gone := errors.New("the job was canceled")
 	w := newWorld(t, girdertest.Config{})

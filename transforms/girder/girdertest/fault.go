@@ -28,6 +28,7 @@ const (
 	faultStall
 	faultHang
 	faultTooMuch
+	faultTooLittle
 	faultGarbage
 	faultRedirect
 	faultNoRange
@@ -62,6 +63,9 @@ func Hang() Fault { return Fault{kind: faultHang} }
 
 // TooMuch sends n bytes more than there are, without a Content-Length.
 func TooMuch(n int64) Fault { return Fault{kind: faultTooMuch, bytes: n} }
+
+// TooLittle sends the first n bytes of the answer, as if they were all of it.
+func TooLittle(n int64) Fault { return Fault{kind: faultTooLittle, bytes: n} }
 
 // Garbage carries the call out and answers 200 with a page that is not JSON.
 func Garbage() Fault { return Fault{kind: faultGarbage} }
@@ -151,6 +155,10 @@ func (f *Fault) apply(s *Server, w http.ResponseWriter, r *http.Request, answer 
 	case faultTooMuch:
 		answer(&noLengthWriter{ResponseWriter: w})
 		w.Write(bytes.Repeat([]byte("x"), int(f.bytes)))
+	case faultTooLittle:
+		whole := httptest.NewRecorder()
+		answer(whole)
+		w.Write(whole.Body.Bytes()[:min(f.bytes, int64(whole.Body.Len()))])
 	case faultGarbage:
 		answer(httptest.NewRecorder())
 		fmt.Fprint(w, "<html>it works!</html>")
