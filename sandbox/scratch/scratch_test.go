@@ -186,6 +186,9 @@ func BenchmarkDisk(b *testing.B) {
 			err = d.Mount(dir)
 		}
 		if err == nil {
+			err = os.Mkdir(filepath.Join(dir, "first"), 0o700)
+		}
+		if err == nil {
 			err = d.Close()
 		}
 		if err != nil {
