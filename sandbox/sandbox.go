@@ -272,7 +272,10 @@ type Container interface {
 	Kill() error
 	// Usage reads the cgroup's counters now.
 	Usage() (Usage, error)
-	// Destroy removes the cgroup, the mounts and the runtime's state. It may be
-	// called again after it failed.
+	// Release removes the cgroup and the runtime's state, of a container that has
+	// ended: what is left are mounts, which take longer and nothing from others.
+	Release() error
+	// Destroy removes all of it, released or not. It may be called again after it
+	// failed.
 	Destroy() error
 }

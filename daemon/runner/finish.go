@@ -54,18 +54,18 @@ func hooksFor(hooks []transforms.Hook, exit *attempt.Exit) []transforms.Hook {
 	return some
 }
 
-// release gives back what the container occupied.
+// release gives back what the container occupied. Its mounts, which only this
+// process has, go at the end: the job's slot and whoever waits for the job do
+// not wait for them.
 func (a *attemptRun) release() {
 	if a.transfer != nil {
 		a.transfer.end()
 		a.transfer = nil
 	}
 	if a.container != nil {
-		if err := a.container.Destroy(); err != nil {
+		if err := a.container.Release(); err != nil {
 			a.logger.Error("Cannot remove the container; trying again at the end", "error", err)
-			return
 		}
-		a.container = nil
 	}
 }
 
@@ -126,6 +126,12 @@ func cleanUpAbandoned(dir attempt.Dir, gid int, stop *stopper, logger *slog.Logg
 func (a *attemptRun) conclude(exit *attempt.Exit, left *attempt.Finish) (err error) {
 	done := attempt.Done{}
 	if left != nil {
+		if a.container != nil {
+			// Uploads may take days.
+			if err := a.container.Destroy(); err != nil {
+				a.logger.Error("Cannot unmount the container's files; trying again at the end", "error", err)
+			}
+		}
 		func() {
 			defer func() {
 				if p := recover(); p != nil {

@@ -40,6 +40,8 @@ type container struct {
 	pidfd   *os.File
 	started time.Time
 
+	released bool
+
 	mu     sync.Mutex
 	reaped bool
 	exit   sandbox.Exit // valid when reaped
@@ -224,10 +226,21 @@ func (c *container) Kill() error {
 // Usage implements [sandbox.Container].
 func (c *container) Usage() (sandbox.Usage, error) { return c.group.Usage() }
 
-// Destroy implements [sandbox.Container].
-func (c *container) Destroy() error {
+// Release implements [sandbox.Container].
+func (c *container) Release() error {
 	if err := c.lc.Destroy(); err != nil {
 		return fmt.Errorf("cannot destroy container %s: %w", c.id, err)
+	}
+	c.released = true
+	return nil
+}
+
+// Destroy implements [sandbox.Container].
+func (c *container) Destroy() error {
+	if !c.released {
+		if err := c.Release(); err != nil {
+			return err
+		}
 	}
 	if c.pidfd != nil {
 		_ = c.pidfd.Close()
