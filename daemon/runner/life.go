@@ -41,8 +41,8 @@ const (
 	// endPatience is how long the end of a killed container is waited for
 	// where the attempt has failed already.
 	endPatience = time.Minute
-	// settleAfter is when a job counts as a long one, for which it pays to give
-	// back the memory that its start took.
+	// settleAfter is when a job, or the wait for one, counts as a long one, for
+	// which it pays to give back the memory that its start took.
 	settleAfter = time.Second
 )
 
@@ -101,9 +101,9 @@ func (a *attemptRun) run(ctx context.Context) attempt.Exit {
 	}
 	a.ran = true
 	a.tell(attempt.Event{Stage: stageRunning, Started: &attempt.Started{PID: a.container.PID()}})
-	settle := time.AfterFunc(settleAfter, debug.FreeOSMemory)
+	settled := time.AfterFunc(settleAfter, settle)
 	exit, err := a.supervise(stopSignalOf(spec))
-	settle.Stop()
+	settled.Stop()
 	if err != nil {
 		return failure(err)
 	}

@@ -36,11 +36,13 @@ package runner
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -70,7 +72,11 @@ const (
 // was, and when a warm runner was not needed.
 func Main(args []string) int {
 	logger := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", Command)
-	if err := run(args, logger); err != nil {
+	// The main goroutine is bound to the main thread (sandbox/runc), and each time
+	// that a bound one waits or goes on costs a switch between threads.
+	ended := make(chan error)
+	go func() { ended <- run(args, logger) }()
+	if err := <-ended; err != nil {
 		logger.Error("Cannot run the attempt", "error", err)
 		return 1
 	}
@@ -103,6 +109,7 @@ func run(args []string, logger *slog.Logger) error {
 	// A container's start is over in milliseconds on one processor. More would
 	// only keep memory for each.
 	runtime.GOMAXPROCS(min(2, runtime.NumCPU()))
+	hurry()
 
 	// From here on a SIGTERM is an orderly end, whatever the stage.
 	stop := newStopper()
@@ -125,11 +132,14 @@ func run(args []string, logger *slog.Logger) error {
 	unix.CloseOnExec(*warmFD)
 	socket := os.NewFile(uintptr(*warmFD), "warm")
 	ahead.make()
+	runc.Ready()
+	_, _ = json.Marshal(&attempt.Request{}) // the same for the first thing that is read
 	// What getting ready has left behind would stay for as long as the wait.
-	debug.FreeOSMemory()
+	settled := time.AfterFunc(settleAfter, debug.FreeOSMemory)
 	undo := context.AfterFunc(stop.ctx, func() { _ = socket.SetReadDeadline(time.Unix(1, 0)) })
 	dir, lock, err := attempt.ReceiveStart(socket)
 	undo()
+	settled.Stop()
 	if errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil // there is no attempt, or the machine is shutting down
 	}
@@ -140,9 +150,28 @@ func run(args []string, logger *slog.Logger) error {
 	return runAttempt(dir, lock, &ahead, stop, logger)
 }
 
+// startMemory is what a runner may have in use before garbage is collected for
+// the first time: several times what a start takes.
+const startMemory = 32 << 20
+
+// hurry has no time spent on memory that a short attempt gives back by ending.
+func hurry() {
+	debug.SetMemoryLimit(startMemory)
+	debug.SetGCPercent(-1)
+}
+
+// settle is for an attempt that turns out to be a long one: from then on this
+// process is to be small.
+func settle() {
+	debug.SetMemoryLimit(math.MaxInt64)
+	debug.SetGCPercent(100)
+	debug.FreeOSMemory()
+}
+
 // runAttempt runs an attempt that is locked, and leaves exit.json.
 func runAttempt(dir attempt.Dir, lock *attempt.Lock, ahead *diskAhead, stop *stopper, logger *slog.Logger) error {
 	defer lock.Close()
+	defer time.AfterFunc(settleAfter, settle).Stop()
 	logger = logger.With("attempt", dir.ID())
 	stop.watch(dir)
 

@@ -22,6 +22,9 @@ func OwnMounts() error { return errUnsupported }
 // New fails in this build.
 func New(Options) (*Runner, error) { return nil, errUnsupported }
 
+// Ready does nothing in this build.
+func Ready() {}
+
 // Warm fails in this build.
 func (*Runner) Warm([]string) error { return errUnsupported }
 
