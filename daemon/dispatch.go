@@ -76,6 +76,16 @@ func (f *front) claim(ctx context.Context, starts int) (again time.Time, err err
 	return again, nil
 }
 
+// expect has the monitor get ready for a start, if the next job can have one at once.
+func (f *front) expect() {
+	if f.attempts.count() >= f.Capacity().Slots {
+		return
+	}
+	if err := f.monitor.Expect(); err != nil {
+		f.logger.Debug("Cannot tell the monitor of a job to come", "error", err)
+	}
+}
+
 // restFor has the dispatcher start nothing for a while.
 func (f *front) restFor(d time.Duration) {
 	until := time.Now().Add(d)

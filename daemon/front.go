@@ -168,6 +168,7 @@ func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener
 		RunAs:    runAs,
 		Policy:   f,
 		Tasks:    &f.tasks,
+		Expect:   f.expect,
 		Version:  apitype.Version{Version: f.options.Version, Commit: f.options.Commit, API: 1, Queue: queue.Layout()},
 		Settings: f.settings(c), Logger: f.logger.With("part", "api"),
 	})

@@ -49,6 +49,9 @@ type Config struct {
 	// RunAs chooses who a peer's jobs run as on the host. It must not answer
 	// uid 0: what root submits gets an unprivileged identity.
 	RunAs func(Peer) (queue.Identity, error)
+	// Expect is called, where it is not nil, when documents have arrived that
+	// are not on the disk yet: for what can be got ready meanwhile.
+	Expect func()
 	// Policy says what a peer's jobs may ask; nil lets them ask anything.
 	Policy Policy
 	// Tasks are those that a document may name; nil: none but docker_run.
@@ -81,6 +84,7 @@ type Server struct {
 	runAs    func(Peer) (queue.Identity, error)
 	policy   Policy
 	tasks    *plugin.Registry
+	expect   func()
 	version  apitype.Version
 	logger   *slog.Logger
 	settings atomic.Pointer[Settings]
@@ -112,6 +116,7 @@ func New(c Config) *Server {
 		runAs:    c.RunAs,
 		policy:   c.Policy,
 		tasks:    c.Tasks,
+		expect:   c.Expect,
 		version:  c.Version,
 		logger:   c.Logger,
 		conns:    connections{perUser: perUser, conns: make(map[net.Conn]int), users: make(map[int]int)},

@@ -29,6 +29,9 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request, c *call) error {
 	if err != nil {
 		return failure(apitype.KindForbidden, "%v", err)
 	}
+	if s.expect != nil {
+		s.expect()
+	}
 	settings := s.settings.Load()
 	release := s.images.Hold() // what the jobs name stays until the queue has them
 	defer release()

@@ -68,9 +68,7 @@ func (m *Monitor) tryStart(ctx context.Context, a Attempt, r *attempt.Request, s
 	if err != nil {
 		return err
 	}
-	// The runner will move its container into a group some milliseconds from
-	// now: the wait that this costs begins here. Only time is lost if it fails.
-	m.wg.Go(func() { _ = cgroup.Warm() })
+	m.warm()
 	if secrets.MachineKey, err = m.girderKey(r, &secrets); err != nil {
 		return err
 	}
@@ -86,6 +84,18 @@ func (m *Monitor) tryStart(ctx context.Context, a Attempt, r *attempt.Request, s
 	m.audit.write(m.auditOf(auditStart, r))
 	m.watch(l)
 	return nil
+}
+
+// warm is for a runner that will move its container into a group some milliseconds
+// from now: the wait that this costs begins here. Only time is lost if it fails.
+func (m *Monitor) warm() {
+	if !m.warming.CompareAndSwap(false, true) {
+		return
+	}
+	m.wg.Go(func() {
+		defer m.warming.Store(false)
+		_ = cgroup.Warm()
+	})
 }
 
 // admit enters an attempt into the table, unless its job has one there that is

@@ -171,6 +171,11 @@ func (c *Client) Start(ctx context.Context, r attempt.Request, secrets transform
 	return err
 }
 
+// Expect says that a start may follow in some milliseconds. It waits for nothing.
+func (c *Client) Expect() error {
+	return c.conn.send(request{Op: opExpect}, nil)
+}
+
 // Cancel asks the runner of a live attempt to end it early. It returns when the
 // runner can see the request, not when it has obeyed.
 func (c *Client) Cancel(ctx context.Context, a Attempt, how attempt.Cancel) error {

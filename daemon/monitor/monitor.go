@@ -66,6 +66,7 @@ type Monitor struct {
 	rules    atomic.Pointer[rules]
 	audit    *auditLog
 	reaped   atomic.Uint64
+	warming  atomic.Bool
 	bootID   string
 	launcher launcher
 	lock     *os.File // the state directory's
@@ -295,6 +296,8 @@ func (m *Monitor) handle(r *request, file *os.File) (answer reply) {
 	case opPing:
 	case opNotify:
 		err = notify(r.Notify)
+	case opExpect:
+		m.warm()
 	case opStart:
 		if file == nil {
 			err = fmt.Errorf("%w: a start without a request", ErrRefused)

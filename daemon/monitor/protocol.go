@@ -27,6 +27,8 @@ const (
 	opCounts op = "counts"
 	// opRefused tells the audit log of a submission that was refused.
 	opRefused op = "refused"
+	// opExpect tells of a start to come; its reply is not waited for.
+	opExpect op = "expect"
 )
 
 // request is one message of the front.
