@@ -81,6 +81,7 @@ func run(o Options) error {
 	if err != nil {
 		return err
 	}
+	defer settle().Stop()
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)

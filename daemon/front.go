@@ -57,6 +57,8 @@ type front struct {
 	notes    atomic.Pointer[[]string]  // what status tells of the configuration
 	rules    atomic.Pointer[rules]
 
+	settled *time.Timer // gives memory back, see settle
+
 	fail context.CancelCauseFunc // ends the front with an error
 }
 
@@ -86,6 +88,8 @@ func Front(o Options) error {
 	ctx, fail := context.WithCancelCause(context.Background())
 	defer fail(nil)
 	f.fail = fail
+	f.settled = settle()
+	defer f.settled.Stop()
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)

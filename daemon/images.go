@@ -82,6 +82,7 @@ func (i *images) Import(ctx context.Context, archive io.Reader, name string, own
 		_, err := io.Copy(write, archive)
 		copied <- errors.Join(err, write.Close())
 	}()
+	defer i.front.settled.Reset(settleAfter)
 	var result HelperImages
 	err = i.front.monitor.Image(ctx, monitor.ImageRequest{Op: monitor.ImageImport, Name: name, Owner: owner}, read, &result)
 	// With the last reader gone the copy ends, if the helper did not read all.

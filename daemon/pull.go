@@ -175,6 +175,7 @@ func (i *images) pull(ctx context.Context, p *pull, c config.Images, show func(a
 		return false, err
 	}
 	defer leave()
+	defer i.front.settled.Reset(settleAfter)
 	request, end, err := i.begin(p, c)
 	if err != nil {
 		return false, err

@@ -248,6 +248,17 @@ func TestRunnerKilled(t *testing.T) {
 	}
 }
 
+// TestHugePages: the daemon does without them, as this process does that starts
+// the runner; a job has them as the machine hands them out.
+func TestHugePages(t *testing.T) {
+	if status, err := os.ReadFile("/proc/self/status"); err != nil || !strings.Contains(string(status), "THP_enabled:\t0\n") {
+		t.Errorf("this process has huge pages: %v", err)
+	}
+	w := newWorld(t, "grep", "THP_enabled", "/proc/self/status")
+	w.end(w.start())
+	w.waitLog("THP_enabled:\t1")
+}
+
 // TestScratchIsClosed: a container's files have whatever modes it gives them,
 // and on the host nobody may come near them, the submitter included: there a
 // setuid file is one.
