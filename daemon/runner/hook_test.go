@@ -128,6 +128,41 @@ func TestHooks(t *testing.T) {
 				}
 			}},
 
+		{name: "an artifact whose answer is lost", script: "echo -n a >a", note: "",
+			hooks: func(w *girderWorld) {
+				job, _ := w.AddJob(w.user, "worker_handler")
+				w.hook(transforms.HookArtifact, job, "a")
+				w.Fail("POST /job/{id}/artifact", 1, girdertest.DropAfter())
+			},
+			look: func(t *testing.T, w *girderWorld) {
+				if got := w.Artifacts(w.request.Plan.Hooks[0].ID); len(got) != 1 {
+					t.Errorf("artifacts are %+v; notes %s", got, w.notes())
+				}
+			}},
+		{name: "an artifact that is not taken at first", script: "echo -n a >a", note: "sending it again",
+			hooks: func(w *girderWorld) {
+				job, _ := w.AddJob(w.user, "worker_handler")
+				w.hook(transforms.HookArtifact, job, "a")
+				w.Fail("POST /job/{id}/artifact", 2, girdertest.DropBefore())
+			},
+			look: func(t *testing.T, w *girderWorld) {
+				if got := w.Artifacts(w.request.Plan.Hooks[0].ID); len(got) != 1 {
+					t.Errorf("artifacts are %+v; notes %s", got, w.notes())
+				}
+			}},
+		{name: "an artifact whose answer is lost, of a server that lists none", script: "echo -n a >a", note: "cannot be listed: Girder answered 400",
+			hooks: func(w *girderWorld) {
+				job, _ := w.AddJob(w.user, "worker_handler")
+				w.hook(transforms.HookArtifact, job, "a")
+				w.Fail("POST /job/{id}/artifact", 1, girdertest.DropAfter())
+				w.Fail("GET /job/{id}/artifact", -1, girdertest.Status(400))
+			},
+			look: func(t *testing.T, w *girderWorld) {
+				if got := w.Artifacts(w.request.Plan.Hooks[0].ID); len(got) != 2 {
+					t.Errorf("artifacts are %+v; notes %s", got, w.notes())
+				}
+			}},
+
 		// What a container may plant: nothing of the host's goes out.
 		{name: "link out of the volume", script: "ln -s /etc/hostname a", done: "it is a link",
 			hooks: func(w *girderWorld) { w.hook(transforms.HookItem, w.item, "a") }},
@@ -271,6 +306,39 @@ func TestResume(t *testing.T) {
 				t.Errorf("finish.json is left: %v", err)
 			}
 			w.secretsGone()
+		})
+	}
+}
+
+// TestResumeArtifact: a runner dies over an artifact, which was taken or was not;
+// the next one finds out.
+func TestResumeArtifact(t *testing.T) {
+	const post, list = "POST /job/{id}/artifact", "GET /job/{id}/artifact"
+	for name, taken := range map[string]bool{"taken": true, "not taken": false} {
+		t.Run(name, func(t *testing.T) {
+			w := newGirderWorld(t, sh("echo -n one >"+in("1"))...)
+			job, _ := w.AddJob(w.user, "worker_handler")
+			w.hook(transforms.HookArtifact, job, "1")
+			until := post
+			if taken {
+				w.Fail(post, 1, girdertest.DropAfter())
+				until = list
+			}
+			w.Fail(until, -1, girdertest.Hang())
+			p := w.start()
+			w.waitCall(until, 1)
+			if err := p.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			p.Wait()
+			w.Mend()
+			w.end(w.again())
+			if done := w.done(); done.Error != "" {
+				t.Errorf("done with %q", done.Error)
+			}
+			if got := w.Artifacts(job); len(got) != 1 || contents(got[0]) != "one" {
+				t.Errorf("artifacts are %+v; notes %s", got, w.notes())
+			}
 		})
 	}
 }

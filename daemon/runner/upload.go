@@ -22,7 +22,7 @@ type hookState struct {
 	// File counts the files that are with Girder.
 	File int `json:"file"`
 	// Upload is the one under way. Without an id it is of an empty file, which
-	// comes to be with the call that begins it.
+	// comes to be with the call that begins it, or of an artifact.
 	Upload *girder.Upload `json:"upload,omitempty"`
 	// Over: all files are there, and what is left is to delete them here.
 	Over bool `json:"over,omitempty"`
@@ -278,16 +278,45 @@ func (u *uploading) sameName(ctx context.Context, name, item string) (*girder.Fi
 	return nil, nil
 }
 
-// artifact attaches a file to a job. Nobody can ask whether one has arrived, so
-// after a call whose end is not known it is sent again: twice rather than not.
+// artifact attaches a file to a job. That is one call, which may have been carried
+// out when its end is not known: then the job's artifacts tell, and where the
+// server cannot list them, it is sent again: twice rather than not.
 func (u *uploading) artifact(ctx context.Context, f *os.File, size int64, name string) error {
-	for try := 1; ; try++ {
-		_, err := u.c.AddArtifact(ctx, u.hook.ID, name, u.mime(name), f, size)
-		if !errors.Is(err, girder.ErrUncertain) || try == artifactTries {
+	up := u.state.Upload
+	if up == nil {
+		since, err := u.c.ServerTime(ctx)
+		if err != nil {
 			return err
 		}
-		u.m.note("the artifact %s may have arrived when its connection broke; sending it again", name)
+		up = &girder.Upload{ParentType: "job", ParentID: u.hook.ID, Name: name, Size: size, Since: since}
+		u.state.Upload = up
+		if err := u.commit(); err != nil {
+			return err
+		}
+	} else if u.arrived(ctx, up) {
+		return nil
 	}
+	for try := 1; ; try++ {
+		_, err := u.c.AddArtifact(ctx, u.hook.ID, name, u.mime(name), f, size)
+		if !errors.Is(err, girder.ErrUncertain) || try == artifactTries || ctx.Err() != nil {
+			return err
+		}
+		if u.arrived(ctx, up) {
+			return nil
+		}
+	}
+}
+
+// arrived tells whether an artifact is there, as far as the server tells.
+func (u *uploading) arrived(ctx context.Context, up *girder.Upload) bool {
+	_, found, err := u.c.Uploaded(ctx, *up)
+	if !found {
+		u.m.note("the artifact %s may have arrived when its connection broke; sending it again", up.Name)
+		if err != nil {
+			u.m.note("the job's artifacts cannot be listed: %v", err)
+		}
+	}
+	return found
 }
 
 const artifactTries = 5

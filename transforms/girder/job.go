@@ -128,8 +128,8 @@ func Temporary(err error) bool {
 }
 
 // AddArtifact attaches a file to a job, a route of a plugin of Girder. An empty
-// mimeType is unknown. It cannot be asked whether an artifact has arrived: a
-// broken call is [ErrUncertain].
+// mimeType is unknown. A broken call is [ErrUncertain]; [Client.Uploaded] may tell
+// whether the artifact has arrived.
 func (c *Client) AddArtifact(ctx context.Context, jobID, name, mimeType string, content io.ReaderAt, size int64) (File, error) {
 	var doc File
 	if err := checkID("job", jobID); err != nil {

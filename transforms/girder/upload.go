@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -293,7 +294,8 @@ func (c *Client) finished(ctx context.Context, u Upload, gone error) (File, erro
 }
 
 // Uploaded looks for the file that an upload has become: its name and size, made
-// since the upload began.
+// since the upload began. The artifacts of a job are listed by the plugin that
+// takes them, which need not know how.
 func (c *Client) Uploaded(ctx context.Context, u Upload) (File, bool, error) {
 	matches := func(f File) bool {
 		// Girder keeps milliseconds, but answers microseconds at first.
@@ -304,8 +306,8 @@ func (c *Client) Uploaded(ctx context.Context, u Upload) (File, bool, error) {
 		f, err := c.File(ctx, u.FileID)
 		return f, err == nil && matches(f), err
 	}
-	inItem := func(itemID string) (File, bool, error) {
-		for f, err := range c.ItemFiles(ctx, itemID) {
+	among := func(files iter.Seq2[File, error]) (File, bool, error) {
+		for f, err := range files {
 			if err != nil {
 				return File{}, false, err
 			}
@@ -315,8 +317,11 @@ func (c *Client) Uploaded(ctx context.Context, u Upload) (File, bool, error) {
 		}
 		return File{}, false, nil
 	}
-	if u.ParentType == "item" {
-		return inItem(u.ParentID)
+	switch u.ParentType {
+	case "item":
+		return among(c.ItemFiles(ctx, u.ParentID))
+	case "job":
+		return among(list[File](ctx, c, "job", u.ParentID, "job/"+u.ParentID+"/artifact", url.Values{}))
 	}
 	for item, err := range c.FolderItems(ctx, u.ParentID) {
 		if err != nil {
@@ -325,7 +330,7 @@ func (c *Client) Uploaded(ctx context.Context, u Upload) (File, bool, error) {
 		if item.Name != u.Name && !strings.HasPrefix(item.Name, u.Name+" (") {
 			continue
 		}
-		if f, found, err := inItem(item.ID); found || err != nil {
+		if f, found, err := among(c.ItemFiles(ctx, item.ID)); found || err != nil {
 			return f, found, err
 		}
 	}

@@ -146,6 +146,7 @@ func (s *Server) routes() *http.ServeMux {
 		"PUT /job/{id}":            s.putJob,
 		"PUT /job/{id}/cancel":     s.putJobCancel,
 		"POST /job/{id}/artifact":  s.postArtifact,
+		"GET /job/{id}/artifact":   s.listArtifacts,
 	} {
 		method, path, _ := strings.Cut(pattern, " ")
 		mux.HandleFunc(method+" /api/v1"+path, func(w http.ResponseWriter, r *http.Request) {

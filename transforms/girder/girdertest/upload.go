@@ -439,6 +439,27 @@ func (s *Server) postArtifact(r *request) (any, error) {
 	return s.fileDocument(f, user), nil
 }
 
+func (s *Server) listArtifacts(r *request) (any, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	user, err := r.mustBe(ScopeRead)
+	if err != nil {
+		return nil, err
+	}
+	j, err := find(s.jobs, "job", "id", r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	var all []*file
+	for _, f := range s.files {
+		if f.job == j.id {
+			all = append(all, f)
+		}
+	}
+	page, err := paged(r, all, func(a, b *file) bool { return a.order < b.order })
+	return documents(page, func(f *file) map[string]any { return s.fileDocument(f, user) }), err
+}
+
 // Artifacts returns the files attached to a job, oldest first.
 func (s *Server) Artifacts(jobID string) []File {
 	s.mu.Lock()
