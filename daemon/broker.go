@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -144,6 +145,14 @@ func (b *broker) results() *worker.Results {
 	jobs := worker.Jobs{
 		Create: func(ctx context.Context, api, token string, j girder.NewJob) (map[string]any, error) {
 			return b.f.reports.CreateJob(ctx, api, token, j)
+		},
+		Usual: func(task string) girder.NewJob {
+			t, ok := b.f.tasks.Lookup(task)
+			if !ok {
+				return girder.NewJob{}
+			}
+			j := t.GirderJob
+			return girder.NewJob{Title: cmp.Or(j.Title, t.Title), Type: j.Type, Public: j.Public, Other: j.OtherFields}
 		},
 		Missed: func(task string, err error) {
 			b.logger.Warn("Publishing a task without a job in Girder, which refuses to make one", "task", task, "error", err)

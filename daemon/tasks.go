@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +20,7 @@ const taskFiles = "files"
 func (f *front) findTasks() {
 	f.finding.Lock()
 	defer f.finding.Unlock()
+	names := f.tasks.Names()
 	_, before := f.tasks.Tasks()
 	told := map[string]bool{}
 	for _, err := range before {
@@ -32,7 +34,9 @@ func (f *front) findTasks() {
 			f.logger.Warn("Leaving out a task", "error", err)
 		}
 	}
-	f.logger.Info("Tasks found", "files", len(tasks), "tasks", len(f.tasks.Names()), "problems", len(now))
+	if found := f.tasks.Names(); !slices.Equal(names, found) {
+		f.logger.Info("Tasks found", "tasks", strings.Join(found, ","))
+	}
 }
 
 // watchTasks finds tasks again when a task file was written. It watches the directory,

@@ -126,6 +126,7 @@ func (w *world) configure(lines ...string) {
 		// Not the one of a daemon that this machine may have.
 		lines = append([]string{"policy_file = " + filepath.Join(w.dir, "etc", "no-policy.toml")}, lines...)
 	}
+	lines = append([]string{"tasks_dir = " + w.tasksDir()}, lines...)
 	text := fmt.Sprintf(`[girder_worker]
 state_dir = %s
 runtime_dir = %s

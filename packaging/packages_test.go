@@ -104,7 +104,7 @@ func TestPackages(t *testing.T) {
 			if f[1] != "root/root" {
 				t.Errorf("it belongs to %s: %s", f[1], line)
 			}
-			files = append(files, strings.TrimPrefix(f[5], "."))
+			files = append(files, strings.TrimSuffix(strings.TrimPrefix(f[5], "."), "/"))
 		}
 		for _, name := range append(must, "/usr/share/zsh/vendor-completions/_girder-worker", "/etc/needrestart/conf.d/girder-worker.conf", "/usr/share/doc/girder-worker/copyright") {
 			if !slices.Contains(files, name) {

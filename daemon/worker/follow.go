@@ -18,6 +18,9 @@ import (
 type Jobs struct {
 	// Create makes a job on the server of an API.
 	Create func(ctx context.Context, api, token string, j girder.NewJob) (spec map[string]any, err error)
+	// Usual is the title, the type, whether it is public, and the other fields of a
+	// task's jobs, for what a call does not say; zero where nothing is known. May be nil.
+	Usual func(task string) girder.NewJob
 	// Missed is told of a task that is published without a job, because Girder
 	// refuses to make one.
 	Missed func(task string, err error)
@@ -40,7 +43,11 @@ func (j *Jobs) Prepare(ctx context.Context, parent Parent, f *celery.Follow) err
 	spec := j.made[f.ID]
 	j.mu.Unlock()
 	if spec == nil {
-		job, err := jobOf(parent, f)
+		usual := girder.NewJob{}
+		if j.Usual != nil {
+			usual = j.Usual(f.Task)
+		}
+		job, err := jobOf(parent, f, usual)
 		if err == nil {
 			spec, err = j.Create(ctx, parent.APIURL, parent.Token, job)
 		}
@@ -66,14 +73,17 @@ func (j *Jobs) Prepare(ctx context.Context, parent Parent, f *celery.Follow) err
 
 // jobOf is the job of a follow-up task. What its call does not say is as in the
 // class Task of girder_worker.
-func jobOf(parent Parent, f *celery.Follow) (girder.NewJob, error) {
+func jobOf(parent Parent, f *celery.Follow, usual girder.NewJob) (girder.NewJob, error) {
 	text := func(key, otherwise string) string {
 		s, _ := f.Job[key].(string)
 		return cmp.Or(s, otherwise)
 	}
-	public, _ := f.Job["girder_job_public"].(bool)
+	public, is := f.Job["girder_job_public"].(bool)
+	if !is {
+		public = usual.Public
+	}
 	job := girder.NewJob{
-		Title: text("girder_job_title", "<unnamed job>"), Type: text("girder_job_type", "celery"),
+		Title: text("girder_job_title", cmp.Or(usual.Title, "<unnamed job>")), Type: text("girder_job_type", cmp.Or(usual.Type, "celery")),
 		Handler: text("girder_job_handler", "celery_handler"), Public: public,
 	}
 	var err error
@@ -87,6 +97,11 @@ func jobOf(parent Parent, f *celery.Follow) (girder.NewJob, error) {
 		}
 	}
 	other := map[string]any{}
+	if usual.Other != nil {
+		if err := json.Unmarshal(usual.Other, &other); err != nil {
+			return job, fmt.Errorf("cannot read the fields of the task's jobs: %w", err)
+		}
+	}
 	if raw, is := f.Job["girder_job_other_fields"]; is {
 		if encoded, err := json.Marshal(raw); err == nil {
 			json.Unmarshal(encoded, &other) // what is no object adds nothing
