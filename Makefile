@@ -41,10 +41,6 @@ binary:
 	@mkdir -p $(dir $(BINARY))
 	$(GOBUILD) -ldflags '-s -w -buildid= -extldflags -static $(STAMP)' -o $(BINARY) .
 
-install: build ## install below DESTDIR and PREFIX (/usr)
-	install -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/girder-worker
-	ln -sf girder-worker $(DESTDIR)$(PREFIX)/bin/girder-worker-config
-
 # Who answers for the packages, "NAME <ADDRESS>": a lab that makes its own says
 # its own name.
 MAINTAINER ?= The girder-worker developers <girder-worker@users.noreply.github.com>
@@ -64,6 +60,11 @@ pack:
 	@$(GO) build -o build/pack ./packaging/pack
 	@rm -f $(OUT)/*.$(PACK)
 	build/pack -binary $(BINARY) -version '$(VERSION)' -maintainer '$(MAINTAINER)' -arch $$($(GO) env GOARCH) -out $(OUT) $(PACK)
+
+install: build ## install what the packages have below DESTDIR and PREFIX (/usr); then make users and start it: man/girder-worker.8.md
+	@$(GO) build -o build/pack ./packaging/pack
+	build/pack -binary $(BINARY) -version '$(VERSION)' -maintainer '$(MAINTAINER)' -arch $$($(GO) env GOARCH) -out build \
+		-root '$(abspath $(DESTDIR)/)' -prefix '$(PREFIX)' install
 
 demo: ## run real jobs before your eyes on a temporary state directory (as root)
 	@packaging/deps build demo

@@ -132,10 +132,60 @@ func TestPackages(t *testing.T) {
 		}
 	})
 
+	t.Run("install", func(t *testing.T) {
+		root := filepath.Join(dir, "installed")
+		kept := filepath.Join(root, "etc/girder-worker/worker.cfg")
+		if err := os.MkdirAll(filepath.Dir(kept), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(kept, []byte("# an admin's\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		run(t, []string{"SOURCE_DATE_EPOCH=1700000000"}, packer, "-binary", program, "-version", version, "-maintainer", "A Lab <lab@girder-worker.test>",
+			"-out", filepath.Join(dir, "three"), "-root", root, "-prefix", "/usr/local", "install")
+		for _, name := range must {
+			if _, err := os.Lstat(root + strings.Replace(name, "/usr/", "/usr/local/", 1)); err != nil {
+				t.Errorf("it lacks %s", name)
+			}
+		}
+		if text, err := os.ReadFile(kept); err != nil || string(text) != "# an admin's\n" {
+			t.Errorf("it replaced a configuration: %q, %v", text, err)
+		}
+		unit, err := os.ReadFile(filepath.Join(root, "usr/local/lib/systemd/system/girder-worker.service"))
+		if err != nil || !bytes.Contains(unit, []byte("\nExecStart=/usr/local/bin/girder-worker daemon\n")) {
+			t.Errorf("the unit starts another program: %v", err)
+		}
+		if _, err := os.Lstat(filepath.Join(root, "usr/bin")); err == nil {
+			t.Error("it did not keep to its prefix")
+		}
+	})
+
 	t.Run("lintian", func(t *testing.T) {
 		needs(t, "lintian")
 		if said := run(t, nil, "lintian", "--allow-root", "--fail-on=none", "--info", deb); strings.TrimSpace(said) != "" {
 			t.Errorf("lintian says\n%s", said)
+		}
+	})
+
+	t.Run("rpmlint", func(t *testing.T) {
+		needs(t, "rpmlint", "rpm2cpio", "cpio")
+		// It unpacks what it looks at, and the names in there begin with a slash.
+		bin := filepath.Join(dir, "bin")
+		if err := os.Mkdir(bin, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		script := "#!/bin/sh\nPATH=${PATH#*:} exec cpio --no-absolute-filenames \"$@\"\n"
+		if err := os.WriteFile(filepath.Join(bin, "cpio"), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		said := run(t, []string{"PATH=" + bin + ":" + os.Getenv("PATH")}, "rpmlint", "-c", "packaging/rpm/rpmlint.toml", rpm)
+		for line := range strings.Lines(said) {
+			if strings.Contains(line, ": W: ") || strings.Contains(line, ": E: ") {
+				t.Errorf("rpmlint says %s", line)
+			}
+		}
+		if !strings.Contains(said, "1 packages and 0 specfiles checked") {
+			t.Errorf("rpmlint says\n%s", said)
 		}
 	})
 

@@ -2,6 +2,7 @@
 // before. It links nothing of the program, and the program nothing of it.
 //
 //	pack -binary build/girder-worker -version 1.2.3 -arch amd64 -out build deb rpm
+//	pack -binary build/girder-worker -version 1.2.3 -root / -prefix /usr/local install
 //
 // What is in the packages is written in packaging/nfpm.yaml; what has to be made
 // first (manual pages, completions, changelogs, scripts with numbers in them) is
@@ -15,7 +16,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/goreleaser/nfpm/v2"
@@ -34,6 +37,9 @@ type order struct {
 	// maintainer is "NAME <ADDRESS>", who answers for the packages.
 	maintainer string
 	time       time.Time
+	// root and prefix are where install puts what would be in a package: below
+	// root, and what would be in /usr below prefix.
+	root, prefix string
 	// pages are the staged pages of the manual, as manN/NAME.
 	pages []string
 }
@@ -48,6 +54,8 @@ func main() {
 	flag.StringVar(&o.arch, "arch", "amd64", "architecture of the binary")
 	flag.StringVar(&o.out, "out", "build", "directory for the packages")
 	flag.StringVar(&o.maintainer, "maintainer", "", "who answers for the packages")
+	flag.StringVar(&o.root, "root", "", "for install: directory to install below")
+	flag.StringVar(&o.prefix, "prefix", "/usr", "for install: what stands for /usr there")
 	flag.Parse()
 	if err := o.pack(flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "pack:", err)
@@ -57,7 +65,7 @@ func main() {
 
 func (o *order) pack(formats []string) error {
 	if o.version == "" || o.maintainer == "" || len(formats) == 0 {
-		return errors.New("want -version, -maintainer and what to make: deb, rpm or both")
+		return errors.New("want -version, -maintainer and what to make: deb, rpm or both, or install")
 	}
 	if o.native == "" {
 		o.native = o.binary
@@ -69,6 +77,9 @@ func (o *order) pack(formats []string) error {
 	o.time = time.Unix(epoch, 0).UTC()
 	if err := o.prepare(); err != nil {
 		return err
+	}
+	if slices.Equal(formats, []string{"install"}) {
+		return o.install()
 	}
 	packagers := map[string]nfpm.Packager{"deb": deb.Default, "rpm": rpm.DefaultRPM}
 	for _, format := range formats {
@@ -83,19 +94,23 @@ func (o *order) pack(formats []string) error {
 	return nil
 }
 
-func (o *order) write(format string, packager nfpm.Packager) error {
+// contents is what a package of a format has in it, and says of itself.
+func (o *order) contents(format string) (*nfpm.Info, error) {
 	variables := map[string]string{
 		"VERSION": o.version, "ARCH": o.arch, "BINARY": o.binary, "STAGE": o.stage(), "MAINTAINER": o.maintainer,
 	}
 	config, err := nfpm.ParseFileWithEnvMapping("packaging/nfpm.yaml", func(name string) string { return variables[name] })
 	if err != nil {
-		return err
+		return nil, err
 	}
 	info, err := config.Get(format)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	info.MTime = o.time
+	if format == "rpm" {
+		info.Changelog = filepath.Join(o.stage(), "changelog.yaml")
+	}
 	for _, page := range o.pages {
 		info.Contents = append(info.Contents, &files.Content{Source: filepath.Join(o.stage(), page), Destination: "/usr/share/man/" + page})
 	}
@@ -110,6 +125,9 @@ func (o *order) write(format string, packager nfpm.Packager) error {
 			c.FileInfo = &files.ContentFileInfo{}
 		}
 		c.FileInfo.MTime = o.time
+		if format == "rpm" && c.Type == "" && (strings.HasPrefix(c.Destination, "/usr/share/man/") || strings.HasPrefix(c.Destination, "/usr/share/doc/")) {
+			c.Type = files.TypeRPMDoc
+		}
 		if c.FileInfo.Mode == 0 && c.Type != files.TypeSymlink && c.Type != files.TypeDir && c.Type != files.TypeTree {
 			// What the checkout's umask made of them is nobody's business.
 			c.FileInfo.Mode = 0o644
@@ -117,6 +135,14 @@ func (o *order) write(format string, packager nfpm.Packager) error {
 	}
 	info = nfpm.WithDefaults(info)
 	if err := nfpm.PrepareForPackager(info, format); err != nil {
+		return nil, err
+	}
+	return info, nil
+}
+
+func (o *order) write(format string, packager nfpm.Packager) error {
+	info, err := o.contents(format)
+	if err != nil {
 		return err
 	}
 	path := filepath.Join(o.out, packager.ConventionalFileName(info))

@@ -142,8 +142,8 @@ func (o *order) contrib() error {
 	})
 }
 
-// changelogs makes the one that Debian's tools read, with one entry that points
-// to ours, and ours.
+// changelogs makes those that Debian's tools and rpm's read, with one entry that
+// points to ours, and ours.
 func (o *order) changelogs() error {
 	ours, err := os.ReadFile("CHANGELOG.md")
 	if err != nil {
@@ -152,9 +152,18 @@ func (o *order) changelogs() error {
 	if err := o.putCompressed("changelog", ours); err != nil {
 		return err
 	}
-	debian := fmt.Sprintf("girder-worker (%s-1) stable; urgency=medium\n\n  * What changed is in /usr/share/doc/girder-worker/changelog.gz.\n\n -- %s  %s\n",
-		strings.Replace(o.version, "-", "~", 1), o.maintainer, o.time.Format(time.RFC1123Z))
-	return o.putCompressed("changelog.Debian", []byte(debian))
+	const entry = "What changed is in /usr/share/doc/girder-worker/changelog.gz."
+	debian := fmt.Sprintf("girder-worker (%s-1) stable; urgency=medium\n\n  * %s\n\n -- %s  %s\n",
+		strings.Replace(o.version, "-", "~", 1), entry, o.maintainer, o.time.Format(time.RFC1123Z))
+	// As nfpm reads it; JSON is YAML.
+	rpm, err := json.Marshal([]map[string]any{{
+		"semver": strings.Replace(o.version, "-", "~", 1) + "-1", "date": o.time, "packager": o.maintainer,
+		"changes": []map[string]string{{"note": entry}},
+	}})
+	if err != nil {
+		return err
+	}
+	return errors.Join(o.putCompressed("changelog.Debian", []byte(debian)), o.put("changelog.yaml", rpm))
 }
 
 // scripts fills in what the maintainer scripts must know of this release: its
