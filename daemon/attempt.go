@@ -216,7 +216,7 @@ func (f *front) pullFor(ctx context.Context, job *queue.Job, r *running) error {
 	if now, err := f.store.Job(job.ID); err == nil && now.CancelRequested {
 		return errPullCanceled
 	}
-	img, note, err := f.images.pullAs(pulling, f.rightsOfJob(job), file.Image, ownerUID(job), file.Pull == transforms.PullAlways, func(p apitype.Progress) {
+	img, note, err := f.images.pullAs(pulling, f.rightsOfJob(job), file.Image, ownerUID(job), file.Pull == transforms.PullAlways, false, func(p apitype.Progress) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.progress = &p
@@ -230,6 +230,11 @@ func (f *front) pullFor(ctx context.Context, job *queue.Job, r *running) error {
 		return errors.New(err.Error())
 	case err != nil:
 		return err
+	}
+	if strings.HasPrefix(note, usesLocal) {
+		r.mu.Lock()
+		r.addNote(note)
+		r.mu.Unlock()
 	}
 	f.logger.Info("Image for an attempt", "attempt", r.name, "image", file.Image, "id", img.ID, "note", note)
 	return nil

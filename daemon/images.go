@@ -30,6 +30,7 @@ type images struct {
 	pullMu  sync.Mutex
 	pulls   map[*pull]bool // under way
 	pulling *pulling
+	away    awayRegistries
 }
 
 var _ api.Images = (*images)(nil)

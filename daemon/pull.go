@@ -84,7 +84,7 @@ func (p *pulling) enter(ctx context.Context, key string) (leave func(), err erro
 
 // Pull implements [api.Images].
 func (i *images) Pull(ctx context.Context, p *api.Peer, ref string, owner int, always bool, show func(apitype.Progress)) (apitype.Image, string, error) {
-	img, note, err := i.pullAs(ctx, i.front.rightsOf(p), ref, owner, always, show)
+	img, note, err := i.pullAs(ctx, i.front.rightsOf(p), ref, owner, always, true, show)
 	if errors.Is(err, api.ErrRegistry) {
 		i.front.auditRefusal(p, ref, err)
 	}
@@ -94,8 +94,9 @@ func (i *images) Pull(ctx context.Context, p *api.Peer, ref string, owner int, a
 // pullAs fetches an image from its registry for somebody with rights. With always, what the registry has
 // counts, but a machine without a way to it uses the image that it has, and note
 // says so: air-gapped machines are normal, and so are images that only ever were
-// imported.
-func (i *images) pullAs(ctx context.Context, rights *policy.Rights, ref string, owner int, always bool, show func(apitype.Progress)) (apitype.Image, string, error) {
+// imported. Such a machine is not waited for by each job: unless ask is set, a registry that was
+// away a moment ago is not asked where there is an image to use.
+func (i *images) pullAs(ctx context.Context, rights *policy.Rights, ref string, owner int, always, ask bool, show func(apitype.Progress)) (apitype.Image, string, error) {
 	target, err := image.ParsePull(ref)
 	if err != nil {
 		return apitype.Image{}, "", tell(err)
@@ -117,12 +118,17 @@ func (i *images) pullAs(ctx context.Context, rights *policy.Rights, ref string, 
 	case !rights.MayPull(target.Registry):
 		err = told{fmt.Errorf("cannot pull %s: %s is not among the registries to pull from; the machine's admin can allow it with pull in a section of policy.toml for you (yours: %s), or import an archive",
 			ref, target.Registry, strings.Join(rights.Sections, " ")), api.ErrRegistry}
+	case here && !ask && i.away.why(target.Registry, time.Now()) != "":
+		return i.shown(local, owner), usesLocal + i.away.why(target.Registry, time.Now()), nil
 	default:
 		ctx, cancel := context.WithTimeoutCause(ctx, max(c.Images.PullTimeout, time.Second),
 			pullFailure{fmt.Errorf("cannot pull %s: it takes longer than %v, see images.pull_timeout", ref, c.Images.PullTimeout)})
 		defer cancel()
 		var unchanged bool
 		unchanged, err = i.pull(ctx, &pull{ref: ref, owner: owner, name: target.Name}, c.Images, show)
+		if ctx.Err() == nil {
+			i.away.asked(target.Registry, !errors.Is(err, registry.ErrUnreachable), time.Now())
+		}
 		if err == nil && unchanged {
 			return i.shown(local, owner), "the registry has no newer image", nil
 		}
@@ -135,10 +141,13 @@ func (i *images) pullAs(ctx context.Context, rights *policy.Rights, ref string, 
 		return i.shown(pulled, owner), "", nil
 	}
 	if here && fallsBack(ctx, err) {
-		return i.shown(local, owner), "using the image that is here: " + err.Error(), nil
+		return i.shown(local, owner), usesLocal + err.Error(), nil
 	}
 	return apitype.Image{}, "", err
 }
+
+// usesLocal begins the note of a pull that took what was here instead.
+const usesLocal = "using the image that is here: "
 
 // fallsBack tells whether an image that is here may do instead. What came and was
 // not good, or did not fit, is told and not passed over.

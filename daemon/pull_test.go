@@ -109,7 +109,7 @@ func TestPull(t *testing.T) {
 		t.Fatal(err)
 	}
 	push(t, s, "three")
-	if _, note := w.mustPull(ref); !strings.Contains(note, "pinned") {
+	if _, note, err := w.client.PullImage(t.Context(), ref, false, true, func(apitype.Progress) {}); err != nil || !strings.Contains(note, "pinned") {
 		t.Errorf("note %q", note)
 	}
 	if err := w.client.RemoveImage(t.Context(), ref); client.Kind(err) != "conflict" {
@@ -171,8 +171,20 @@ func TestPullForAJob(t *testing.T) {
 	if got, job := run("always"); got != "two" {
 		t.Errorf("without a registry: %q, %+v", got, job)
 	}
-	if !strings.Contains(w.stderr.String(), "using the image that is here") {
-		t.Error("it is not told that the registry could not be reached")
+	// The next one does not wait for it, and a person may have it asked.
+	asked := 0
+	for i, says := range []string{"could not be reached", "jobs ask it again in"} {
+		_, job := run("always")
+		if !strings.Contains(string(job.Detail), "using the image that is here: ") || !strings.Contains(string(job.Detail), says) {
+			t.Errorf("job %d is not told why it did not get a newer image: %s", i, job.Detail)
+		}
+		asked = strings.Count(w.stderr.String(), "cannot be reached")
+	}
+	if asked != 1 {
+		t.Errorf("the registry was asked %d times", asked)
+	}
+	if _, note, err := w.client.PullImage(t.Context(), ref, false, true, func(apitype.Progress) {}); err != nil || !strings.Contains(note, "using the image that is here") || strings.Contains(note, "again in") {
+		t.Errorf("a person who pulls is told %q, %v", note, err)
 	}
 	gone := w.wait(w.submit("x", "image", s.Host+"/lab/other:1", "pull", "always").ID)
 	if gone.State != "failed" || !strings.Contains(gone.Error, "cannot be reached") {
