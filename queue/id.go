@@ -44,9 +44,10 @@ func (t *txn) freshID(seq uint64) (string, error) {
 	}
 }
 
-const maxIDLen = 64
+// maxIDLen leaves room for whoever makes ids of names and of whose they are.
+const maxIDLen = 80
 
-// CheckID tells whether id may name a job: 1 to 64 of A–Z a–z 0–9 . _ - and not
+// CheckID tells whether id may name a job: 1 to 80 of A–Z a–z 0–9 . _ - and not
 // starting with '.' or '-', because ids become names of directories and
 // arguments of commands.
 func CheckID(id string) error {

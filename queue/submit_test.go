@@ -35,7 +35,7 @@ func TestSubmitRefuses(t *testing.T) {
 		"id a/b":         {named("a/b"), ErrInvalid},
 		"id NUL":         {named("a\x00b"), ErrInvalid},
 		"id é":           {named("é"), ErrInvalid},
-		"id long":        {named(strings.Repeat("a", 65)), ErrInvalid},
+		"id long":        {named(strings.Repeat("a", 81)), ErrInvalid},
 		"itself":         {func(s *Submission) { s.ID, s.After = "me", []string{"me"} }, ErrDependency},
 		"itself any":     {func(s *Submission) { s.ID, s.AfterAny = "me", []string{"me"} }, ErrDependency},
 		"unknown":        {after("nobody"), ErrDependency},

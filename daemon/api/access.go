@@ -43,12 +43,9 @@ func byOwner(s *Server, r *http.Request, c *call) error {
 		return err
 	}
 	id := r.PathValue("id")
-	job, err := s.queue.Job(id)
+	job, err := s.find(c, id)
 	if err != nil {
 		return err
-	}
-	if !c.admin && job.Owner != c.peer.Owner() {
-		return queue.ErrNotFound
 	}
 	c.job = job
 	return nil

@@ -48,7 +48,7 @@ func (s *Server) tellEvents(notices <-chan queue.Notice, enc *json.Encoder, cont
 			return err
 		}
 		event := apitype.Event{
-			Job:             job.ID,
+			Job:             c.shown(job.ID),
 			Owner:           job.Owner,
 			Name:            job.Name,
 			State:           string(n.State),
@@ -57,7 +57,7 @@ func (s *Server) tellEvents(notices <-chan queue.Notice, enc *json.Encoder, cont
 			CancelRequested: n.Canceled,
 		}
 		if job.Version == n.Version {
-			event.Reason = job.Reason
+			event.Reason = c.shownText(job.Reason, &job)
 		}
 		if err := enc.Encode(&event); err != nil {
 			return err

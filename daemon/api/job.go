@@ -19,10 +19,10 @@ import (
 
 func isNotFound(err error) bool { return errors.Is(err, queue.ErrNotFound) }
 
-// view is a job as everyone who may see it does, without its document.
-func view(j *queue.Job) apitype.Job {
+// view is a job as the caller, who may see it, does, without its document.
+func (c *call) view(j *queue.Job) apitype.Job {
 	v := apitype.Job{
-		ID:              j.ID,
+		ID:              c.shown(j.ID),
 		Name:            j.Name,
 		Source:          string(j.Source),
 		Owner:           j.Owner,
@@ -30,13 +30,13 @@ func view(j *queue.Job) apitype.Job {
 		Task:            j.Task,
 		Image:           j.Image,
 		State:           string(j.State),
-		Reason:          j.Reason,
+		Reason:          c.shownText(j.Reason, j),
 		Untold:          j.Untold,
 		Priority:        j.Priority,
 		Attempt:         j.Attempt,
 		CancelRequested: j.CancelRequested,
-		After:           j.After,
-		AfterAny:        j.AfterAny,
+		After:           c.shownAll(j.After),
+		AfterAny:        c.shownAll(j.AfterAny),
 		NotBefore:       j.NotBefore,
 		Expires:         j.Expires,
 		Created:         j.Created,
@@ -52,7 +52,7 @@ func view(j *queue.Job) apitype.Job {
 		code := exitCode(j)
 		v.ExitCode = &code
 		if v.Error == "" && code != 0 && !ownExit(j) {
-			v.Error = j.Reason
+			v.Error = v.Reason
 		}
 	}
 	return v
@@ -79,8 +79,8 @@ func exitCode(j *queue.Job) int {
 
 // fullView adds what costs more: the document, the live attempt, the place in
 // the queue.
-func (s *Server) fullView(j *queue.Job) apitype.Job {
-	v := view(j)
+func (s *Server) fullView(c *call, j *queue.Job) apitype.Job {
+	v := c.view(j)
 	v.Document = mask(j.Body)
 	if j.State.Active() {
 		v.Stage, v.Progress = s.live.Live(j.ID)
@@ -125,7 +125,7 @@ func mask(document json.RawMessage) json.RawMessage {
 }
 
 func (s *Server) getJob(w http.ResponseWriter, _ *http.Request, c *call) error {
-	v := s.fullView(&c.job)
+	v := s.fullView(c, &c.job)
 	s.answer(w, http.StatusOK, &v)
 	return nil
 }
@@ -174,7 +174,7 @@ func (s *Server) listJobs(w http.ResponseWriter, r *http.Request, c *call) error
 	}
 	out := apitype.Jobs{Jobs: make([]apitype.Job, len(jobs))}
 	for i := range jobs {
-		out.Jobs[i] = view(&jobs[i])
+		out.Jobs[i] = c.view(&jobs[i])
 		out.Jobs[i].Detail = nil
 		if jobs[i].State.Active() {
 			out.Jobs[i].Stage, out.Jobs[i].Progress = s.live.Live(jobs[i].ID)
@@ -205,7 +205,7 @@ func parseStates(values []string) ([]queue.State, error) {
 
 func (s *Server) removeJob(w http.ResponseWriter, r *http.Request, c *call) error {
 	if !c.job.State.Final() {
-		return failure(apitype.KindState, "job %s is %s; cancel it, or wait for its end, before it is removed", c.job.ID, c.job.State)
+		return failure(apitype.KindState, "job %s is %s; cancel it, or wait for its end, before it is removed", c.shown(c.job.ID), c.job.State)
 	}
 	if err := s.queue.Remove(r.Context(), c.job.ID); err != nil {
 		return err
@@ -213,7 +213,7 @@ func (s *Server) removeJob(w http.ResponseWriter, r *http.Request, c *call) erro
 	if err := s.control.RemoveJob(r.Context(), c.job.ID); err != nil {
 		return err
 	}
-	v := view(&c.job)
+	v := c.view(&c.job)
 	s.answer(w, http.StatusOK, &v)
 	return nil
 }
@@ -234,7 +234,7 @@ func (s *Server) cancelJob(w http.ResponseWriter, r *http.Request, c *call) erro
 			s.logger.Warn("Cannot reach attempt to cancel it", slog.String("job", job.ID), slog.Any("error", err))
 		}
 	}
-	v := view(&job)
+	v := c.view(&job)
 	s.answer(w, http.StatusOK, &v)
 	return nil
 }
@@ -244,7 +244,7 @@ func (s *Server) holdJob(w http.ResponseWriter, r *http.Request, c *call) error 
 	if err != nil {
 		return err
 	}
-	return s.changed(w, func() (queue.Job, error) { return s.queue.Hold(r.Context(), c.job.ID, reason) })
+	return s.changed(w, c, func() (queue.Job, error) { return s.queue.Hold(r.Context(), c.job.ID, reason) })
 }
 
 // reason reads the body of a cancel or a hold; without one it says who asked.
@@ -266,36 +266,36 @@ func (s *Server) reason(w http.ResponseWriter, r *http.Request, c *call, verb st
 }
 
 func (s *Server) releaseJob(w http.ResponseWriter, r *http.Request, c *call) error {
-	return s.changed(w, func() (queue.Job, error) { return s.queue.Release(r.Context(), c.job.ID) })
+	return s.changed(w, c, func() (queue.Job, error) { return s.queue.Release(r.Context(), c.job.ID) })
 }
 
 // retryJob answers 201 with the copy.
 func (s *Server) retryJob(w http.ResponseWriter, r *http.Request, c *call) error {
 	if !c.job.State.Final() {
-		return failure(apitype.KindState, "job %s is %s; only a job that has ended can be retried", c.job.ID, c.job.State)
+		return failure(apitype.KindState, "job %s is %s; only a job that has ended can be retried", c.shown(c.job.ID), c.job.State)
 	}
 	if f, err := transforms.ParseJobFile(c.job.Body); err == nil {
 		if _, err := f.TakeSecrets(); err != nil {
 			return failure(apitype.KindState, "job %s cannot be retried: the tokens and keys that it came with were deleted when it had ended; "+
-				"submit its document again, with them", c.job.ID)
+				"submit its document again, with them", c.shown(c.job.ID))
 		}
 	}
 	job, err := s.queue.Retry(r.Context(), c.job.ID)
 	if err != nil {
 		return err
 	}
-	v := view(&job)
-	w.Header().Set("Location", "/v1/jobs/"+job.ID)
+	v := c.view(&job)
+	w.Header().Set("Location", "/v1/jobs/"+v.ID)
 	s.answer(w, http.StatusCreated, &v)
 	return nil
 }
 
-func (s *Server) changed(w http.ResponseWriter, change func() (queue.Job, error)) error {
+func (s *Server) changed(w http.ResponseWriter, c *call, change func() (queue.Job, error)) error {
 	job, err := change()
 	if err != nil {
 		return err
 	}
-	v := view(&job)
+	v := c.view(&job)
 	s.answer(w, http.StatusOK, &v)
 	return nil
 }
@@ -305,7 +305,7 @@ func (s *Server) whyJob(w http.ResponseWriter, _ *http.Request, c *call) error {
 	if err != nil {
 		return err
 	}
-	out := apitype.Why{ID: c.job.ID, State: string(c.job.State), Reason: c.job.Reason, Waits: []apitype.Wait{}, Ahead: ahead}
+	out := apitype.Why{ID: c.shown(c.job.ID), State: string(c.job.State), Reason: c.shownText(c.job.Reason, &c.job), Waits: []apitype.Wait{}, Ahead: ahead}
 	if out.Reason == "" && c.job.State.Active() {
 		if stage, _ := s.live.Live(c.job.ID); stage != out.State {
 			out.Reason = stage
@@ -319,9 +319,16 @@ func (s *Server) whyJob(w http.ResponseWriter, _ *http.Request, c *call) error {
 		out.Waits = append(out.Waits, apitype.Wait{Kind: "paused", Text: text})
 	}
 	for _, wait := range waits {
-		if wait.Kind != "paused" {
-			out.Waits = append(out.Waits, apitype.Wait(wait))
+		switch wait.Kind {
+		case "paused":
+			continue
+		case "reserved": // whose job that is, is not everybody's business
+			if !c.admin {
+				wait.Text = "what is free is kept for a job that did not fit for long"
+			}
 		}
+		wait.Text = c.shownText(wait.Text, &c.job)
+		out.Waits = append(out.Waits, apitype.Wait(wait))
 	}
 	s.answer(w, http.StatusOK, out)
 	return nil
@@ -348,7 +355,7 @@ func (s *Server) waitJob(w http.ResponseWriter, r *http.Request, c *call) error 
 	if err != nil {
 		return err
 	}
-	v := s.fullView(&job)
+	v := s.fullView(c, &job)
 	s.answer(w, http.StatusOK, &v)
 	return nil
 }

@@ -88,7 +88,7 @@ func (s *Server) jobLog(w http.ResponseWriter, r *http.Request, c *call) error {
 	}
 	ctx, end := s.lasting(w, r)
 	defer end()
-	t := &tail{server: s, id: c.job.ID, q: q, sink: sink, flush: http.NewResponseController(w).Flush}
+	t := &tail{server: s, call: c, id: c.job.ID, q: q, sink: sink, flush: http.NewResponseController(w).Flush}
 	defer t.close()
 	if err := t.run(ctx); err != nil && ctx.Err() == nil {
 		if !t.sent {
@@ -153,6 +153,7 @@ func streamName(s attempt.LogStream) string {
 
 // A tail sends the logs of a job's attempts, one after the other.
 type tail struct {
+	call   *call
 	server *Server
 	id     string
 	q      logRequest
@@ -284,7 +285,7 @@ func (t *tail) drain() (wrote bool, err error) {
 
 // tellStatus sends what a follower shows beside the output, when it changed.
 func (t *tail) tellStatus(job *queue.Job) (bool, error) {
-	now := apitype.JobStatus{State: string(job.State), Attempt: job.Attempt, Reason: job.Reason}
+	now := apitype.JobStatus{State: string(job.State), Attempt: job.Attempt, Reason: t.call.shownText(job.Reason, job)}
 	if job.State.Active() {
 		now.Stage, now.Progress = t.server.live.Live(job.ID)
 	}
@@ -297,7 +298,7 @@ func (t *tail) tellStatus(job *queue.Job) (bool, error) {
 
 func (t *tail) finish(job *queue.Job) error {
 	if t.q.status {
-		v := t.server.fullView(job)
+		v := t.server.fullView(t.call, job)
 		if err := t.sink.job(&v); err != nil {
 			return err
 		}

@@ -4,9 +4,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"girderworker/daemon/apitype"
 	"girderworker/queue"
@@ -35,9 +37,13 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request, c *call) error {
 	settings := s.settings.Load()
 	release := s.images.Hold() // what the jobs name stays until the queue has them
 	defer release()
+	named := map[string]bool{}
+	for _, f := range files {
+		named[f.ID] = true
+	}
 	subs := make([]queue.Submission, len(files))
 	for i, f := range files {
-		if subs[i], err = s.submission(f, c, identity, settings); err != nil {
+		if subs[i], err = s.submission(f, c, identity, settings, named); err != nil {
 			if batch {
 				err = inJob(i, err)
 			}
@@ -45,13 +51,22 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request, c *call) error {
 		}
 	}
 	accepted, err := s.queue.Submit(r.Context(), subs...)
+	if errors.Is(err, queue.ErrConflict) || errors.Is(err, queue.ErrDependency) {
+		told := explain(err)
+		for i := range subs {
+			if subs[i].ID != "" {
+				told.Message = strings.ReplaceAll(told.Message, subs[i].ID, files[i].ID)
+			}
+		}
+		return &refusal{told}
+	}
 	if err != nil {
 		return err
 	}
 	code := http.StatusOK
 	jobs := make([]apitype.Job, len(accepted))
 	for i := range accepted {
-		jobs[i] = view(&accepted[i].Job)
+		jobs[i] = c.view(&accepted[i].Job)
 		if !accepted[i].Existing {
 			code = http.StatusCreated
 		}
@@ -80,7 +95,7 @@ func inJob(i int, err error) error {
 // submission holds a document against this machine and turns it into what the
 // queue keeps: the document completed with the defaults, so that a later change
 // of the configuration does not change what was accepted.
-func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Identity, settings *Settings) (queue.Submission, error) {
+func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Identity, settings *Settings, named map[string]bool) (queue.Submission, error) {
 	owner := c.peer.Owner()
 	name := f.Task
 	f, call, err := s.called(f)
@@ -105,8 +120,6 @@ func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Ident
 		Task:      name,
 		Image:     f.Image,
 		Priority:  f.Priority,
-		After:     f.After,
-		AfterAny:  f.AfterAny,
 		NotBefore: f.NotBefore,
 		Expires:   f.Expires,
 		Hold:      f.Hold,
@@ -117,8 +130,14 @@ func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Ident
 			return sub, fmt.Errorf("cannot encode the job's secrets: %w", err)
 		}
 	}
-	repeated, err := s.isRepeated(f.ID, owner)
+	repeated, err := s.isRepeated(&sub, c)
 	if err != nil {
+		return sub, err
+	}
+	if sub.After, err = s.waitsFor("after", f.After, c, named, repeated); err != nil {
+		return sub, err
+	}
+	if sub.AfterAny, err = s.waitsFor("after_any", f.AfterAny, c, named, repeated); err != nil {
 		return sub, err
 	}
 	judged := ""
@@ -158,18 +177,23 @@ func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Ident
 	return sub, nil
 }
 
-// isRepeated tells whether the owner already has a job of this id. Such a
+// isRepeated gives a submission that names its job the queue's id, and tells
+// whether the owner already has that job. Such a
 // submission is not held against the machine of today: the queue answers it
 // with the job that was accepted, or a conflict.
-func (s *Server) isRepeated(id, owner string) (bool, error) {
-	if id == "" {
+func (s *Server) isRepeated(sub *queue.Submission, c *call) (bool, error) {
+	if sub.ID == "" {
 		return false, nil
 	}
-	job, err := s.queue.Job(id)
+	job, err := s.find(c, sub.ID)
+	mine := err == nil && job.Owner == sub.Owner && job.Source == sub.Source
+	if sub.ID = c.scoped(sub.ID); mine {
+		sub.ID = job.ID // one from before ids were each person's own is as it is
+	}
 	if isNotFound(err) {
-		return false, nil
+		err = nil
 	}
-	return err == nil && job.Owner == owner, err
+	return mine, err
 }
 
 // checkMachine refuses what this machine can never run. It returns the id of
@@ -216,14 +240,6 @@ func (s *Server) checkMachine(f *transforms.JobFile, c *call, settings *Settings
 		return "", &refusal{apitype.Error{Kind: apitype.KindForbidden, Field: "network",
 			Message: "network: host is not allowed on this machine; use private or none"}}
 	}
-	for _, list := range []struct {
-		field string
-		ids   []string
-	}{{"after", f.After}, {"after_any", f.AfterAny}} {
-		if err := s.checkAfter(list.field, list.ids, c); err != nil {
-			return "", err
-		}
-	}
 	image, err := s.images.Resolve(f.Image, c.peer.UID)
 	if err != nil {
 		told := explain(err)
@@ -252,20 +268,23 @@ func tooMuch(resource, want, have string) error {
 		Message: fmt.Sprintf("%s: the job asks for %s and a job can have at most %s on this machine", field, want, have)}}
 }
 
-// checkAfter refuses to wait for somebody else's job, which would tell how it
-// ends. An id that is not there yet is the queue's to judge: it may be in the
-// same batch.
-func (s *Server) checkAfter(field string, ids []string, c *call) error {
+// waitsFor are the queue's ids of the jobs that one is to wait for. Somebody else's,
+// whose end it would tell, is not there. Of a repeated submission nothing is asked.
+func (s *Server) waitsFor(field string, ids []string, c *call, named map[string]bool, repeated bool) (out []string, err error) {
 	for _, id := range ids {
-		job, err := s.queue.Job(id)
+		job, err := s.find(c, id)
 		switch {
-		case isNotFound(err):
-		case err != nil:
-			return err
-		case !c.admin && job.Owner != c.peer.Owner():
-			return &refusal{apitype.Error{Kind: apitype.KindBadRequest, Field: field,
-				Message: fmt.Sprintf("%s: no job %s", field, id)}}
+		case err == nil:
+			out = append(out, job.ID)
+		case !isNotFound(err):
+			return nil, err
+		case named[id]:
+			out = append(out, c.scoped(id))
+		case repeated:
+		default:
+			return nil, &refusal{apitype.Error{Kind: apitype.KindBadRequest, Field: field,
+				Message: fmt.Sprintf("%s: there is no job %s to wait for", field, id)}}
 		}
 	}
-	return nil
+	return out, nil
 }

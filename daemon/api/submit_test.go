@@ -51,8 +51,8 @@ func TestSubmitIsIdempotent(t *testing.T) {
 	if e := p.refused("POST", "/v1/jobs", `{"id":"one","image":"busybox","args":["b"]}`, 409); e.Kind != apitype.KindConflict {
 		t.Errorf("another body: %+v", e)
 	}
-	if e := w.person(bob).refused("POST", "/v1/jobs", `{"id":"one","image":"busybox","args":["a"],"env":{"A":"1","B":"2"}}`, 409); e.Kind != apitype.KindConflict {
-		t.Errorf("another owner: %+v", e)
+	if e := p.refused("POST", "/v1/jobs", `{"id":"one","image":"busybox","args":["b"]}`, 409); !strings.HasSuffix(e.Message, ": one") {
+		t.Errorf("another body: %+v", e)
 	}
 	// It stays the same job when the machine has changed since.
 	s := *w.server.settings.Load()
@@ -64,6 +64,58 @@ func TestSubmitIsIdempotent(t *testing.T) {
 	if n := len(decodeAs[apitype.Jobs](t, second(p.do("GET", "/v1/jobs", ""))).Jobs); n != 1 {
 		t.Errorf("%d jobs", n)
 	}
+}
+
+// TestIDsAreEachPersonsOwn: two people may choose one id, and neither learns from any
+// answer whether the other has it.
+func TestIDsAreEachPersonsOwn(t *testing.T) {
+	w := newWorker(t, nil)
+	a, b, root := w.person(alice), w.person(bob), w.person(0)
+	const one = `{"id":"scan","image":"busybox","hold":"x"}`
+	for _, path := range []string{"/v1/jobs/scan", "/v1/jobs/scan/why", "/v1/jobs/scan/log"} {
+		before := b.refused("GET", path, "", 404)
+		a.do("POST", "/v1/jobs", one)
+		if after := b.refused("GET", path, "", 404); after != before {
+			t.Errorf("%s: %+v, and when somebody else has it %+v", path, before, after)
+		}
+	}
+	if e := b.refused("POST", "/v1/jobs", `{"image":"busybox","after":["scan"]}`, 400); e != b.refused("POST", "/v1/jobs", `{"image":"busybox","after":["scan"]}`, 400) ||
+		e.Message != "after: there is no job scan to wait for" {
+		t.Errorf("to wait for another's: %+v", e)
+	}
+	code, body := b.do("POST", "/v1/jobs", one)
+	if own := decodeAs[apitype.Job](t, body); code != 201 || own.ID != "scan" || own.Owner != fmt.Sprint("uid:", bob) {
+		t.Fatalf("the other's: %d %s", code, body)
+	}
+	code, body = b.do("POST", "/v1/jobs", `{"jobs":[{"id":"third","image":"busybox"},{"id":"next","image":"busybox","after":["scan","third"]}]}`)
+	if jobs := decodeAs[apitype.Jobs](t, body).Jobs; code != 201 || jobs[1].ID != "next" || strings.Join(jobs[1].After, " ") != "scan third" {
+		t.Errorf("to wait for one's own: %d %s", code, body)
+	}
+	if e := b.refused("POST", "/v1/jobs", `{"id":"scan","image":"busybox"}`, 409); strings.Contains(e.Message, fmt.Sprint(bob)) {
+		t.Errorf("another body: %+v", e)
+	}
+	if why := decodeAs[apitype.Why](t, second(b.do("GET", "/v1/jobs/next/why", ""))); why.ID != "next" || !strings.Contains(fmt.Sprint(why.Waits), "it starts after scan, third") {
+		t.Errorf("why: %+v", why)
+	}
+	if _, body := b.do("POST", "/v1/jobs/scan/cancel", ""); decodeAs[apitype.Job](t, body).State != "canceled" {
+		t.Errorf("canceled: %s", body)
+	}
+	if got := decodeAs[apitype.Job](t, second(a.do("GET", "/v1/jobs/scan", ""))); got.State != "held" || got.ID != "scan" {
+		t.Errorf("alice's is %+v", got)
+	}
+	// An admin tells them apart, and can name either.
+	for _, uid := range []int{alice, bob} {
+		id := fmt.Sprintf("scan.%d", uid)
+		if got := decodeAs[apitype.Job](t, second(root.do("GET", "/v1/jobs/"+id, ""))); got.ID != id || got.Owner != fmt.Sprint("uid:", uid) {
+			t.Errorf("to root %s is %+v", id, got)
+		}
+	}
+	root.refused("GET", "/v1/jobs/scan", "", 404)
+	// The whole id is good for its owner, and nobody else.
+	if got := decodeAs[apitype.Job](t, second(a.do("GET", fmt.Sprintf("/v1/jobs/scan.%d", alice), ""))); got.ID != "scan" {
+		t.Errorf("by its whole id: %+v", got)
+	}
+	b.refused("GET", fmt.Sprintf("/v1/jobs/scan.%d", alice), "", 404)
 }
 
 func TestSubmitBatch(t *testing.T) {
@@ -122,7 +174,7 @@ func TestSubmitRefuses(t *testing.T) {
 		{`{"image":"busybox","resources":{"scratch":"200g"}}`, 400, apitype.KindBadRequest, "resources.scratch", []string{"200.0 GiB", "100.0 GiB"}},
 		{`{"image":"busybox","resources":{"memory":-1}}`, 400, apitype.KindBadRequest, "resources.memory", []string{"-1"}},
 		{`{"image":"busybox","network":"host"}`, 403, apitype.KindForbidden, "network", []string{"not allowed"}},
-		{`{"image":"busybox","after":["none"]}`, 400, apitype.KindBadRequest, "", []string{"none"}},
+		{`{"image":"busybox","after":["none"]}`, 400, apitype.KindBadRequest, "after", []string{"none"}},
 		{`{"image":"busybox","after_any":["` + other + `"]}`, 400, apitype.KindBadRequest, "after_any", []string{other}},
 		{`{"image":"busybox","name":"` + strings.Repeat("x", 2<<20) + `"}`, 413, apitype.KindTooLarge, "", []string{"1048576"}},
 	} {

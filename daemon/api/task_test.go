@@ -57,7 +57,7 @@ func TestSubmitTask(t *testing.T) {
 	if job.Task != "lab.echo" || job.Name != "echo" || job.Image != "busybox" || job.State != "queued" || job.Priority != 4 {
 		t.Errorf("answered %+v", job)
 	}
-	kept, err := w.queue.Job("one")
+	kept, err := w.queue.Job(fmt.Sprintf("one.%d", alice))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -112,7 +112,7 @@ func TestDirNames(t *testing.T) {
 	if want := "/var/lib/x/work/a.b_c-1-12"; err != nil || work != want {
 		t.Errorf("WorkDir = %s, %v, want %s", work, err, want)
 	}
-	for _, job := range []string{"", ".", "..", "-a", ".a", "_a", "a/b", "a\x00", "a b", "ä", strings.Repeat("a", 65)} {
+	for _, job := range []string{"", ".", "..", "-a", ".a", "_a", "a/b", "a\x00", "a b", "ä", strings.Repeat("a", 81)} {
 		if _, err := NewDir("/s", job, 1); !errors.Is(err, ErrInvalid) {
 			t.Errorf("job id %q: %v, want ErrInvalid", job, err)
 		}

@@ -27,7 +27,7 @@ const fileMode = 0o640
 
 // maxName bounds a job id, which becomes part of file, cgroup and unit names,
 // and the name of a stream.
-const maxName = 64
+const maxName = 80
 
 // Dir names the directory of one attempt. The zero value names none.
 type Dir struct {

@@ -50,7 +50,7 @@ func newSpec(r *attempt.Request, config *image.Config) (*sandbox.Spec, error) {
 	}
 	hostname := r.Plan.Hostname
 	if hostname == "" {
-		hostname = r.Job
+		hostname = r.Job[:min(len(r.Job), 63)]
 	}
 	cwd := r.Plan.Cwd
 	if cwd == "" {

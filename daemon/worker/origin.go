@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"girderworker/daemon/celery"
 	"girderworker/daemon/jobsync"
@@ -40,7 +41,8 @@ type follow struct {
 // JobID is the id of the job that a task becomes: its own, or, where that could not
 // be a directory's name, one made of it.
 func JobID(task string) string {
-	if queue.CheckID(task) == nil {
+	// A dot is what the ids have that people of this machine choose.
+	if queue.CheckID(task) == nil && len(task) <= 64 && !strings.Contains(task, ".") {
 		return task
 	}
 	sum := sha256.Sum256([]byte(task))
