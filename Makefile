@@ -7,8 +7,9 @@ DESTDIR ?=
 GO      ?= go
 
 # seccomp: libcontainer's filters. netgo, osusergo: nothing of glibc's name
-# service, which a static binary cannot load.
-TAGS    := seccomp netgo osusergo
+# service, which a static binary cannot load. runc_nocriu: no checkpoints of
+# containers, which nobody makes here.
+TAGS    := seccomp netgo osusergo runc_nocriu
 STAMP   := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # A build of one commit is the same bytes on every machine with the same
 # compilers: no paths of the machine, no build id, no state of the checkout

@@ -1,12 +1,44 @@
 package daemon
 
 import (
+	"fmt"
+	"os"
 	"runtime/debug"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // settleAfter is when what a start or an image has left in memory is given back.
 const settleAfter = 2 * time.Second
 
 // settle gives memory back in a while.
-func settle() *time.Timer { return time.AfterFunc(settleAfter, debug.FreeOSMemory) }
+func settle() *time.Timer {
+	return time.AfterFunc(settleAfter, func() {
+		debug.FreeOSMemory()
+		unmapCode()
+	})
+}
+
+// unmapCode lets go of the pages of the program's code, most of which only a
+// start needs. Those that are needed again come from the page cache, or from
+// the file, as they first did. What cannot be let go of stays.
+func unmapCode() {
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return
+	}
+	self, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(maps)) {
+		var from, to uintptr
+		var mode string
+		// Code is never written to, so that nothing is lost with a page of it.
+		if n, _ := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode); n == 3 && mode == "r-xp" && strings.HasSuffix(line, " "+self+"\n") {
+			_, _, _ = unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED)
+		}
+	}
+}
