@@ -43,6 +43,8 @@ func FailureOf(j *queue.Job) Failure {
 		return Failure{"DockerException", "docker.errors", fmt.Sprintf("Non-zero exit code from docker container (%d).", r.Code)}
 	case r.Outcome == "oom":
 		return Failure{"DockerException", "docker.errors", fmt.Sprintf("Non-zero exit code from docker container (%d): %s", r.Code, or(r.Error, reason))}
+	case r.Outcome == "timeout" && strings.HasPrefix(r.Error, "over its soft time limit"):
+		return Failure{"SoftTimeLimitExceeded", "billiard.exceptions", r.Error}
 	case r.Outcome == "timeout":
 		return Failure{"TimeLimitExceeded", "billiard.exceptions", or(r.Error, reason)}
 	}

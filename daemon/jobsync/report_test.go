@@ -38,7 +38,7 @@ func TestStatuses(t *testing.T) {
 		"no image": {celeryHandler, func(r *rig, j *job) {
 			r.claim(j)
 			j.exit(queue.Result{Outcome: "error", Code: 125, Error: "no such image: x"})
-		}, "[2 4]", "DockerException: no such image: x\n"},
+		}, "[2 4]", "ImageNotFound: no such image: x\n"},
 		"canceled in Girder": {celeryHandler, func(r *rig, j *job) {
 			r.claim(j)
 			j.start().write("sleeping\n")

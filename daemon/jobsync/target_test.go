@@ -74,11 +74,12 @@ func TestParseJobInfoRefuses(t *testing.T) {
 func TestFailure(t *testing.T) {
 	for want, j := range map[string]queue.Job{
 		"DockerException: Non-zero exit code from docker container (7).": {State: queue.Failed, Attempt: 1, Reason: "it exited with code 7", Result: &queue.Result{Outcome: "exited", Code: 7}},
-		"DockerException: no such image":                                 {State: queue.Failed, Attempt: 1, Reason: "x", Result: &queue.Result{Outcome: "error", Code: 125, Error: "no such image"}},
+		"ImageNotFound: no such image":                                   {State: queue.Failed, Attempt: 1, Reason: "x", Result: &queue.Result{Outcome: "error", Code: 125, Error: "no such image"}},
 		"DockerException: upload failed":                                 {State: queue.Failed, Attempt: 1, Reason: "upload failed", Result: &queue.Result{Outcome: "exited"}},
 		"NotRegistered: tasks.nobody":                                    {State: queue.Failed, Task: "tasks.nobody", Reason: "unknown task tasks.nobody"},
 		"TaskRevokedError: expired":                                      {State: queue.Failed, Reason: "expired before it was accepted"},
 		"ValueError: volumes: bad":                                       {State: queue.Failed, Reason: "volumes: bad"},
+		"SoftTimeLimitExceeded: over its soft time limit of 1s":          {State: queue.Failed, Attempt: 1, Reason: "x", Result: &queue.Result{Outcome: "timeout", Code: 124, Error: "over its soft time limit of 1s"}},
 		"TimeLimitExceeded: it ran longer than 5s":                       {State: queue.Failed, Attempt: 1, Reason: "x", Result: &queue.Result{Outcome: "timeout", Code: 124, Error: "it ran longer than 5s"}},
 	} {
 		if got := FailureOf(&j).String(); got != want {

@@ -98,6 +98,11 @@ func (in *Intake) Take(d celery.Delivery) (Taken, error) {
 			return Taken{}, &celery.Error{End: celery.Reject, Reason: celery.ReasonHeader, Err: err}
 		}
 	}
+	if original != nil && len(sub.Secrets) > maxSecrets {
+		if err := pack(&sub, &t, secrets, nil); err != nil {
+			return Taken{}, &celery.Error{End: celery.Reject, Reason: celery.ReasonHeader, Err: err}
+		}
+	}
 	if len(sub.Secrets) > maxSecrets {
 		sub.Fail = cmp.Or(sub.Fail, fmt.Sprintf("what follows the task has %d bytes, at most %d can be kept", len(sub.Secrets), maxSecrets))
 		t.Links = celery.Links{}

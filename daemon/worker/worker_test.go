@@ -108,9 +108,12 @@ func TestTake(t *testing.T) {
 		}, ""},
 		"soft beyond hard": {message("a", plain, func(d *celery.Delivery) { d.Headers["timelimit"] = []any{5, 60} }), func(s queue.Submission) bool { return s.Limits.Hard == 5*time.Second && s.Limits.Soft == 0 }, ""},
 		"nobody waits":     {message("a", plain, func(d *celery.Delivery) { d.Properties.ReplyTo = "" }), func(s queue.Submission) bool { return s.Report == queue.SinkGirder }, ""},
-		"ignored":          {message("a", plain, func(d *celery.Delivery) { d.Headers["ignore_result"] = true; delete(d.Headers, "jobInfoSpec") }), func(s queue.Submission) bool { return s.Report == 0 && s.Secrets == nil }, ""},
-		"a chain waits":    {message("a", `[["busybox"], {}, {"chain": [{"task": "t"}]}]`, func(d *celery.Delivery) { d.Properties.ReplyTo = "" }), func(s queue.Submission) bool { return s.Report == queue.SinkGirder|queue.SinkCelery }, ""},
-		"an odd id":        {message("fetch:2026/11", plain, nil), func(s queue.Submission) bool { return strings.HasPrefix(s.ID, "celery-") && queue.CheckID(s.ID) == nil }, ""},
+		"ignored": {message("a", plain, func(d *celery.Delivery) { d.Headers["ignore_result"] = true; delete(d.Headers, "jobInfoSpec") }), func(s queue.Submission) bool {
+			m, err := OriginalOf(s.Secrets)
+			return s.Report == 0 && err == nil && string(m.Body) == plain && m.Headers["id"] == "a"
+		}, ""},
+		"a chain waits": {message("a", `[["busybox"], {}, {"chain": [{"task": "t"}]}]`, func(d *celery.Delivery) { d.Properties.ReplyTo = "" }), func(s queue.Submission) bool { return s.Report == queue.SinkGirder|queue.SinkCelery }, ""},
+		"an odd id":     {message("fetch:2026/11", plain, nil), func(s queue.Submission) bool { return strings.HasPrefix(s.ID, "celery-") && queue.CheckID(s.ID) == nil }, ""},
 		"the user of a hook": {message("a", plain, func(d *celery.Delivery) {
 			d.Headers["girder_result_hooks"] = []any{map[string]any{"py/object": "girder_worker.docker.transforms.girder.GirderUploadVolumePathJobArtifact",
 				"gc":          map[string]any{"py/object": "girder_client.GirderClient", "urlBase": "http://girder.test/api/v1/", "token": "gcTOKENgcTOKEN"},
