@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -121,7 +122,21 @@ func ran(j *apitype.Job) string {
 	case j.Finished.IsZero():
 		return span(time.Since(j.Started))
 	}
-	return span(j.Finished.Sub(j.Started))
+	ran, _ := spans(j)
+	return span(ran)
+}
+
+// spans are how long the last container ran, and how long the job then took to end:
+// for its streams, its log and its uploads.
+func spans(j *apitype.Job) (ran, after time.Duration) {
+	var exit struct {
+		Container *struct{ Started, Finished time.Time }
+	}
+	if json.Unmarshal(j.Detail, &exit) != nil || exit.Container == nil || exit.Container.Finished.IsZero() {
+		return j.Finished.Sub(j.Started), 0
+	}
+	c := exit.Container
+	return c.Finished.Sub(c.Started), j.Finished.Sub(c.Finished)
 }
 
 // jobDetail is the one thing worth knowing about a job in its state.

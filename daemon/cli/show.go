@@ -62,6 +62,10 @@ func (a *app) printJob(j *apitype.Job) error {
 	if j.Progress != nil {
 		progress = strings.TrimSpace(fmt.Sprintf("%g of %g %s", j.Progress.Current, j.Progress.Total, j.Progress.Message))
 	}
+	after := "" // where it is worth telling
+	if _, d := spans(j); !j.Finished.IsZero() && d >= 100*time.Millisecond {
+		after = span(d)
+	}
 	reason := j.Reason
 	if reason == j.Error {
 		reason = ""
@@ -73,7 +77,7 @@ func (a *app) printJob(j *apitype.Job) error {
 		"priority", strconv.Itoa(j.Priority), "attempt", attempt,
 		"after", strings.Join(j.After, " "), "after any", strings.Join(j.AfterAny, " "),
 		"not before", clock(j.NotBefore), "expires", clock(j.Expires),
-		"created", clock(j.Created), "started", clock(j.Started), "finished", clock(j.Finished), "ran", ran(j),
+		"created", clock(j.Created), "started", clock(j.Started), "finished", clock(j.Finished), "ran", ran(j), "outputs took", after,
 	}
 	pairs = append(pairs, documentFields(j.Document)...)
 	var detail exitDetail
