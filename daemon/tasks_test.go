@@ -160,6 +160,9 @@ func TestTaskFiles(t *testing.T) {
 	if log := w.stderr.String(); strings.Count(log, "wait.toml:2:") != 1 {
 		t.Errorf("the problem is told %d times:\n%s", strings.Count(log, "wait.toml:2:"), log)
 	}
+	if st, err := w.client.Status(t.Context()); err != nil || !strings.Contains(strings.Join(st.Warnings, " "), "wait.toml:2:") {
+		t.Errorf("status warns of %q, %v", st.Warnings, err)
+	}
 	if _, errs, _ := w.call("tasks"); !strings.Contains(errs, "wait.toml:2:") {
 		t.Errorf("the command line says %q", errs)
 	}

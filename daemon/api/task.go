@@ -2,7 +2,6 @@ package api
 
 import (
 	"net/http"
-	"slices"
 	"strings"
 
 	"girderworker/daemon/apitype"
@@ -33,21 +32,24 @@ func (s *Server) getTask(w http.ResponseWriter, r *http.Request, _ *call) error 
 }
 
 // called turns a document that names a discovered task into the one that it comes
-// to, and tells what was asked; nil for any other document, which stays as it is.
-func (s *Server) called(f *transforms.JobFile) (*transforms.JobFile, []byte, error) {
+// to. asked is what a document asks that names any task but docker_run, to tell two
+// submissions apart; nil for others.
+func (s *Server) called(f *transforms.JobFile) (out *transforms.JobFile, asked []byte, err error) {
 	if !f.Calls() {
 		return f, nil, nil
 	}
-	t, ok := s.tasks.Lookup(f.Task)
-	if !ok {
-		return f, nil, nil
+	masked, err := transforms.ParseJobFile(f.AppendJSON(nil))
+	if err == nil {
+		_, err = masked.TakeSecrets()
 	}
-	masked := *f
-	masked.Girders = slices.Clone(f.Girders)
-	if _, err := masked.TakeSecrets(); err != nil {
+	if err != nil {
 		return nil, nil, err
 	}
-	asked := f.AppendCall(masked.AppendJSON(nil))
+	asked = f.AppendCall(masked.AppendJSON(nil))
+	t, ok := s.tasks.Lookup(f.Task)
+	if !ok {
+		return f, asked, nil
+	}
 	task, err := t.Document(transforms.Task{Name: f.Task, Args: f.Call.Args, Kwargs: f.Call.Kwargs})
 	if err == nil {
 		f, err = f.Called(task)

@@ -73,6 +73,9 @@ func TestSubmitTask(t *testing.T) {
 	}
 	// What was asked stays the same job when the task is another one.
 	registry.Set("files", nil, nil)
+	if code, body := p.do("POST", "/v1/jobs", call); code != 200 {
+		t.Errorf("again, without the task: %d %s", code, body)
+	}
 	registry.Set("python", []plugin.Task{echo()}, nil)
 	if code, body := p.do("POST", "/v1/jobs", call); code != 200 {
 		t.Errorf("again: %d %s", code, body)
@@ -108,5 +111,14 @@ func TestSubmitTaskKeepsSecrets(t *testing.T) {
 		if strings.Contains(string(kept.Body), "tell-nobody") {
 			t.Errorf("%s: the document has the token: %s", name, kept.Body)
 		}
+	}
+}
+
+// TestUnknownTaskWithSecrets: it is a job, born failed, whatever else it says.
+func TestUnknownTaskWithSecrets(t *testing.T) {
+	w := newWorker(t, nil)
+	job := w.person(alice).submit(`{"task":"lab.unknown","outputs":[{"name":"out","url":"http://sink.test/","headers":{"Token":"tell-nobody"}}]}`)
+	if job.State != "failed" || !strings.Contains(job.Reason, "unknown task") {
+		t.Errorf("%+v", job)
 	}
 }
