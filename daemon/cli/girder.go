@@ -105,5 +105,10 @@ func usesGirder(top map[string]json.RawMessage) bool {
 	if top["downloads"] != nil || top["uploads"] != nil {
 		return true
 	}
+	for _, prefix := range []string{girderFile, girderItem, girderFolder} { // arguments of a task
+		if bytes.Contains(top["args"], []byte(`"`+prefix)) && top["task"] != nil || bytes.Contains(top["kwargs"], []byte(`"`+prefix)) {
+			return true
+		}
+	}
 	return bytes.Contains(top["inputs"], []byte(`"file_id"`)) || bytes.Contains(top["stdin"], []byte(`"file_id"`))
 }

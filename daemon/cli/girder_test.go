@@ -71,12 +71,15 @@ func TestFlagsThatNameGirder(t *testing.T) {
 func TestOwnServerOfDocuments(t *testing.T) {
 	own := ownConfig(t, ownServer, 0o600)
 	for document, want := range map[string]string{
-		`{"image": "a"}`:                              `{"image": "a"}`,
-		` {"uploads": [], "uploads": []}`:             `{"girder": ` + ownServer + `,"uploads": [], "uploads": []}`,
-		`{"inputs": [{"name": "a", "file_id": "x"}]}`: `{"girder": ` + ownServer + `,"inputs": [{"name": "a", "file_id": "x"}]}`,
-		`{"downloads": [], "girder": "http://other"}`: `{"downloads": [], "girder": "http://other"}`,
-		`{"jobs": [{"downloads": []}]}`:               `{"jobs": [{"downloads": []}]}`,
-		`not JSON`:                                    `not JSON`,
+		`{"image": "a"}`:                                  `{"image": "a"}`,
+		` {"uploads": [], "uploads": []}`:                 `{"girder": ` + ownServer + `,"uploads": [], "uploads": []}`,
+		`{"inputs": [{"name": "a", "file_id": "x"}]}`:     `{"girder": ` + ownServer + `,"inputs": [{"name": "a", "file_id": "x"}]}`,
+		`{"downloads": [], "girder": "http://other"}`:     `{"downloads": [], "girder": "http://other"}`,
+		`{"jobs": [{"downloads": []}]}`:                   `{"jobs": [{"downloads": []}]}`,
+		`not JSON`:                                        `not JSON`,
+		`{"task": "t", "kwargs": {"a": "girder-file:x"}}`: `{"girder": ` + ownServer + `,"task": "t", "kwargs": {"a": "girder-file:x"}}`,
+		`{"task": "t", "kwargs": {"a": "/b"}}`:            `{"task": "t", "kwargs": {"a": "/b"}}`,
+		`{"image": "a", "args": ["girder-file:x"]}`:       `{"image": "a", "args": ["girder-file:x"]}`,
 	} {
 		got, err := withOwnGirder([]byte(document), own)
 		if err != nil || strings.TrimSpace(string(got)) != want {
