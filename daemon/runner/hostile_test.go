@@ -3,6 +3,7 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -238,6 +239,93 @@ func TestHostileRaces(t *testing.T) {
 	entries, err := os.ReadDir(outside)
 	if err != nil || len(entries) != 1 {
 		t.Errorf("made outside: %v, %v", entries, err)
+	}
+}
+
+// Somebody swaps directories and files of a volume for links while it is written to,
+// read, listed and emptied: all stays within it.
+func TestHostileTreeRaces(t *testing.T) {
+	const tries = 400
+	base := t.TempDir()
+	volume, outside := filepath.Join(base, "volume"), filepath.Join(base, "outside")
+	inside := filepath.Join(volume, "dir")
+	for _, dir := range []string{volume, inside, outside} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{inside, outside} {
+		if err := os.WriteFile(filepath.Join(dir, "file"), []byte(filepath.Base(dir)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A directory and a file, each with a link to exchange it with.
+	swaps := [][2]string{{inside, filepath.Join(volume, "link")}, {filepath.Join(volume, "out"), filepath.Join(volume, "out-link")}}
+	err := errors.Join(os.Symlink(outside, swaps[0][1]), os.WriteFile(swaps[1][0], []byte("dir"), 0o644), os.Symlink(filepath.Join(outside, "file"), swaps[1][1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.Open(volume)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	tree := &tree{dir: dir, name: "v"}
+	stop, swapped := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		defer func() { swapped <- n }()
+		for {
+			for _, s := range swaps {
+				if unix.Renameat2(unix.AT_FDCWD, s[0], unix.AT_FDCWD, s[1], unix.RENAME_EXCHANGE) == nil {
+					n++
+				}
+			}
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	}()
+	got, refused := 0, 0
+	read := func(path string) {
+		f, err := tree.open(path, unix.O_RDONLY, 0)
+		if err != nil {
+			refused++
+			return
+		}
+		defer f.Close()
+		if data, err := io.ReadAll(f); string(data) != "dir" {
+			t.Errorf("%s gives %q, %v", path, data, err)
+		}
+		got++
+	}
+	for i := range tries {
+		read("dir/file")
+		read("out")
+		if f, err := tree.create(fmt.Sprintf("dir/new%d", i)); err == nil {
+			f.Close()
+			got++
+		} else {
+			refused++
+		}
+		if err := tree.mkdirs(fmt.Sprintf("dir/d%d/e", i)); err != nil {
+			refused++
+		}
+		if err := tree.remove(fmt.Sprintf("dir/d%d", i)); err != nil {
+			refused++
+		}
+	}
+	close(stop)
+	n := <-swapped
+	t.Logf("hostile: %d uses of a volume against %d swaps: %d inside, %d refused, the others none", 5*tries, n, got, refused)
+	if n == 0 || got == 0 || refused == 0 {
+		t.Errorf("no race: %d swaps, %d opened, %d refused", n, got, refused)
+	}
+	entries, err := os.ReadDir(outside)
+	if data, _ := os.ReadFile(filepath.Join(outside, "file")); err != nil || len(entries) != 1 || string(data) != "outside" {
+		t.Errorf("outside: %v, %q, %v", entries, data, err)
 	}
 }
 
