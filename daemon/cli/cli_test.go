@@ -7,12 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 var update = flag.Bool("update", false, "write what the tests want anew from what they get")
@@ -146,4 +148,24 @@ func TestCommandsAreDocumented(t *testing.T) {
 		}
 	}
 	visit((&app{Process: thisProcess()}).root())
+}
+
+// The daemon's halves have different working directories.
+func TestRelativeConfiguration(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	want := filepath.Join(dir, "worker.cfg")
+	for _, c := range []struct{ flag, variable string }{{"worker.cfg", ""}, {"", "worker.cfg"}, {"./worker.cfg", "other.cfg"}} {
+		flags := pflag.NewFlagSet("daemon", pflag.ContinueOnError)
+		daemonFlags(flags)
+		if c.flag != "" {
+			if err := flags.Parse([]string{"--config", c.flag}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a := &app{Process: Process{LookupEnv: func(string) (string, bool) { return c.variable, c.variable != "" }}}
+		if o := a.daemonOptions(flags); o.Sources.File != want || !slices.Contains(o.Args, "--config="+want) {
+			t.Errorf("%+v: it reads %q, and its front is started with %q", c, o.Sources.File, o.Args)
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -103,7 +104,7 @@ func (a *app) daemonOptions(flags *pflag.FlagSet) daemon.Options {
 		Version: a.Version,
 		Commit:  a.Commit,
 	}
-	o.Sources.File, _ = a.LookupEnv("GIRDER_WORKER_CONFIG")
+	file, _ := a.LookupEnv("GIRDER_WORKER_CONFIG")
 	flags.Visit(func(f *pflag.Flag) {
 		if f.Name == brokerFlag {
 			// The front's command line is for everyone to read, and this has a
@@ -112,13 +113,21 @@ func (a *app) daemonOptions(flags *pflag.FlagSet) daemon.Options {
 			o.Sources.Environ = os.Environ()
 			return
 		}
-		o.Args = append(o.Args, "--"+f.Name+"="+f.Value.String())
 		if f.Name == "config" {
-			o.Sources.File = f.Value.String()
+			file = f.Value.String()
 			return
 		}
+		o.Args = append(o.Args, "--"+f.Name+"="+f.Value.String())
 		o.Sources.Flags[f.Name] = f.Value.String()
 	})
+	if file != "" {
+		// The front works in another directory. Abs fails only where there is none.
+		if path, err := filepath.Abs(file); err == nil {
+			file = path
+		}
+		o.Sources.File = file
+		o.Args = append(o.Args, "--config="+file)
+	}
 	return o
 }
 
