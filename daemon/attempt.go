@@ -346,6 +346,7 @@ func (f *front) follow(ctx context.Context, r *running) {
 		f.fail(err) // it was started under that name
 		return
 	}
+	defer f.settled.Reset(settleAfter)
 	// The runner's end ends the reading, too: after it nothing more is told.
 	told, stop := context.WithCancel(ctx)
 	defer stop()

@@ -81,7 +81,8 @@ func run(o Options) error {
 	if err != nil {
 		return err
 	}
-	defer settle().Stop()
+	settled := settle()
+	defer settled.Stop()
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
@@ -100,6 +101,7 @@ func run(o Options) error {
 		Quota:     c.Images.Quota,
 		Girder:    monitor.Girder{URL: c.GirderURL, KeyFile: c.GirderKeyFile},
 		Front:     o.Args,
+		Over:      func() { settled.Reset(settleAfter) },
 		Logger:    logger.With("part", "monitor"),
 	}, signals)
 }

@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// settleAfter is when what a start or an image has left in memory is given back.
-const settleAfter = 2 * time.Second
+// settleAfter is when what a start, an image or a job has left in memory is given
+// back: not between jobs that follow one another.
+const settleAfter = 5 * time.Second
 
 // settle gives memory back in a while.
 func settle() *time.Timer {

@@ -290,6 +290,9 @@ func (m *Monitor) settle(l *live, tell bool) {
 		m.auditExit(l.dir) // while the directory cannot be removed
 	}
 	close(l.gone)
+	if m.options.Over != nil {
+		m.options.Over()
+	}
 	if tell {
 		m.tell(l.name())
 	}

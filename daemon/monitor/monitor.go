@@ -20,7 +20,7 @@ import (
 	"girderworker/daemon/systemd"
 )
 
-// Options are what [Run] needs to know. All but Self is needed.
+// Options are what [Run] needs to know. All but Over and Self is needed.
 type Options struct {
 	// State is the state directory, absolute.
 	State string
@@ -46,6 +46,8 @@ type Options struct {
 	Girder Girder
 	// Front is the front's arguments after its sub-command.
 	Front []string
+	// Over, where it is not nil, is called when nothing of an attempt is left.
+	Over func()
 	// Self is the command that is this program; empty is /proc/self/exe, which
 	// stays the same through an upgrade.
 	Self   []string
