@@ -85,6 +85,35 @@ func TestEveryFieldHasARule(t *testing.T) {
 	}
 }
 
+// Every key of the built-in policy is in both sections, once, and a job of a person may
+// have what a program of theirs could connect to.
+func TestBuiltInSections(t *testing.T) {
+	_, text, _ := strings.Cut(DefaultText(), "\n[socket]")
+	socket, amqp, ok := strings.Cut(text, "\n[amqp]")
+	if !ok {
+		t.Fatal("a section is missing")
+	}
+	for key := range new(section).listKeys() {
+		if key == "signed_by" {
+			continue
+		}
+		for name, part := range map[string]string{Socket: socket, AMQP: amqp} {
+			if n := strings.Count("\n"+part, "\n"+key+" = "); n != 1 {
+				t.Errorf("[%s] has %s %d times", name, key, n)
+			}
+		}
+	}
+	p, err := Parse("none", nil, SystemNames())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for source, want := range map[string]string{Socket: "* local", AMQP: "*"} {
+		if got := strings.Join(p.For(Subject{Source: source}).Transfers(), " "); got != want {
+			t.Errorf("%s: transfers are %s, want %s", source, got, want)
+		}
+	}
+}
+
 // What nobody thought of is refused.
 func TestUnknownFieldIsRefused(t *testing.T) {
 	rule := rules["Plan.Hostname"]
