@@ -137,6 +137,18 @@ func TestTransforms(t *testing.T) {
 		{"GirderUploadVolumePathJobArtifact", ``,
 			[]string{`<G.GirderUploadVolumePathJobArtifact", "gc": GC, "job_id": null, "name": "n", "_volumepath": <D.VolumePath", "filename": "log", "_volume": DEFAULT}, "_upload_on_exception": true, "job": {"_id": {"py/object": "bson.objectid.ObjectId", "py/state": {"py/b64": "awDwy5UI5pUcl0JR"}}}}`},
 			`"uploads": [{"path": "log", "job_id": "ID1", "artifact_name": "n", "upload_on_exception": true}], ` + testServer},
+		{"a file and its upload, with a client of its own each", `"container_args": ["write", <D.VolumePath", "filename": "big.bin", "_volume": DEFAULT}, <G.GirderFileIdToVolume", "gc": GC, "_file_id": "ID1", "_volume": DEFAULT, "_filename": null, "_file_path": null}]`,
+			[]string{`<G.GirderUploadVolumePathToItem", "gc": GC2, "item_id": "ID2", "upload_kwargs": {}, "delete_file": false, "_volumepath": <D.VolumePath", "filename": "big.bin", "_volume": DEFAULT}}`},
+			`"args": ["write", "{default}/big.bin", "{file}"], "downloads": [{"name": "file", "file_id": "ID1"}], "uploads": [{"path": "big.bin", "item_id": "ID2", "girder": "girder-2"}],
+			 "girder": [{"api_url": "http://girder.test/api/v1", "token": "SECRET"}, {"name": "girder-2", "api_url": "http://girder.test/api/v1", "token": "SECRET2"}]`},
+		{"two hooks in their order", `"container_args": ["write", <D.VolumePath", "filename": "a", "_volume": DEFAULT}]`,
+			[]string{`<G.GirderUploadVolumePathJobArtifact", "gc": GC, "job_id": "ID2", "name": null, "_volumepath": <D.VolumePath", "filename": "a", "_volume": DEFAULT}, "_upload_on_exception": false}`,
+				`<G.GirderUploadVolumePathToFolder", "gc": GC, "folder_id": "ID1", "upload_kwargs": {}, "delete_file": true, "must_exist": true, "_volumepath": <D.VolumePath", "filename": "a", "_volume": DEFAULT}}`},
+			`"args": ["write", "{default}/a"], "uploads": [{"path": "a", "job_id": "ID2"}, {"path": "a", "folder_id": "ID1", "delete_file": true}], ` + testServer},
+		{"a download into a TemporaryVolume that is listed too", `"container_args": ["ls", TEMP, <G.GirderFileIdToVolume", "gc": GC, "_file_id": "ID1", "_volume": {"py/id": 2}, "_filename": null, "_file_path": null}]`, nil,
+			`"args": ["ls", "{volume}", "{file}"], "volumes": [{"name": "volume", "host_dir": "/scratch", "mode": "755"}], "downloads": [{"name": "file", "file_id": "ID1", "volume": "volume"}], ` + testServer},
+		{"docker-py's keywords of a whole job", `"entrypoint": "/bin/sh", "container_args": ["-c", "echo $0", 12], "environment": ["A=1"], "working_dir": "/tmp", "user": "1000:1000", "hostname": "labhost", "shm_size": "32m", "labels": {"lab": "yes"}`, nil,
+			`"entrypoint": "/bin/sh", "args": ["-c", "echo $0", "12"], "env": {"A": "1"}, "workdir": "/tmp", "user": "1000:1000", "hostname": "labhost", "resources": {"shm": "32m"}, "labels": {"lab": "yes"}`},
 		{"a hook's copy of a TemporaryVolume", `"container_args": [<D.VolumePath", "filename": "a", "_volume": TEMP}], "volumes": [{"py/id": 3}]`,
 			[]string{`<G.GirderUploadVolumePathToItem", "gc": GC, "item_id": "ID1", "upload_kwargs": {}, "delete_file": false, "_volumepath": <D.VolumePath", "filename": "a", "_volume": TEMP}}`},
 			`"args": ["{volume}/a"], "volumes": [{"name": "volume", "host_dir": "/scratch", "mode": "755"}], "uploads": [{"path": "a", "volume": "volume", "item_id": "ID1"}], ` + testServer},
@@ -189,6 +201,30 @@ func TestTransforms(t *testing.T) {
 				t.Errorf("a secret is in %s", stored)
 			}
 		})
+	}
+}
+
+// TestModules: a class is known by every module that Girder 3, Girder 5 or a plugin
+// has it in, and by no other.
+func TestModules(t *testing.T) {
+	for _, family := range families {
+		for _, class := range family.classes {
+			for _, module := range family.modules {
+				if got := kindOf(&jsonpickle.Object{Class: module + "." + class}); got != class {
+					t.Errorf("%s.%s is taken for %q", module, class, got)
+				}
+			}
+			for _, other := range []string{"evil." + class, family.modules[0] + ".evil." + class, class, "." + class} {
+				if got := kindOf(&jsonpickle.Object{Class: other}); got != "" {
+					t.Errorf("%s is taken for %q", other, got)
+				}
+			}
+		}
+	}
+	for _, path := range []string{"girder_worker_utils.transforms.girder_io.GirderFileId", "girder_worker.utils.transforms.girder_io.GirderFileId"} {
+		if kindOf(&jsonpickle.Object{Class: path}) != classPyFile {
+			t.Errorf("%s is not known", path)
+		}
 	}
 }
 
