@@ -68,7 +68,8 @@ func (f *front) watchTasks(ctx context.Context) {
 			if !ok {
 				return
 			}
-			if e.Name == dir || strings.HasPrefix(e.Name, dir+"/") {
+			// A file that is always written to must not keep the others from being read.
+			if settled == nil && (e.Name == dir || strings.HasPrefix(e.Name, dir+"/")) {
 				settled = time.After(settleTime)
 			}
 		case err, ok := <-w.Errors:
