@@ -49,6 +49,9 @@ MAINTAINER ?= The girder-worker developers <girder-worker@users.noreply.github.c
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
 
 OUT ?= build
+wheels: ## make the Python wheels of contrib/python, in build/wheels
+	python3 contrib/python/build.py '$(VERSION)' build/wheels
+
 deb: build ## make the package for Debian and Ubuntu, in build/
 	@$(MAKE) --no-print-directory pack PACK=deb
 
@@ -107,4 +110,4 @@ fuzz: build-deps ## run every fuzz test for FUZZTIME (20s)
 clean: ## remove what was built
 	rm -rf build
 
-.PHONY: help deps build build-deps binary install deb rpm pack demo test test-vm crashtest celerytest bench lint fuzz clean
+.PHONY: help deps build build-deps binary install wheels deb rpm pack demo test test-vm crashtest celerytest bench lint fuzz clean

@@ -1,0 +1,100 @@
+"""Values as jsonpickle writes them, in the part of its format that the daemon reads.
+
+References (py/id) are neither written nor read: the same object twice is written twice.
+"""
+import base64
+import datetime
+import decimal
+import importlib
+import uuid
+
+# What may be made again from its name: plain data, made without a call of its own.
+_MODULES = (
+    'girder_worker.docker.transforms', 'girder_worker.docker.transforms.girder',
+    'girder_worker_utils.transforms.girder_io', 'girder_worker_utils.transforms.common',
+    'girder_worker_utils.transforms.contrib.girder_io',
+)
+
+
+class PickleError(TypeError):
+    """A value that cannot be sent."""
+
+
+def flatten(value, depth=0):
+    """value as JSON can hold it."""
+    if depth > 64:
+        raise PickleError('a value is nested too deeply to be sent')
+    if value is None or isinstance(value, (bool, str, float)):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, bytes):
+        return {'py/b64': base64.b64encode(value).decode('ascii')}
+    if isinstance(value, list):
+        return [flatten(v, depth + 1) for v in value]
+    if isinstance(value, tuple):
+        return {'py/tuple': [flatten(v, depth + 1) for v in value]}
+    if isinstance(value, (set, frozenset)):
+        return {'py/set': [flatten(v, depth + 1) for v in value]}
+    if isinstance(value, dict):
+        return {k if isinstance(k, str) else str(k): flatten(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, datetime.datetime) and type(value) is datetime.datetime and value.tzinfo is None:
+        packed = value.__reduce__()[1][0]
+        return {'py/object': 'datetime.datetime',
+                '__reduce__': [{'py/type': 'datetime.datetime'}, [base64.b64encode(packed).decode('ascii')]]}
+    if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, (uuid.UUID, decimal.Decimal)):
+        return str(value)
+    if type(value).__name__ == 'ObjectId':
+        return str(value)
+    state = getattr(value, '_pickled_', None)
+    if state is not None:
+        return state()
+    module = type(value).__module__
+    if module in _MODULES:
+        flat = {'py/object': module + '.' + type(value).__qualname__}
+        for key, attribute in vars(value).items():
+            flat[key] = flatten(attribute, depth + 1)
+        return flat
+    raise PickleError('a %s.%s cannot be sent to a task; send numbers, texts, lists, dicts or transforms' % (
+        module, type(value).__qualname__))
+
+
+def restore(flat):
+    """The value of what flatten, or a Girder server's jsonpickle, has written."""
+    if isinstance(flat, list):
+        return [restore(v) for v in flat]
+    if not isinstance(flat, dict):
+        return flat
+    if 'py/tuple' in flat:
+        return tuple(restore(v) for v in flat['py/tuple'])
+    if 'py/set' in flat:
+        return {restore(v) for v in flat['py/set']}
+    if 'py/b64' in flat:
+        return base64.b64decode(flat['py/b64'])
+    if 'py/object' in flat:
+        return _instance(flat)
+    return {k: restore(v) for k, v in flat.items()}
+
+
+def _instance(flat):
+    name = flat['py/object']
+    module, _, cls = name.rpartition('.')
+    if name == 'datetime.datetime':
+        return datetime.datetime(base64.b64decode(flat['__reduce__'][1][0]))
+    if name == 'bson.objectid.ObjectId':
+        return base64.b64decode(flat['py/state']['py/b64']).hex()
+    if name == 'uuid.UUID':
+        return uuid.UUID(hex=flat['hex'])
+    state = flat.get('py/state', {k: v for k, v in flat.items() if not k.startswith('py/')})
+    if name == 'girder_client.GirderClient':
+        from girder_worker_utils._girder import GirderClient
+        client = GirderClient(apiUrl=state.get('urlBase'))
+        client.token = state.get('token')
+        return client
+    if module not in _MODULES:
+        raise PickleError('the class %s is not one that a task may be given' % name)
+    made = object.__new__(getattr(importlib.import_module(module), cls))
+    made.__dict__.update({k: restore(v) for k, v in state.items()})
+    return made
