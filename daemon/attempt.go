@@ -27,6 +27,7 @@ type running struct {
 
 	mu       sync.Mutex
 	imageID  string
+	function bool // it has no image, and a result
 	starting bool // claimed, and its runner not yet started
 	// abort ends the pull of its image, while there is one.
 	abort    context.CancelFunc
@@ -150,7 +151,11 @@ func (f *front) runAttempt(ctx context.Context, job *queue.Job, r *running) {
 	if err == nil {
 		req.Resources.GPUs = devices
 		var secrets transforms.Secrets
-		if secrets, err = f.secrets(ctx, job.ID); err == nil {
+		secrets, err = f.secrets(ctx, job.ID)
+		if p := req.Plan.Python; err == nil && p != nil {
+			err = f.completeCall(job, p, &secrets)
+		}
+		if err == nil {
 			err = f.monitor.Start(ctx, *req, secrets)
 		}
 	}
@@ -184,7 +189,7 @@ func (f *front) prepare(job *queue.Job, r *running) (*attempt.Request, transform
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.imageID, r.grace = req.ImageID, req.Plan.StopGrace
+	r.imageID, r.grace, r.function = req.ImageID, req.Plan.StopGrace, req.Plan.Python != nil
 	return req, res, nil
 }
 
@@ -259,9 +264,11 @@ func (f *front) request(job *queue.Job) (*attempt.Request, transforms.Resources,
 		}
 		reachGirder(&plan, job, settings.Reach)
 	}
-	image, err := f.images.Resolve(file.Image, ownerUID(job))
-	if err != nil {
-		return nil, none, err
+	var image apitype.Image
+	if file.Python == nil {
+		if image, err = f.images.Resolve(file.Image, ownerUID(job)); err != nil {
+			return nil, none, err
+		}
 	}
 	// The image of a job may have come after the job, so its label may, too.
 	gpus := job.Needs.GPUs
@@ -459,7 +466,14 @@ func (f *front) conclude(ctx context.Context, dir attempt.Dir, r *running, done 
 		} else if unfinished, err := dir.Unfinished(); err == nil && unfinished {
 			problem = "its outputs were not all uploaded: the processes that should have done it died"
 		}
-		f.finish(ctx, r.name, r.result(exit), problem, exit.Finished)
+		result := r.result(exit)
+		if r.function {
+			if again := functionEnd(dir, &exit, result); again != nil {
+				f.finishAgain(ctx, r.name, result, *again, exit.Finished)
+				return
+			}
+		}
+		f.finish(ctx, r.name, result, problem, exit.Finished)
 	}
 }
 
@@ -482,6 +496,16 @@ func (f *front) finish(ctx context.Context, a monitor.Attempt, result *queue.Res
 		job, err := f.store.Finish(ctx, a.Job, a.Attempt, result, problem, at)
 		if err == nil {
 			f.logger.Info("Attempt ended", "attempt", a, "outcome", result.Outcome, "code", result.Code, "job", job.State)
+		}
+		return err
+	})
+}
+
+func (f *front) finishAgain(ctx context.Context, a monitor.Attempt, result *queue.Result, delay time.Duration, at time.Time) {
+	f.record(ctx, "record the end of", a, func(ctx context.Context) error {
+		job, err := f.store.FinishAgain(ctx, a.Job, a.Attempt, result, delay, at)
+		if err == nil {
+			f.logger.Info("Attempt asks for another one", "attempt", a, "after", delay, "job", job.State)
 		}
 		return err
 	})

@@ -103,6 +103,8 @@ func run(o Options) error {
 		Front:     o.Args,
 		Over:      func() { settled.Reset(settleAfter) },
 		Logger:    logger.With("part", "monitor"),
+
+		Interpreters: c.Interpreters(),
 	}, signals)
 }
 

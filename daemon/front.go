@@ -51,11 +51,14 @@ type front struct {
 	probe   probed
 
 	attempts attempts
-	nudge    chan struct{} // capacity 1: the dispatcher should look again
-	proof    chan chan struct{}
-	rest     atomic.Pointer[time.Time] // nothing is started until then
-	notes    atomic.Pointer[[]string]  // what status tells of the configuration
-	rules    atomic.Pointer[rules]
+	// pythonChanged, of capacity 1: the configuration was reloaded.
+	pythonChanged chan struct{}
+
+	nudge chan struct{} // capacity 1: the dispatcher should look again
+	proof chan chan struct{}
+	rest  atomic.Pointer[time.Time] // nothing is started until then
+	notes atomic.Pointer[[]string]  // what status tells of the configuration
+	rules atomic.Pointer[rules]
 
 	settled *time.Timer // gives memory back, see settle
 
@@ -74,7 +77,7 @@ func Front(o Options) error {
 	logger, level := newLogger(c.Log)
 	f := &front{
 		options: o, logger: logger.With("part", "front"), level: level, begun: time.Now(),
-		nudge: make(chan struct{}, 1), proof: make(chan chan struct{}), events: metrics.NewEvents(),
+		nudge: make(chan struct{}, 1), pythonChanged: make(chan struct{}, 1), proof: make(chan chan struct{}), events: metrics.NewEvents(),
 	}
 	if f.who, err = lookUp(&c); err != nil {
 		return err
@@ -212,6 +215,7 @@ func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener
 	work.Go(func() { f.watchPolicy(claims) })
 	work.Go(func() { f.watchTasks(claims) })
 	work.Go(func() { f.watchGPUs(claims) })
+	work.Go(func() { f.watchPython(claims) })
 	work.Go(func() { f.images.pruneRegularly(claims) })
 
 	f.wait(ctx, signals)

@@ -32,7 +32,7 @@ func (f *front) recover(ctx context.Context) error {
 			f.holdAgain(job)
 			f.attempts.begin(job, f.asRequested(a), f.resume)
 		} else {
-			f.attempts.begin(job, nil, f.settle)
+			f.attempts.begin(job, f.asRequested(a), f.settle)
 		}
 	}
 	// What runs without a job in the queue (an old copy was put back) must not.
@@ -58,7 +58,9 @@ func (f *front) asRequested(a monitor.Attempt) func(*running) {
 		f.logger.Warn("Cannot read the request of a live attempt", "attempt", a, "error", err)
 		return nil
 	}
-	return func(r *running) { r.imageID, r.grace = req.ImageID, req.Plan.StopGrace }
+	return func(r *running) {
+		r.imageID, r.grace, r.function = req.ImageID, req.Plan.StopGrace, req.Plan.Python != nil
+	}
 }
 
 // resume follows an attempt that an earlier front started.

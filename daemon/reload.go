@@ -56,6 +56,10 @@ func (f *front) reload() {
 	}
 	f.gpus.setShare(current.GPUs.Share)
 	f.server.Apply(f.settings(&current))
+	select {
+	case f.pythonChanged <- struct{}{}:
+	default:
+	}
 	f.lookAgain()
 	f.logger.Info("Configuration reloaded", "changed", strings.Join(live, " "))
 	if len(restart) > 0 {

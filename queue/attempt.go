@@ -59,6 +59,16 @@ func (t *txn) exited(j *Job, r *Result, at time.Time) error {
 // that failed for good, or empty. Exited and Finish in one call, and so in one
 // commit, when r is not nil. The job comes without its body.
 func (s *Store) Finish(ctx context.Context, id string, attempt int, r *Result, problem string, at time.Time) (j Job, err error) {
+	return s.end(ctx, id, attempt, r, problem, nil, at)
+}
+
+// FinishAgain is Finish of an attempt that asks for another one after a delay,
+// whatever the job's Retry says. A cancel counts for more.
+func (s *Store) FinishAgain(ctx context.Context, id string, attempt int, r *Result, delay time.Duration, at time.Time) (Job, error) {
+	return s.end(ctx, id, attempt, r, "", &delay, at)
+}
+
+func (s *Store) end(ctx context.Context, id string, attempt int, r *Result, problem string, again *time.Duration, at time.Time) (j Job, err error) {
 	err = s.do(ctx, func(t *txn) error {
 		to := Succeeded
 		if j, err = t.current(id, attempt, to); err != nil {
@@ -72,6 +82,9 @@ func (s *Store) Finish(ctx context.Context, id string, attempt int, r *Result, p
 			if err := t.exited(&j, r, at); err != nil {
 				return err
 			}
+		}
+		if again != nil && !j.CancelRequested {
+			return t.again(&j, *again, r.Error, at)
 		}
 		return t.finish(&j, problem, at)
 	})
@@ -104,7 +117,11 @@ func (t *txn) finish(j *Job, problem string, at time.Time) error {
 			j.Reason = reason
 		})
 	}
-	delay := t.backoff(j.Retry.Delay, j.Failures)
+	return t.again(j, t.backoff(j.Retry.Delay, j.Failures), reason, at)
+}
+
+// again has a job whose attempt failed tried again after a delay.
+func (t *txn) again(j *Job, delay time.Duration, reason string, at time.Time) error {
 	to := Delayed
 	if delay == 0 {
 		to = Queued

@@ -163,7 +163,11 @@ func (f *JobFile) Called(task *JobFile) (*JobFile, error) {
 	if len(out.Girders) == 0 {
 		out.Girders = f.Girders
 	}
-	return ParseJobFile(out.AppendJSON(nil))
+	called, err := ParseJobFile(out.AppendJSON(nil))
+	if err == nil {
+		called.Function = task.Function
+	}
+	return called, err
 }
 
 // over is r, and what task has where r names nothing.

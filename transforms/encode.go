@@ -73,6 +73,7 @@ func (f *JobFile) AppendJSON(b []byte) []byte {
 		w.flag("fail_interrupted", f.Retries.FailInterrupted)
 		w.close('}')
 	}
+	w.python(f.Python)
 	w.text("hold", f.Hold)
 	w.number("stop_signal", int64(f.StopSignal))
 	w.duration("stop_grace", f.StopGrace)

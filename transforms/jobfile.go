@@ -1,6 +1,7 @@
 package transforms
 
 import (
+	"encoding/json"
 	"math"
 	"time"
 
@@ -105,6 +106,11 @@ type JobFile struct {
 	Retries Retries
 	// Hold has the job wait for a release, with the reason.
 	Hold string
+
+	// Python is set where the task is a function, and Function, which no canonical
+	// form has, what it is called with: a [PythonCall]. See [Secrets].
+	Python   *Python
+	Function json.RawMessage
 
 	StopSignal int // 0: the image's
 	StopGrace  time.Duration
@@ -438,6 +444,8 @@ func (r *reader) jobField(f *JobFile, key string) (err error) {
 		f.IdleTimeout, err = r.duration(MaxDuration)
 	case "retries":
 		err = r.object(func(key string) error { return r.retryField(&f.Retries, key) })
+	case "python":
+		f.Python, err = r.python()
 	case "hold":
 		f.Hold, err = r.line(MaxName)
 	case "stop_signal":

@@ -13,7 +13,10 @@ func (f *JobFile) check() error {
 	if f.Task != TaskDockerRun {
 		return nil // nothing here can judge another task; it is born failed
 	}
-	if f.Image == "" {
+	if f.Python != nil && f.Image != "" {
+		return inField("python", problem("a function has no image"))
+	}
+	if f.Image == "" && f.Python == nil {
 		return inField("image", problem("missing; name the image to run"))
 	}
 	if len(f.Entrypoint) > 0 && f.Entrypoint[0] == "" {
@@ -117,6 +120,9 @@ func (f *JobFile) HostNetwork() bool { return f.Network == sandbox.NetworkHost }
 // templates pass unchanged. Doubled braces protect a name: {{NAME}} becomes the
 // text {NAME}.
 func (f *JobFile) Plan() (Plan, error) {
+	if f.Python != nil {
+		return f.Python.plan(f)
+	}
 	if f.Task != TaskDockerRun {
 		return Plan{}, inField("task", problem("%q is not a task that this worker knows", f.Task))
 	}

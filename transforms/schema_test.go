@@ -113,6 +113,7 @@ func TestSchemaHasTheFieldsOfTheReader(t *testing.T) {
 		"ulimit":        {schema.Defs["ulimit"]},
 		"device":        {schema.Defs["device"]},
 	} {
+		delete(read[method], "python") // the daemon's own, in what the queue keeps
 		want := map[string]bool{}
 		for _, o := range of {
 			maps.Copy(want, properties(o))
@@ -210,7 +211,7 @@ func TestManual(t *testing.T) {
 		case "jobField", "bind", "volume", "pipeField", "girder", "session", "download", "upload", "uploadOption", "resourceField", "retryField",
 			"optionField", "tmpfs", "ulimit", "device":
 			for name := range names {
-				if !told[name] {
+				if !told[name] && name != "python" {
 					t.Errorf("girder-worker-job(5) lacks **%s**", name)
 				}
 			}

@@ -16,7 +16,8 @@ const MaxSecret = 1 << 13
 // shown. It refuses a document whose secrets had been taken out before, which is
 // what somebody has who submits what he was shown.
 func (f *JobFile) TakeSecrets() (Secrets, error) {
-	var s Secrets
+	s := Secrets{Call: f.Function}
+	f.Function = nil
 	put := func(to *map[string]string, field, name string, secret *string) error {
 		switch *secret {
 		case "":

@@ -47,17 +47,22 @@ func callError(format string, args ...any) error {
 // no class but those of Girder Worker and slicer_cli_web. The error is a
 // [*CallError], a [*DocumentError] or a [*jsonpickle.Error].
 func FromTask(t Task) (*JobFile, Secrets, error) {
-	d := &taskDecoder{task: t, file: JobFile{Task: TaskDockerRun, Pull: PullAlways}, names: map[string]bool{}, known: map[*jsonpickle.Object]string{}}
-	if err := d.run(); err != nil {
-		return nil, Secrets{}, err
-	}
-	// Everything that is refused of a person is refused of a task.
-	f, err := ParseJobFile(d.file.AppendJSON(nil))
+	f, err := FromContainerTask(t)
 	if err != nil {
 		return nil, Secrets{}, err
 	}
 	secrets, err := f.TakeSecrets()
 	return f, secrets, err
+}
+
+// FromContainerTask is [FromTask] with the secrets left in the document.
+func FromContainerTask(t Task) (*JobFile, error) {
+	d := &taskDecoder{task: t, file: JobFile{Task: TaskDockerRun, Pull: PullAlways}, names: map[string]bool{}, known: map[*jsonpickle.Object]string{}}
+	if err := d.run(); err != nil {
+		return nil, err
+	}
+	// Everything that is refused of a person is refused of a task.
+	return ParseJobFile(d.file.AppendJSON(nil))
 }
 
 // taskDecoder makes one document.

@@ -7,18 +7,20 @@ import (
 	"girderworker/transforms/jsonpickle"
 )
 
+// hookValue reads one of [Task.Hooks].
+func hookValue(raw any) (jsonpickle.Value, error) {
+	if body, ok := raw.([]byte); ok {
+		return jsonpickle.Decode(body, PickleOptions())
+	}
+	return jsonpickle.DecodeTable(raw, PickleOptions())
+}
+
 // hook adds one of girder_result_hooks. Each was pickled on its own.
 func (d *taskDecoder) hook(at string, raw any) error {
 	if len(d.file.Uploads) == MaxUploads {
 		return taskProblem("girder_result_hooks", "more than %d", MaxUploads)
 	}
-	var v jsonpickle.Value
-	var err error
-	if body, ok := raw.([]byte); ok {
-		v, err = jsonpickle.Decode(body, PickleOptions())
-	} else {
-		v, err = jsonpickle.DecodeTable(raw, PickleOptions())
-	}
+	v, err := hookValue(raw)
 	if err != nil {
 		return fmt.Errorf("%s: %w", at, err)
 	}

@@ -1,6 +1,9 @@
 package transforms
 
-import "os"
+import (
+	"encoding/json"
+	"os"
+)
 
 // What a plan says about data that is moved before, beside and after the
 // container: [Volume], [Girder], [Fetch], [Stream] and [Hook]. Everything in it
@@ -60,10 +63,14 @@ type Secrets struct {
 	// MachineKey is what servers with [Girder.MachineKey] are for. No document
 	// has it: the monitor adds it.
 	MachineKey string `json:"machine_key,omitempty"`
+	// Call is the [PythonCall] of a function.
+	Call json.RawMessage `json:"call,omitempty"`
 }
 
 // Empty tells whether there is no secret.
-func (s Secrets) Empty() bool { return len(s.Tokens)+len(s.APIKeys)+len(s.Headers)+len(s.Proxies) == 0 }
+func (s Secrets) Empty() bool {
+	return len(s.Tokens)+len(s.APIKeys)+len(s.Headers)+len(s.Proxies)+len(s.Call) == 0
+}
 
 // FetchKind is what a [Fetch] fetches.
 type FetchKind string

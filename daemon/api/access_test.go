@@ -40,6 +40,8 @@ func TestAccess(t *testing.T) {
 		{"GET /v1/jobs/{id}/why", "", "queued", 200, 404, 200, 200},
 		{"GET /v1/jobs/{id}/log", "", "queued", 200, 404, 200, 200},
 		{"GET /v1/jobs/{id}/wait", "", "canceled", 200, 404, 200, 200},
+		{"GET /v1/jobs/{id}/result", "", "canceled", 200, 404, 200, 200},
+		{"POST /v1/calls", `{"task": "lab.echo", "kwargs": {"text": "a"}}`, "", 201, 201, 201, 201},
 		{"GET /v1/tasks", "", "", 200, 200, 200, 200},
 		{"GET /v1/tasks/{name}", "", "", 200, 200, 200, 200},
 		{"GET /v1/images", "", "", 200, 200, 200, 200},

@@ -275,6 +275,9 @@ func (s *Server) retryJob(w http.ResponseWriter, r *http.Request, c *call) error
 		return failure(apitype.KindState, "job %s is %s; only a job that has ended can be retried", c.shown(c.job.ID), c.job.State)
 	}
 	if f, err := transforms.ParseJobFile(c.job.Body); err == nil {
+		if f.Python != nil {
+			return failure(apitype.KindState, "job %s cannot be retried: the arguments of its function were deleted when it had ended; call it again", c.job.ID)
+		}
 		if _, err := f.TakeSecrets(); err != nil {
 			return failure(apitype.KindState, "job %s cannot be retried: the tokens and keys that it came with were deleted when it had ended; "+
 				"submit its document again, with them", c.shown(c.job.ID))

@@ -15,6 +15,8 @@ func routes() []route {
 		{"GET /v1/status", bySubmitter, (*Server).getStatus},
 
 		{"POST /v1/jobs", bySubmitter, (*Server).submit},
+		{"POST /v1/calls", bySubmitter, (*Server).submitCall},
+		{"GET /v1/jobs/{id}/result", byOwner, (*Server).jobResult},
 		{"GET /v1/jobs", bySubmitter, (*Server).listJobs}, // one's own, but for an admin
 		{"GET /v1/jobs/{id}", byOwner, (*Server).getJob},
 		{"DELETE /v1/jobs/{id}", byOwner, (*Server).removeJob},

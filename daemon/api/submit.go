@@ -96,21 +96,30 @@ func inJob(i int, err error) error {
 // queue keeps: the document completed with the defaults, so that a later change
 // of the configuration does not change what was accepted.
 func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Identity, settings *Settings, named map[string]bool) (queue.Submission, error) {
-	owner := c.peer.Owner()
+	if f.Python != nil {
+		return queue.Submission{}, &refusal{apitype.Error{Kind: apitype.KindBadRequest, Field: "python", Message: "python: no document says this; name the task"}}
+	}
 	name := f.Task
 	f, call, err := s.called(f)
 	if err != nil {
 		return queue.Submission{}, err
 	}
+	return s.accepted(name, f, call, c, identity, settings, named)
+}
+
+// accepted is what becomes of a document of the task of that name. asked tells two
+// calls apart; nil: the document does.
+func (s *Server) accepted(name string, f *transforms.JobFile, asked []byte, c *call, identity queue.Identity, settings *Settings, named map[string]bool) (queue.Submission, error) {
+	owner := c.peer.Owner()
 	secrets, err := f.TakeSecrets()
 	if err != nil {
 		return queue.Submission{}, err
 	}
 	// Of a call it is what was asked that counts, not what its task is today.
-	if call == nil {
-		call = f.AppendJSON(make([]byte, 0, 512))
+	if asked == nil {
+		asked = f.AppendJSON(make([]byte, 0, 512))
 	}
-	hash := sha256.Sum256(call)
+	hash := sha256.Sum256(asked)
 	sub := queue.Submission{
 		ID:        f.ID,
 		Source:    queue.SourceSocket,
@@ -239,6 +248,9 @@ func (s *Server) checkMachine(f *transforms.JobFile, c *call, settings *Settings
 	if f.HostNetwork() && s.policy == nil && !settings.HostNetwork {
 		return "", &refusal{apitype.Error{Kind: apitype.KindForbidden, Field: "network",
 			Message: "network: host is not allowed on this machine; use private or none"}}
+	}
+	if f.Python != nil {
+		return "python", nil
 	}
 	image, err := s.images.Resolve(f.Image, c.peer.UID)
 	if err != nil {

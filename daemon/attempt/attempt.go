@@ -12,6 +12,7 @@
 //	    events          append-only records, see [Event]
 //	    log             append-only records of output, see [LogRecord]
 //	    cancel          made by the monitor to end the attempt early: [Cancel]
+//	    result.json     what a function returned, in its own words: [Dir.WriteResult]
 //	    exit.json       how it ended: [Exit], written, synced, renamed, directory synced
 //	    finish.json     how far the work after the exit is, while there is some: [Finish]
 //	<state>/work/<job>-<attempt>/      root 0700: overlay scratch, pipes, volumes; removed at the end
@@ -42,7 +43,7 @@ type Request struct {
 	Identity Identity        `json:"identity"`
 	Plan     transforms.Plan `json:"plan"`
 	// ImageID is the store's own id of the image ("sha256:..." of its config)
-	// that Plan.Image resolved to.
+	// that Plan.Image resolved to; empty for a function, see [transforms.Python].
 	ImageID string `json:"image_id"`
 
 	Resources Resources `json:"resources"`

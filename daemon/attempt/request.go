@@ -110,7 +110,9 @@ func (r *Request) validate(d Dir) error {
 		return bad("identity %d:%d: root and negative ids cannot run a job", r.Identity.UID, r.Identity.GID)
 	case len(r.Identity.Groups) > maxGroups:
 		return bad("%d groups, at most %d", len(r.Identity.Groups), maxGroups)
-	case !validDigest(r.ImageID):
+	case r.Plan.Python != nil && r.ImageID != "":
+		return bad("image_id %q for a function, which has no image", r.ImageID)
+	case r.Plan.Python == nil && !validDigest(r.ImageID):
 		return bad("image_id %q: want sha256: and 64 hex digits", r.ImageID)
 	case !cleanAbs(r.Grant.WorkDir):
 		return bad("work_dir %q: want a clean absolute path", r.Grant.WorkDir)
@@ -191,6 +193,11 @@ func validatePlan(p *transforms.Plan) error {
 	for _, b := range p.Binds {
 		if !cleanAbs(b.Source) || !cleanAbs(b.Target) || b.Target == "/" {
 			return fmt.Errorf("bind %q at %q: want clean absolute paths, and not the root", b.Source, b.Target)
+		}
+	}
+	if p.Python != nil {
+		if err := p.Python.Check(); err != nil {
+			return err
 		}
 	}
 	seen := map[string]bool{}

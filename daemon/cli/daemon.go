@@ -15,6 +15,7 @@ import (
 
 	"girderworker/daemon"
 	"girderworker/daemon/config"
+	"girderworker/daemon/runner"
 )
 
 const daemonLong = `Run the daemon in the foreground. It is started as root, by the service manager,
@@ -168,4 +169,11 @@ func (a *app) imageHelper() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	return a.tellDaemon(daemon.ImageHelper(ctx, a.Stdin, a.Stdout))
+}
+
+// pythonDiscover imports task packages, for the daemon's privileged half.
+func (a *app) pythonDiscover() int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	return a.tellDaemon(runner.Discover(ctx, a.Stdin, a.Stdout))
 }

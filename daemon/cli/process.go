@@ -30,6 +30,8 @@ func runOwnProcess(p Process) (code int, ok bool) {
 		return (&app{Process: p}).imageFetch(), true
 	case daemon.RestoreCommand:
 		return (&app{Process: p}).restoreHelper(args), true
+	case runner.DiscoverCommand:
+		return (&app{Process: p}).pythonDiscover(), true
 	case "images-helper":
 		return (&app{Process: p}).imageHelper(), true
 	}

@@ -10,6 +10,7 @@ package config
 
 import (
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -71,6 +72,7 @@ type Config struct {
 	// Celery's which runs a container gets unless it has them itself.
 	RunOptions string
 
+	Python    Python
 	Celery    Celery
 	Machine   Machine
 	Hardware  Hardware
@@ -89,6 +91,35 @@ type Celery struct {
 	CA, Cert, Key, ServerName string // of amqps://
 	Hostname                  string // NAME@HOST; empty: celery@ and the machine's name
 	Queues                    string // separated by commas
+}
+
+// Python is where tasks are functions of Python packages.
+type Python struct {
+	// Interpreters are programs, or virtual environments, whose programs are
+	// bin/python3; see [Config.Interpreters].
+	Interpreters []string
+	// Enabled are the plugins that count, by the names of their entry points; empty:
+	// all. LoadPath are more directories with plugins.
+	Enabled, LoadPath []string
+	// AppMain is what tasks of a program are named after.
+	AppMain string
+	// TmpRoot is where the temporary directory of a function is made; one that is
+	// not absolute means the job's own scratch space.
+	TmpRoot string
+}
+
+// Interpreters are the programs that Python.Interpreters name.
+func (c *Config) Interpreters() []string {
+	var all []string
+	for _, p := range c.Python.Interpreters {
+		if fi, err := os.Stat(p); err == nil && fi.IsDir() {
+			p = filepath.Join(p, "bin", "python3")
+		}
+		if !slices.Contains(all, p) {
+			all = append(all, p)
+		}
+	}
+	return all
 }
 
 // Launcher chooses how the runner of an attempt is started.
@@ -211,6 +242,7 @@ func Default() Config {
 		Outage:         6 * time.Hour,
 		Launcher:       LauncherAuto,
 		Celery:         Celery{Queues: "celery"},
+		Python:         Python{AppMain: "girder_worker", TmpRoot: "tmp"},
 		MaxQueue:       2_000_000,
 		// Above systemd's ranges for services and containers, above what
 		// useradd gives to people, below 2^31.

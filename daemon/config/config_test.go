@@ -100,7 +100,7 @@ format=[%%(asctime)s] %%(levelname)s:
 	if err != nil || c.Celery.Broker != "amqp://guest:guest@localhost/" {
 		t.Fatal(c.Celery, err)
 	}
-	if len(warnings) != 5 {
+	if len(warnings) != 3 {
 		t.Errorf("%d warnings: %q", len(warnings), warnings)
 	}
 }

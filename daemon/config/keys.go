@@ -61,7 +61,7 @@ func (k Key) Kind() string {
 		return "size"
 	case *durationValue:
 		return "time"
-	case *listValue:
+	case *listValue, *namesValue, *pathsValue:
 		return "list"
 	case *hostsValue:
 		return "hosts"
@@ -114,10 +114,15 @@ func (c *Config) Keys() []Key {
 		{sectionWorker, "memory", "memory for all jobs (default: 80 % of the machine's)", true, (*sizeValue)(&c.Machine.Memory)},
 		{sectionWorker, "id_base", "first host id of the range for containers", false, &countValue{&c.IDs.Base, SliceSize, maxID}},
 		{sectionWorker, "id_size", "how many ids the range has, a multiple of 65536", false, &countValue{&c.IDs.Size, 2 * SliceSize, maxID}},
+		{sectionWorker, "python", "interpreters or virtual environments whose packages have tasks, apart by commas", false, &listValue{&c.Python.Interpreters, absolute}},
+		{sectionWorker, "plugins_enabled", "the plugins that count, by commas (default: all that are installed)", true, &namesValue{listValue{&c.Python.Enabled, oneName}}},
+		{sectionWorker, "plugin_load_path", "more directories with plugins, apart by colons", true, &pathsValue{&c.Python.LoadPath}},
+		{sectionWorker, "tmp_root", "where temporary directories of Python tasks are made; one that is not absolute: in the job's scratch space", true, (*textValue)(&c.Python.TmpRoot)},
 		{sectionGPUs, "cdi_dirs", "directories of the files that describe GPUs, apart by commas", false, &listValue{&c.GPUs.Dirs, absolute}},
 		{sectionGPUs, "kinds", "kinds of device that are GPUs, as vendor/class", false, &listValue{&c.GPUs.Kinds, deviceKind}},
 		{sectionGPUs, "share", "how many jobs may have one GPU at a time", true, &countValue{&c.GPUs.Share, 1, 64}},
 		{sectionGPUs, "hooks", "programs that may prepare a container for a GPU", false, &listValue{&c.GPUs.Hooks, absolute}},
+		{sectionCelery, "app_main", "name of the application, after which tasks of a program are named", true, (*textValue)(&c.Python.AppMain)},
 		{sectionCelery, "broker", "RabbitMQ to take tasks from: amqp://USER:PASSWORD@HOST/VHOST, several by ;", false, (*brokerValue)(&c.Celery.Broker)},
 		{sectionCelery, "broker_ca", "signs the broker's certificate (PEM; default: the system's)", false, (*pathValue)(&c.Celery.CA)},
 		{sectionCelery, "broker_cert", "certificate to show to the broker (PEM)", false, (*pathValue)(&c.Celery.Cert)},

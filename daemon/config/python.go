@@ -17,18 +17,14 @@ type pythonOption struct {
 	why string
 }
 
-const noPython = "tasks run in containers, no Python code is loaded"
+const noPython = "girder_worker.python says where Python tasks are"
 
 var pythonOptions = []pythonOption{
-	{"celery.app_main", "girder_worker", "tasks are told apart by their own names"},
 	{"celery.backend", "rpc://guest:guest@localhost/", backendWhy},
 	{"celery.concurrency", "", slotsWhy},
 	{"celery.worker_concurrency", "", slotsWhy},
 	{"celery.celeryd_concurrency", "", slotsWhy},
-	{"girder_worker.tmp_root", "tmp", "what jobs write is below girder_worker.state_dir"},
 	{"girder_worker.core_modules", "", noPython},
-	{"girder_worker.plugins_enabled", "", noPython},
-	{"girder_worker.plugin_load_path", "", noPython},
 	{"logging.format", "[%%(asctime)s] %%(levelname)s: %%(message)s", formatWhy},
 	{"docker.gc", "", imagesWhy},
 	{"docker.cache_timeout", "", imagesWhy},

@@ -68,6 +68,45 @@ func (v *listValue) String() string {
 	return strings.Join(*v.list, ",")
 }
 
+// A pathsValue has absolute paths apart by colons, as Python's search path.
+type pathsValue struct{ list *[]string }
+
+func (v *pathsValue) Set(s string) error {
+	var list []string
+	for e := range strings.SplitSeq(s, ":") {
+		if e == "" || e == "none" {
+			continue
+		}
+		var p pathValue
+		if err := p.Set(e); err != nil {
+			return err
+		}
+		list = append(list, string(p))
+	}
+	*v.list = list
+	return nil
+}
+
+func (v *pathsValue) String() string {
+	if len(*v.list) == 0 {
+		return "none"
+	}
+	return strings.Join(*v.list, ":")
+}
+
+// A namesValue is a list of names, empty for all of them.
+type namesValue struct{ listValue }
+
+func (v *namesValue) String() string { return strings.Join(*v.list, ",") }
+
+// oneName is a name without spaces.
+func oneName(s string) error {
+	if strings.ContainsFunc(s, unicode.IsSpace) || len(s) > 200 {
+		return errors.New("must be names apart by commas")
+	}
+	return nil
+}
+
 func absolute(s string) error { return new(pathValue).Set(s) }
 
 func deviceKind(s string) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"girderworker/daemon/attempt"
 	"girderworker/queue"
 )
 
@@ -14,6 +15,9 @@ type Failure struct {
 	// Type is the exception's class, Module where Python finds it.
 	Type, Module string
 	Message      string
+	// Args and Traceback are those of an exception of a function in Python: a JSON
+	// list, and text. Its log has told of it already.
+	Args, Traceback string
 }
 
 // FailureOf is why a failed job failed, in the words that the Python worker would
@@ -27,26 +31,31 @@ func FailureOf(j *queue.Job) Failure {
 	if reason == "" {
 		reason = "it failed"
 	}
+	if r != nil && len(r.Detail) > 0 {
+		if e := attempt.ExceptionOf(r.Detail); e != nil {
+			return Failure{e.Type, e.Module, e.Message, string(e.Args), e.Traceback}
+		}
+	}
 	switch {
 	case j.Attempt == 0 || r == nil:
 		if strings.HasPrefix(reason, "unknown task") {
-			return Failure{"NotRegistered", "celery.exceptions", j.Task}
+			return Failure{Type: "NotRegistered", Module: "celery.exceptions", Message: j.Task}
 		}
 		if strings.HasPrefix(reason, "expired") {
-			return Failure{"TaskRevokedError", "celery.exceptions", "expired"}
+			return Failure{Type: "TaskRevokedError", Module: "celery.exceptions", Message: "expired"}
 		}
 		if message, ok := strings.CutPrefix(reason, "TypeError: "); ok {
-			return Failure{"TypeError", "builtins", message} // a call that Python would not have made
+			return Failure{Type: "TypeError", Module: "builtins", Message: message} // a call that Python would not have made
 		}
-		return Failure{"ValueError", "builtins", reason}
+		return Failure{Type: "ValueError", Module: "builtins", Message: reason}
 	case r.Outcome == "exited" && r.Code != 0 && r.Error == "":
-		return Failure{"DockerException", "docker.errors", fmt.Sprintf("Non-zero exit code from docker container (%d).", r.Code)}
+		return Failure{Type: "DockerException", Module: "docker.errors", Message: fmt.Sprintf("Non-zero exit code from docker container (%d).", r.Code)}
 	case r.Outcome == "oom":
-		return Failure{"DockerException", "docker.errors", fmt.Sprintf("Non-zero exit code from docker container (%d): %s", r.Code, or(r.Error, reason))}
+		return Failure{Type: "DockerException", Module: "docker.errors", Message: fmt.Sprintf("Non-zero exit code from docker container (%d): %s", r.Code, or(r.Error, reason))}
 	case r.Outcome == "timeout" && strings.HasPrefix(r.Error, "over its soft time limit"):
-		return Failure{"SoftTimeLimitExceeded", "billiard.exceptions", r.Error}
+		return Failure{Type: "SoftTimeLimitExceeded", Module: "billiard.exceptions", Message: r.Error}
 	case r.Outcome == "timeout":
-		return Failure{"TimeLimitExceeded", "billiard.exceptions", or(r.Error, reason)}
+		return Failure{Type: "TimeLimitExceeded", Module: "billiard.exceptions", Message: or(r.Error, reason)}
 	}
 	return classOf(or(r.Error, reason))
 }
@@ -57,15 +66,15 @@ func FailureOf(j *queue.Job) Failure {
 func classOf(text string) Failure {
 	switch {
 	case strings.HasPrefix(text, "no such image"):
-		return Failure{"ImageNotFound", "docker.errors", text}
+		return Failure{Type: "ImageNotFound", Module: "docker.errors", Message: text}
 	case strings.HasPrefix(text, "cannot pull "):
-		return Failure{"APIError", "docker.errors", text}
+		return Failure{Type: "APIError", Module: "docker.errors", Message: text}
 	case strings.Contains(text, "Girder answered "):
-		return Failure{"HttpError", "girder_client", text}
+		return Failure{Type: "HttpError", Module: "girder_client", Message: text}
 	case strings.HasPrefix(text, "cannot upload ") && strings.HasSuffix(text, "there is no such file or directory"):
-		return Failure{"FileNotFoundError", "builtins", text}
+		return Failure{Type: "FileNotFoundError", Module: "builtins", Message: text}
 	}
-	return Failure{"DockerException", "docker.errors", text}
+	return Failure{Type: "DockerException", Module: "docker.errors", Message: text}
 }
 
 func or(texts ...string) string {

@@ -112,7 +112,11 @@ func (s *Syncer) sendFailure(ctx context.Context, r *report) error {
 	if r.state.Failure || r.state.NoLog || r.target.Silent {
 		return nil
 	}
-	text := FailureOf(&r.job).String() + "\n"
+	failure := FailureOf(&r.job)
+	if failure.Traceback != "" {
+		return nil // it has told of it itself
+	}
+	text := failure.String() + "\n"
 	if len(text) > pieceSize {
 		text = strings.ToValidUTF8(text[:pieceSize-1], "") + "\n"
 	}

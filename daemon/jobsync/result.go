@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"girderworker/daemon/attempt"
 	"girderworker/queue"
 )
 
@@ -31,7 +32,7 @@ func (s *Syncer) publish(ctx context.Context, t *task) outcome {
 	} else {
 		err = s.results.Publish(ctx, Result{
 			Job: &read.Job, Secrets: read.Secrets, State: end.State, Time: end.Time,
-			Value: json.RawMessage("null"), Failure: FailureOf(&read.Job),
+			Value: s.value(&read.Job), Failure: FailureOf(&read.Job),
 		})
 	}
 	switch {
@@ -54,3 +55,20 @@ func (s *Syncer) publish(ctx context.Context, t *task) outcome {
 }
 
 var errNoBroker = errors.New("no broker is configured")
+
+// value is what a function returned, where the job was one.
+func (s *Syncer) value(j *queue.Job) json.RawMessage {
+	null := json.RawMessage("null")
+	dir, err := attempt.NewDir(s.stateDir, j.ID, max(j.Attempt, 1))
+	if err != nil {
+		return null
+	}
+	end, err := dir.ReadFunctionEnd()
+	if err != nil {
+		s.log.Warn("Cannot tell what a function returned", "job", j.ID, "error", err)
+	}
+	if err != nil || end == nil || end.State != attempt.FunctionSuccess {
+		return null
+	}
+	return end.Result
+}

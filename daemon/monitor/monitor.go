@@ -38,6 +38,8 @@ type Options struct {
 	Launcher string
 	// GPUs say where the machine's devices are described.
 	GPUs attempt.GPUs
+	// Interpreters are those whose functions may be called.
+	Interpreters []string
 	// Drop is the directory watched for images.
 	Drop string
 	// Quota is how many bytes the image store's layers may have, 0 for any number.
@@ -337,6 +339,12 @@ func (m *Monitor) handle(r *request, file *os.File) (answer reply) {
 			break
 		}
 		answer.Result, err = m.image(m.ctx, *r.Image, file)
+	case opDiscover:
+		if r.Discover == nil || file == nil {
+			err = fmt.Errorf("%w: a discovery that does not say where", ErrRefused)
+			break
+		}
+		err = m.discover(m.ctx, *r.Discover, file)
 	default:
 		err = fmt.Errorf("%w: unknown operation %q", ErrRefused, r.Op)
 	}

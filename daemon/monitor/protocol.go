@@ -29,6 +29,8 @@ const (
 	opRefused op = "refused"
 	// opExpect tells of a start to come; its reply is not waited for.
 	opExpect op = "expect"
+	// opDiscover has the tasks of an interpreter told into the file beside the message.
+	opDiscover op = "discover"
 )
 
 // request is one message of the front.
@@ -41,6 +43,8 @@ type request struct {
 	Notify  string          `json:"notify,omitempty"`
 	Image   *ImageRequest   `json:"image,omitempty"`
 	Refused *RefusedJob     `json:"refused,omitempty"`
+	// Discover is what to look for.
+	Discover *attempt.Discovery `json:"discover,omitempty"`
 }
 
 // start is what comes with opStart, in a memory file beside the message.

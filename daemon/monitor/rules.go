@@ -151,11 +151,14 @@ func (m *Monitor) judge(r *attempt.Request) (*policy.Rights, error) {
 	default:
 		return nil, fmt.Errorf("%w: its submitter is not known here; submit the job again", ErrRefused)
 	}
+	if p := r.Plan.Python; p != nil && !slices.Contains(m.options.Interpreters, p.Interpreter) {
+		return nil, fmt.Errorf("%w: python: %s is no interpreter of girder_worker.python (any more)", ErrRefused, p.Interpreter)
+	}
 	who := policy.Subject{Source: id.Source, UID: id.Submitter, Groups: append([]int{id.GID}, id.Groups...)}
 	rules := m.rules.Load()
 	rights := rules.policy.For(who)
 	job := policy.Job{Plan: &r.Plan, Resources: r.Resources, Limits: r.Limits, ImageID: r.ImageID, Closed: m.closed()}
-	if rights.WantSignatures() {
+	if rights.WantSignatures() && r.Plan.Python == nil {
 		img, err := provenance.Of(m.files.image(), r.ImageID)
 		if errors.Is(err, provenance.ErrNotFound) {
 			return nil, fmt.Errorf("%w: %w", ErrNoImage, err)

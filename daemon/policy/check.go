@@ -62,7 +62,9 @@ func (r *Rights) Check(j *Job) error {
 	c.fields(reflect.ValueOf(j.Plan.Options), "Options")
 	c.fields(reflect.ValueOf(j.Resources), "Resources")
 	c.fields(reflect.ValueOf(j.Limits), "Limits")
-	c.image()
+	if j.Plan.Python == nil {
+		c.image()
+	}
 	if c.rights.time != nil && c.job.Limits.Hard == 0 {
 		c.refuse("timeout", "time", "without one is more than %v", *c.rights.time)
 	}
@@ -113,6 +115,10 @@ var rules = map[string]func(*checker){
 	"Plan.StopSignal":     nil, "Plan.StopGrace": nil,
 
 	"Plan.Options": nil, // field by field, see options.go
+
+	// What the admin has named as an interpreter, which the monitor knows, see its judge.
+	"Plan.Python":        nil,
+	"Python.Interpreter": nil, "Python.Module": nil, "Python.Plugin": nil, "Python.Path": nil, "Python.AppMain": nil, "Python.TmpRoot": nil, "Python.Previous": nil,
 
 	"Plan.Network": (*checker).network,
 	// A name in the container's own /etc/hosts leads nowhere that its address would not.

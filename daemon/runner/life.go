@@ -64,6 +64,7 @@ type attemptRun struct {
 	network   *privateNetwork // nil where it is none
 	container sandbox.Container
 	copied    chan error // result of output.copy
+	call      *call      // nil where no function is called
 
 	secrets transforms.Secrets
 	made    []attempt.HostVolume // in directories of the submitter
@@ -123,28 +124,22 @@ func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error
 	if err := a.makeSpace(); err != nil {
 		return nil, err
 	}
-	store, err := image.Open(r.Grant.ImageDir, image.Options{Log: a.logger})
+	layers, root, config, err := a.root()
 	if err != nil {
-		return nil, err
-	}
-	img, err := store.Get(r.ImageID)
-	if err != nil {
-		return nil, fmt.Errorf("cannot use image %s: %w", r.Plan.Image, err)
-	}
-	layers, err := store.Layers(img)
-	if err != nil {
-		return nil, fmt.Errorf("cannot use image %s: %w", r.Plan.Image, err)
+		return &sandbox.Spec{Mounts: root}, err
 	}
 	// A bad command must not be found after an hour of fetching.
-	if spec, err = newSpec(r, &img.Config); err != nil {
-		return nil, err
+	if spec, err = newSpec(r, config); err != nil {
+		return &sandbox.Spec{Mounts: root}, err
 	}
+	spec.Mounts = append(root, spec.Mounts...)
 	if needsTransfer(&r.Plan) {
 		mounts, err := a.stage(ctx)
+		mounts = append(root, mounts...)
 		if err != nil {
 			return &sandbox.Spec{Mounts: mounts}, err
 		}
-		if spec, err = newSpec(r, &img.Config); err != nil { // with what was fetched in its arguments
+		if spec, err = newSpec(r, config); err != nil { // with what was fetched in its arguments
 			return &sandbox.Spec{Mounts: mounts}, err
 		}
 		spec.Mounts = append(mounts, spec.Mounts...)
@@ -167,7 +162,35 @@ func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error
 		return spec, err
 	}
 	spec.Stdout, spec.Stderr = a.output.pipes[0].w, a.output.pipes[1].w
+	if r.Plan.Python != nil {
+		if a.call, err = newCall(); err != nil {
+			return spec, err
+		}
+		spec.Stdin = a.call.theirs
+	}
 	return spec, a.connect(ctx, spec)
+}
+
+// root is what the container's root file system is made of, with what is mounted
+// on it, and the configuration that goes with it: an image's, or the host's.
+func (a *attemptRun) root() (layers []string, mounts []sandbox.Mount, config *image.Config, err error) {
+	r := a.request
+	if r.Plan.Python != nil {
+		layer, mounts, err := a.hostRoot()
+		return []string{layer}, mounts, hostConfig(r), err
+	}
+	store, err := image.Open(r.Grant.ImageDir, image.Options{Log: a.logger})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	img, err := store.Get(r.ImageID)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("cannot use image %s: %w", r.Plan.Image, err)
+	}
+	if layers, err = store.Layers(img); err != nil {
+		return nil, nil, nil, fmt.Errorf("cannot use image %s: %w", r.Plan.Image, err)
+	}
+	return layers, nil, &img.Config, nil
 }
 
 // start starts the container and what listens to it.
@@ -214,6 +237,9 @@ func (a *attemptRun) start(ctx context.Context, spec *sandbox.Spec) error {
 	}
 	a.output.started()
 	a.connected()
+	if a.call != nil {
+		a.call.start(a.secrets.Call, a.crashed)
+	}
 	a.output.touch()
 	a.copied = make(chan error, 1)
 	go func() {
@@ -346,6 +372,15 @@ func (a *attemptRun) finish(ended sandbox.Exit, reason *stopReason) attempt.Exit
 			a.note(text)
 		}
 	}
+	if a.call != nil {
+		data, err := a.call.end()
+		if err == nil && len(data) > 0 {
+			err = a.dir.WriteResult(data, a.request.Grant.GroupID)
+		}
+		if err != nil {
+			a.note("the function's result is lost: " + err.Error())
+		}
+	}
 	// Streams first: some of them end in the log.
 	if a.transfer != nil {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -455,6 +490,9 @@ func (a *attemptRun) cleanUp() {
 	}
 	if a.pipes != nil {
 		a.pipes.Close()
+	}
+	if a.call != nil {
+		a.call.close()
 	}
 	a.connected()
 	var err error

@@ -38,6 +38,11 @@ func DocumentBy(t *celery.Task, make func(transforms.Task) (*transforms.JobFile,
 	if f.NeedsGirder() && len(f.Girders) == 0 {
 		return nil, transforms.Secrets{}, errNoGirder
 	}
+	if f.Python != nil {
+		if err := f.TellFunction(t.APIURL, t.ClientToken); err != nil {
+			return nil, transforms.Secrets{}, err
+		}
+	}
 	secrets, err := f.TakeSecrets()
 	return f, secrets, err
 }

@@ -125,6 +125,14 @@ func resultOf(end jobsync.Result) celery.Result {
 	}
 	f := end.Failure
 	e := celery.Exception{Type: f.Type, Module: f.Module, Args: []jsonpickle.Value{f.Message}}
+	if f.Traceback != "" {
+		if v, err := jsonpickle.Decode([]byte(f.Args), jsonpickle.Options{}); err == nil {
+			if list, ok := v.(*jsonpickle.List); ok {
+				e.Args = list.Items
+			}
+		}
+		return celery.Result{State: celery.Failure, Exception: e, Traceback: f.Traceback}
+	}
 	switch f.Type {
 	case "TaskRevokedError":
 		return celery.RevokedBecause(f.Message)

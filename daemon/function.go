@@ -1,0 +1,143 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"girderworker/daemon/attempt"
+	"girderworker/queue"
+	"girderworker/transforms"
+)
+
+// completeCall puts into a function's call what is known only at its start: where
+// it is, how often it was tried, and the results of the jobs before it.
+func (f *front) completeCall(job *queue.Job, p *transforms.Python, secrets *transforms.Secrets) error {
+	if len(secrets.Call) == 0 {
+		return errors.New("the arguments of its function were deleted when it had ended; call it again")
+	}
+	var call transforms.PythonCall
+	if err := json.Unmarshal(secrets.Call, &call); err != nil {
+		return errors.New("cannot understand the function's arguments") // the cause might quote them
+	}
+	if p.Previous == transforms.PreviousOne || p.Previous == transforms.PreviousList {
+		var before []json.RawMessage
+		for _, id := range job.After {
+			value, err := f.resultOf(id)
+			if err != nil {
+				return err
+			}
+			before = append(before, value)
+		}
+		if p.Previous == transforms.PreviousList {
+			list, err := json.Marshal(before)
+			if err != nil {
+				return fmt.Errorf("cannot pass on the results of the jobs before it: %w", err)
+			}
+			before = []json.RawMessage{list}
+		}
+		call.Args = append(before, call.Args...)
+	}
+	if call.Request == nil {
+		call.Request = map[string]any{}
+	}
+	for key, value := range map[string]any{"id": job.ID, "retries": job.Failures, "hostname": f.nodeName()} {
+		if call.Request[key] == nil {
+			call.Request[key] = value
+		}
+	}
+	call.Module, call.Plugin, call.Path, call.AppMain = p.Module, p.Plugin, p.Path, p.AppMain
+	data, err := json.Marshal(call)
+	if err != nil {
+		return fmt.Errorf("cannot encode the function's call: %w", err)
+	}
+	secrets.Call = data
+	return nil
+}
+
+// nodeName is what a task finds as its worker's name.
+func (f *front) nodeName() string {
+	if f.broker != nil {
+		return f.broker.node
+	}
+	return "celery@localhost"
+}
+
+// resultOf is what a job has returned; null for one of a container.
+func (f *front) resultOf(id string) (json.RawMessage, error) {
+	job, err := f.store.Job(id)
+	if err != nil {
+		return nil, fmt.Errorf("cannot find job %s, whose result is wanted: %w", id, err)
+	}
+	dir, err := attempt.NewDir(f.config.Load().StateDir, job.ID, job.Attempt)
+	if err != nil {
+		return nil, err
+	}
+	end, err := dir.ReadFunctionEnd()
+	if err != nil {
+		return nil, fmt.Errorf("cannot have the result of job %s: %w", id, err)
+	}
+	if end == nil || end.State != attempt.FunctionSuccess {
+		return json.RawMessage("null"), nil
+	}
+	return end.Result, nil
+}
+
+// functionEnd brings what a function said of its end together with how its process
+// ended, which counts for more. again is after how long it wants to be tried again.
+func functionEnd(dir attempt.Dir, exit *attempt.Exit, result *queue.Result) (again *time.Duration) {
+	end, err := dir.ReadFunctionEnd()
+	switch {
+	case exit.Outcome != attempt.OutcomeExited:
+		return nil
+	case err != nil:
+		result.Error = "its result cannot be understood: " + err.Error()
+	case exit.Container != nil && exit.Container.Signal != 0:
+		return nil
+	case end == nil && exit.Code > 128 && exit.Code <= 128+64:
+		n := unix.Signal(exit.Code - 128)
+		result.Error = fmt.Sprintf("the function's process was killed by signal %d (%s)", n, unix.SignalName(n))
+	case end == nil:
+		result.Error = fmt.Sprintf("the function's process ended without a result, with exit code %d", exit.Code)
+	case end.State == attempt.FunctionSuccess && exit.Code == 0:
+		return nil
+	case end.State == attempt.FunctionRetry:
+		delay := time.Duration(end.Countdown * float64(time.Second))
+		again = &delay
+		result.Error = "the task asked to be tried again"
+		if end.Error != nil {
+			result.Error += ": " + end.Error.String()
+		}
+	case end.State == attempt.FunctionFailure:
+		result.Error = clipText(end.Error.String(), 1000)
+	default:
+		result.Error = fmt.Sprintf("the function's process ended with exit code %d after it had returned", exit.Code)
+	}
+	if result.Code == 0 {
+		result.Code = 1
+	}
+	if end == nil || end.Error == nil || again != nil {
+		return again
+	}
+	var detail map[string]json.RawMessage
+	if json.Unmarshal(result.Detail, &detail) == nil {
+		if data, err := json.Marshal(end.Error); err == nil {
+			detail["exception"] = data
+			result.Detail, _ = json.Marshal(detail)
+		}
+	}
+	return nil
+}
+
+func clipText(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && s[n]&0xc0 == 0x80 {
+		n--
+	}
+	return s[:n] + "…"
+}

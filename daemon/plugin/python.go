@@ -1,0 +1,196 @@
+package plugin
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"girderworker/daemon/apitype"
+	"girderworker/daemon/attempt"
+	"girderworker/transforms"
+)
+
+// Python is one interpreter whose packages have tasks.
+type Python struct {
+	Interpreter string
+	// Path and Enabled are plugin_load_path and plugins_enabled, AppMain app_main,
+	// TmpRoot tmp_root.
+	Path, Enabled    []string
+	AppMain, TmpRoot string
+}
+
+// Found is what an interpreter told.
+type Found struct {
+	Tasks    []Task
+	Problems []error
+	// Watch are directories whose change makes it worth to ask again.
+	Watch []string
+}
+
+// Discovery is what to ask; skip are plugins that are left out.
+func (p Python) Discovery(skip []string) attempt.Discovery {
+	return attempt.Discovery{Interpreter: p.Interpreter, Path: p.Path, Enabled: p.Enabled, AppMain: p.AppMain, Skip: skip}
+}
+
+// line is one line of what an interpreter says, see the runner's discover.py.
+type line struct {
+	Python  string       `json:"python"`
+	Watch   []string     `json:"watch"`
+	Plugin  string       `json:"plugin"`
+	Begin   bool         `json:"begin"`
+	Tasks   []pythonTask `json:"tasks"`
+	Problem *string      `json:"problem"`
+	Twice   []string     `json:"twice"`
+	Done    bool         `json:"done"`
+}
+
+type pythonTask struct {
+	Name, Module, Plugin, Doc string
+	Title, Type               *string
+	Public                    bool
+	TimeLimit                 float64 `json:"time_limit"`
+	SoftTimeLimit             float64 `json:"soft_time_limit"`
+	Parameters                []struct {
+		Name, Kind string
+		Optional   bool
+		Default    json.RawMessage
+	}
+	Types map[string]struct {
+		Type, Description string
+		Values            []json.RawMessage
+		Min, Max, Step    *float64
+	}
+}
+
+const (
+	maxPythonTasks = 10_000
+	maxDoc         = 4 << 10
+)
+
+// Read turns what an interpreter said into tasks. culprit is the plugin that it was
+// at when it hung or died; without it the others can be asked again.
+func (p Python) Read(answer attempt.DiscoveryAnswer) (found Found, culprit string) {
+	trouble := func(format string, args ...any) {
+		found.Problems = append(found.Problems, fmt.Errorf("%s: %s", p.Interpreter, fmt.Sprintf(format, args...)))
+	}
+	done := false
+	for text := range strings.Lines(answer.Lines) {
+		var l line
+		if !strings.HasSuffix(text, "\n") {
+			break // it died while it wrote
+		}
+		if err := json.Unmarshal([]byte(text), &l); err != nil {
+			trouble("cannot understand what it says of its packages: %v", err)
+			continue
+		}
+		found.Watch = append(found.Watch, l.Watch...)
+		done = done || l.Done
+		culprit = ""
+		if l.Begin {
+			culprit = l.Plugin
+			continue
+		}
+		if l.Problem != nil {
+			if l.Plugin != "" {
+				trouble("plugin %s: %s", clean(l.Plugin, 100), clean(*l.Problem, 1000))
+			} else {
+				trouble("%s", clean(*l.Problem, 1000))
+			}
+		}
+		for _, name := range l.Twice {
+			trouble("plugin %s: two functions are the task %s; the first counts", clean(l.Plugin, 100), clean(name, 200))
+		}
+		for i := range l.Tasks {
+			if len(found.Tasks) == maxPythonTasks {
+				trouble("more than %d tasks", maxPythonTasks)
+				return found, ""
+			}
+			found.Tasks = append(found.Tasks, p.task(&l.Tasks[i], l.Plugin))
+		}
+	}
+	if done {
+		return found, ""
+	}
+	why := cmp.Or(answer.Ended, "it ended in the middle")
+	if last := lastLine(answer.Output); last != "" {
+		why += "; the last that it printed: " + last
+	}
+	if culprit != "" {
+		trouble("plugin %s: its import did not end well: %s", clean(culprit, 100), clean(why, 1000))
+	} else {
+		trouble("cannot learn of its tasks: %s", clean(why, 1000))
+	}
+	return found, culprit
+}
+
+func (p Python) task(t *pythonTask, plugin string) Task {
+	doc := clip(strings.ToValidUTF8(t.Doc, "�"), maxDoc)
+	title := doc
+	if first, _, ok := strings.Cut(doc, "\n"); ok {
+		title = first
+	}
+	a := apitype.Task{
+		Name: t.Name, Title: clean(title, 200), Description: doc,
+		Source:     fmt.Sprintf("%s of %s", clean(plugin, 100), p.Interpreter),
+		Parameters: []apitype.Parameter{},
+		GirderJob:  apitype.GirderJob{Public: t.Public},
+	}
+	if t.Title != nil {
+		a.GirderJob.Title = clean(*t.Title, 200)
+	}
+	if t.Type != nil {
+		a.GirderJob.Type = clean(*t.Type, 200)
+	}
+	for _, param := range t.Parameters {
+		if strings.HasPrefix(param.Kind, "var_") {
+			continue // *args and **kwargs are no names
+		}
+		described := t.Types[param.Name]
+		a.Parameters = append(a.Parameters, apitype.Parameter{
+			Name: param.Name, Type: described.Type, Description: clean(described.Description, 200), Required: !param.Optional,
+			Default: param.Default, Choices: described.Values, Min: described.Min, Max: described.Max, Step: described.Step,
+		})
+	}
+	python := transforms.Python{Interpreter: p.Interpreter, Module: t.Module, Plugin: t.Plugin, Path: p.Path, AppMain: p.AppMain, TmpRoot: p.TmpRoot}
+	hard, soft := seconds(t.TimeLimit), seconds(t.SoftTimeLimit)
+	if hard > 0 && soft >= hard {
+		soft = 0
+	}
+	return Task{Task: a, Document: func(call transforms.Task) (*transforms.JobFile, error) {
+		f, err := transforms.FromPythonTask(call, python)
+		if err != nil {
+			return nil, err
+		}
+		f.Timeout, f.SoftTimeout = hard, soft
+		if a.GirderJob.Title != "" {
+			f.Name = a.GirderJob.Title
+		}
+		return f, nil
+	}}
+}
+
+func seconds(s float64) time.Duration {
+	if !(s > 0) || s > transforms.MaxDuration.Seconds() {
+		return 0
+	}
+	return time.Duration(s * float64(time.Second))
+}
+
+// clean is one line of at most n bytes.
+func clean(s string, n int) string {
+	return clip(strings.Join(strings.Fields(strings.ToValidUTF8(s, "�")), " "), n)
+}
+
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n-3], "") + "…"
+}
+
+func lastLine(s string) string {
+	s = strings.TrimSpace(s)
+	return strings.TrimSpace(s[strings.LastIndexByte(s, '\n')+1:])
+}

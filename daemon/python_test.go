@@ -1,0 +1,351 @@
+package daemon_test
+
+import (
+	"archive/zip"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"girderworker/daemon/apitype"
+)
+
+// pythonEnv is a virtual environment with the wheels of contrib/python. It is not
+// below /tmp, which jobs do not see.
+type pythonEnv struct {
+	t    testing.TB
+	dir  string
+	site string
+}
+
+const systemPython = "/usr/bin/python3"
+
+func newPythonEnv(t testing.TB) *pythonEnv {
+	t.Helper()
+	if _, err := os.Stat(systemPython); err != nil {
+		t.Skipf("no Python: %v", err)
+	}
+	dir, err := os.MkdirTemp("/var/tmp", "girder-worker-test-")
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	e := &pythonEnv{t: t, dir: filepath.Join(dir, "venv")}
+	e.command("", systemPython, "-m", "venv", "--without-pip", e.dir)
+	e.command("", systemPython, "../contrib/python/build.py", "1.2.3", dir)
+	e.site = strings.TrimSpace(e.command("", e.python(), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"))
+	for _, wheel := range []string{"girder_worker", "girder_worker_utils"} {
+		z, err := zip.OpenReader(filepath.Join(dir, wheel+"-1.2.3-py3-none-any.whl"))
+		if err == nil {
+			err = os.CopyFS(e.site, z)
+			z.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return e
+}
+
+func (e *pythonEnv) python() string { return filepath.Join(e.dir, "bin", "python3") }
+
+func (e *pythonEnv) command(stdin, name string, args ...string) string {
+	e.t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		e.t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+	}
+	return string(out)
+}
+
+// install adds a package with a plugin, from testdata/python or from files.
+func (e *pythonEnv) install(name, class string, files map[string]string) {
+	e.t.Helper()
+	if files == nil {
+		if err := os.CopyFS(filepath.Join(e.site, name), os.DirFS(filepath.Join("testdata", "python", name))); err != nil {
+			e.t.Fatal(err)
+		}
+	}
+	for path, text := range files {
+		path = filepath.Join(e.site, name, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			e.t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			e.t.Fatal(err)
+		}
+	}
+	info := filepath.Join(e.site, name+"-1.0.dist-info")
+	part := info + ".part"
+	err := os.Mkdir(part, 0o755)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(part, "METADATA"), []byte("Metadata-Version: 2.1\nName: "+name+"\nVersion: 1.0\n"), 0o644)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(part, "entry_points.txt"), []byte("[girder_worker_plugins]\n"+name+" = "+name+":"+class+"\n"), 0o644)
+	}
+	if err == nil {
+		err = os.Rename(part, info)
+	}
+	if err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+// prompt runs a program as a person who may submit, and returns what it printed.
+func (w *world) prompt(t testing.TB, e *pythonEnv, uid int, program string) string {
+	t.Helper()
+	cmd := exec.Command(e.python(), "-I", "-c", program)
+	cmd.Env = []string{"GIRDER_WORKER_SOCKET=" + w.socket()}
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: memberGID, Groups: []uint32{memberGID}}}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("the program failed: %v\n%s\n%s", err, out, w.stderr)
+	}
+	return string(out)
+}
+
+// discovered waits for a task.
+func (w *world) discovered(names ...string) {
+	w.t.Helper()
+	w.eventually("tasks "+strings.Join(names, " "), func() bool {
+		tasks, err := w.client.Tasks(w.t.Context())
+		if err != nil {
+			return false
+		}
+		have := map[string]bool{}
+		for _, t := range tasks.Tasks {
+			have[t.Name] = true
+		}
+		for _, name := range names {
+			if !have[name] {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func newPythonWorld(t testing.TB) (*world, *pythonEnv) {
+	t.Helper()
+	e := newPythonEnv(t)
+	e.install("gwexample", "GWExamplePlugin", nil)
+	e.install("labtasks", "LabPlugin", nil)
+	w := newWorld(t)
+	w.stop()
+	w.configure("slots = 4", "python = "+e.dir)
+	w.start()
+	w.discovered("gwexample.analyses.tasks.fibonacci", "labtasks.tasks.hello")
+	return w, e
+}
+
+// TestPython: what the documentation of Girder Worker shows, from a Python prompt.
+func TestPython(t *testing.T) {
+	w, e := newPythonWorld(t)
+	for name, test := range map[string]struct{ program, want string }{
+		"hello": {`
+from labtasks.tasks import hello
+a = hello.delay()
+print(a.get(timeout=60), a.status, a.ready(), a.successful(), a.job['title'], a.job['type'])`,
+			"Hello World! SUCCESS True True Example Task example\n"},
+		"fibonacci": {`
+from gwexample.analyses.tasks import fibonacci
+print(fibonacci.delay(26).get(timeout=60))`, "121393\n"},
+		"called here": {`
+from gwexample.analyses.tasks import fibonacci
+print(fibonacci(10))`, "55\n"},
+		"fields": {`
+from labtasks.tasks import add
+r = add.delay(1, b=2, girder_job_title='This is my job', girder_job_type='my_task', girder_job_public=True,
+              girder_job_other_fields={'meta': {'special_key': 'Special Value'}})
+r.get(timeout=60)
+print(r.job['title'], r.job['type'], r.job['public'], r.job['meta'], r.job['name'])`,
+			"This is my job my_task True {'special_key': 'Special Value'} This is my job\n"},
+		"exceptions": {`
+from labtasks.tasks import fail, fail_own, OwnError
+try:
+    fail.delay('broken').get(timeout=60)
+except ValueError as e:
+    print(repr(e), 'tasks.py' in e.traceback)
+r = fail_own.delay()
+try:
+    r.get(timeout=60)
+except OwnError as e:
+    print(repr(e), r.state, r.failed())`,
+			"ValueError('broken', 42) True\nOwnError('mine') FAILURE True\n"},
+		"canvas": {`
+from girder_worker.canvas import chain, group, chord
+from labtasks.tasks import add, total
+print((add.s(1, 2) | add.s(10) | add.si(5, 5)).delay().get(timeout=60))
+r = chain(add.s(1), add.s(4))()
+print(r.get(timeout=60), r.parent.get(timeout=60))
+print(group(add.s(i, i) for i in range(3))().get(timeout=60))
+print(chord([add.s(i, i) for i in range(4)])(total.s()).get(timeout=60))`,
+			"10\n6 2\n[0, 2, 4]\n12\n"},
+		"retry": {`
+from labtasks.tasks import third_time
+print(third_time.delay().get(timeout=60))`, "2\n"},
+		"countdown": {`
+from labtasks.tasks import add
+r = add.apply_async((1, 1), countdown=3)
+print(r.state, r.get(timeout=60))`, "PENDING 2\n"},
+		"revoke": {`
+import time
+from labtasks.tasks import until_canceled
+from girder_worker.exceptions import TaskRevokedError
+r = until_canceled.delay()
+while r.state != 'STARTED':
+    time.sleep(0.01)
+r.revoke(terminate=True)
+try:
+    r.get(timeout=60)
+except TaskRevokedError:
+    print(r.state)`, "REVOKED\n"},
+		"no task": {`
+from girder_worker.app import app
+from girder_worker.exceptions import WorkerError
+try:
+    app.send_task('no.such.task')
+except WorkerError as e:
+    print(str(e)[:27], e.kind)`, "unknown task \"no.such.task\" not-found\n"},
+		"timeout": {`
+from labtasks.tasks import until_canceled
+from girder_worker.exceptions import TimeoutError
+r = until_canceled.delay()
+try:
+    r.get(timeout=0.2)
+except TimeoutError:
+    print('timeout')
+r.revoke()`, "timeout\n"},
+		"docker_run": {`
+from girder_worker.docker.tasks import docker_run
+from girder_worker.docker.transforms import VolumePath, Connect, NamedOutputPipe, HostStdOut
+print(docker_run('busybox', pull_image=False, container_args=['sh', '-c', 'echo a > $0; cat $0', VolumePath('x')]))
+r = docker_run.delay('busybox', pull_image=False, container_args=['sh', '-c', 'exit 3'])
+try:
+    r.get(timeout=60)
+except Exception as e:
+    print(type(e).__name__, e)
+print(docker_run.delay('busybox', pull_image=False, container_args=['sh', '-c', 'echo x > $0', Connect(NamedOutputPipe('p'), HostStdOut())]).get(timeout=60))`,
+			"None\nTaskError DockerException: it exited with code 3\nNone\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := w.prompt(t, e, personUID, test.program); got != test.want {
+				t.Errorf("got  %q\nwant %q", got, test.want)
+			}
+		})
+	}
+}
+
+// call hands in a call with the Go client's way.
+func (w *world) callTask(task string, args ...any) apitype.Job {
+	w.t.Helper()
+	if args == nil {
+		args = []any{}
+	}
+	doc, err := json.Marshal(map[string]any{"task": task, "args": args})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	job, err := w.client.Submit(w.t.Context(), doc)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return job
+}
+
+// TestPythonSandbox: a function sees the machine's files and can change nothing.
+func TestPythonSandbox(t *testing.T) {
+	w, e := newPythonWorld(t)
+	out := w.prompt(t, e, personUID, `
+import json
+from labtasks.tasks import surroundings
+print(json.dumps(surroundings.delay().get(timeout=60)))`)
+	var got map[string]any
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for key, want := range map[string]string{
+		"uid": fmt.Sprint(personUID), "cwd": "/tmp", "tmp": "true", "usr": "Read-only file system", "shadow": "No such file or directory", "passwd": "true",
+		"run": "[girder_worker]", "network": "[lo]", "stdin": "", "caps": "0000000000000000",
+		"env": "[GIRDER_WORKER_PROGRESS HOME HOSTNAME LANG PATH TMPDIR]",
+	} {
+		if fmt.Sprint(got[key]) != want {
+			t.Errorf("%s: %v, want %s", key, got[key], want)
+		}
+	}
+}
+
+// TestPythonTold: log, progress, and how a job of a function is shown.
+func TestPythonTold(t *testing.T) {
+	w, _ := newPythonWorld(t)
+	job := w.wait(w.callTask("labtasks.tasks.reports").ID)
+	if job.State != "succeeded" || job.Task != "labtasks.tasks.reports" {
+		t.Errorf("%+v", job)
+	}
+	if log := w.log(job.ID); log != "written\nprinted\ntold\n" && log != "told\nwritten\nprinted\n" {
+		t.Errorf("log: %q", log)
+	}
+	failed := w.wait(w.callTask("labtasks.tasks.fail", "broken").ID)
+	if failed.State != "failed" || failed.Error != "ValueError: ('broken', 42)" {
+		t.Errorf("%+v", failed)
+	}
+	if log := w.log(failed.ID); !strings.HasPrefix(log, "ValueError: ('broken', 42)\n  File \"") || !strings.Contains(log, "raise ValueError(text, 42)") {
+		t.Errorf("log: %q", log)
+	}
+	canceled := w.callTask("labtasks.tasks.until_canceled")
+	w.printed(canceled.ID, "waiting")
+	if _, err := w.client.Cancel(t.Context(), canceled.ID, ""); err != nil {
+		t.Fatal(err)
+	}
+	if job := w.wait(canceled.ID); job.State != "canceled" || !strings.Contains(w.log(job.ID), "cleaned up True") {
+		t.Errorf("%+v: %q", job, w.log(job.ID))
+	}
+	if job := w.wait(w.callTask("labtasks.tasks.too_long").ID); job.State != "failed" || job.Outcome != "timeout" {
+		t.Errorf("%+v", job)
+	}
+	// gwexample's plugin class sets it.
+	fib := w.wait(w.callTask("gwexample.analyses.tasks.fibonacci", 3).ID)
+	if !bytes.Contains(fib.Document, []byte(`"timeout":"5m0s"`)) {
+		t.Errorf("%s", fib.Document)
+	}
+}
+
+// TestPythonBadTasks: what a function does wrong is named and stays its own.
+func TestPythonBadTasks(t *testing.T) {
+	w, _ := newPythonWorld(t)
+	for task, want := range map[string]string{
+		"unholdable": "TypeError: a task returned a set, which JSON cannot hold; return a list",
+		"endless":    "ValueError: Out of range float values are not JSON compliant",
+		"dies":       "the function's process was killed by signal 9 (SIGKILL)",
+		"segfaults":  "the function's process was killed by signal 11 (SIGSEGV)",
+		"leaves":     "the function's process ended without a result, with exit code 0",
+		"exits":      "SystemExit: 3",
+		"large":      "ValueError: the result has 2097186 bytes as JSON",
+		"binary":     "",
+		"forks":      "",
+	} {
+		job := w.wait(w.callTask("labtasks.tasks." + task).ID)
+		if want == "" {
+			if job.State != "succeeded" {
+				t.Errorf("%s: %+v\n%s", task, job, w.log(job.ID))
+			}
+		} else if job.State != "failed" || !strings.HasPrefix(job.Error, want) {
+			t.Errorf("%s: %s %q, want %q\n%s", task, job.State, job.Error, want, w.log(job.ID))
+		}
+	}
+	if job := w.wait(w.callTask("labtasks.tasks.add", 1, 2).ID); job.State != "succeeded" {
+		t.Errorf("%+v", job)
+	}
+}

@@ -1,0 +1,261 @@
+"""Calls one function of a Python package. The call comes in, and its end goes out, through descriptor 0."""
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+
+MAX_RESULT = (1 << 20) - 4096
+MAX_TEXT = 16 << 10
+
+
+class Again(Exception):
+    """The task asks to be run again."""
+
+
+class State:
+    """What is known of the one call."""
+    canceled = False
+    retries = 0
+
+
+def main():
+    conn = socket.socket(fileno=os.dup(0))
+    os.set_inheritable(conn.fileno(), False)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    # Its end is this process's alone to tell, not a child's.
+    os.register_at_fork(after_in_child=conn.close)
+    own = os.getpid()
+    signal.signal(signal.SIGTERM, cancel)
+    signal.signal(signal.SIGINT, cancel)
+    sys.stdout.reconfigure(line_buffering=True, errors='backslashreplace')
+    sys.stderr.reconfigure(errors='backslashreplace')
+    data = b''
+    while True:
+        piece = conn.recv(1 << 20)
+        if not piece:
+            break
+        data += piece
+    try:
+        end = run(json.loads(data))
+    except BaseException as exc:  # SystemExit, too: a task that exits has not returned
+        end = failed(exc)
+    if os.getpid() != own:
+        os._exit(0)  # a child that came back from the function
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except Exception:
+        pass
+    conn.sendall(end)
+    conn.shutdown(socket.SHUT_WR)
+    # Threads of the function that still run would be waited for.
+    os._exit(0 if b'"SUCCESS"' in end[:24] else 1)
+
+
+def cancel(signum, frame):
+    State.canceled = True
+
+
+def run(call):
+    sys.path[:0] = call.get('path') or []
+    try:
+        # Kitware's loads all plugins when it is imported, and fails with the first that does.
+        from girder_worker import entrypoint
+        entrypoint.get_plugin_task_modules = lambda app=None: []
+    except ImportError:
+        pass
+    from girder_worker.app import app
+    if call.get('app_main'):
+        app.main = call['app_main']
+    if call.get('plugin'):
+        module, _, name = call['plugin'].partition(':')
+        target = importlib.import_module(module)
+        for part in filter(None, name.split('.')):
+            target = getattr(target, part)
+        target(app)
+    importlib.import_module(call['module'])
+    task = app.tasks[call['task']]
+    restore = unpickler()
+    args, kwargs = [restore(a) for a in call['args']], restore(call['kwargs'])
+    prepare(app, task, call, args, kwargs, restore)
+    value = task(*args, **kwargs)
+    end = json.dumps({'state': 'SUCCESS', 'result': value}, allow_nan=False, default=plain).encode()
+    if len(end) > MAX_RESULT:
+        raise ValueError('the result has %d bytes as JSON, and at most %d can be kept; write a file and return its path' % (
+            len(end), MAX_RESULT))
+    return end
+
+
+def plain(value):
+    """What JSON has no form for, as Celery writes it."""
+    for name in ('isoformat', '__json__'):
+        if hasattr(value, name):
+            return getattr(value, name)()
+    if isinstance(value, (set, frozenset)) or type(value).__name__ in ('dict_keys', 'dict_values'):
+        raise TypeError('a task returned a %s, which JSON cannot hold; return a list' % type(value).__name__)
+    if type(value).__name__ in ('UUID', 'Decimal', 'ObjectId'):
+        return str(value)
+    if hasattr(value, 'item') and hasattr(value, 'dtype') and getattr(value, 'ndim', 1) == 0:
+        return value.item()
+    raise TypeError('a task returned a %s.%s, which JSON cannot hold; return numbers, texts, lists and dicts' % (
+        type(value).__module__, type(value).__name__))
+
+
+def unpickler():
+    try:
+        from girder_worker._pickle import restore
+        return restore
+    except ImportError:
+        from jsonpickle.unpickler import Unpickler
+        return lambda flat: Unpickler().restore(flat)
+
+
+def prepare(app, task, call, args, kwargs, restore):
+    """Gives the task its request and what else it finds while it runs."""
+    known = dict(call.get('request') or {})
+    State.retries = known.get('retries') or 0
+    known.update(args=args, kwargs=kwargs, called_directly=False, is_eager=False)
+    if call.get('hooks'):
+        known['girder_result_hooks'] = [restore(h) for h in call['hooks']]
+    cls = type(task)
+    for base in cls.__mro__:
+        if base.__module__ in ('girder_worker.task', 'girder_worker.utils') and base.__name__ == 'Task':
+            cls = base
+            break
+    cls.canceled = cls.cancelled = property(lambda self: State.canceled)
+    cls.retry = retry
+    if hasattr(task, 'push_request'):  # Celery's
+        task.push_request(**known)
+        task.update_state = lambda *a, state=None, **k: task.job_manager.updateProgress(message=str(state))
+    else:
+        task.request.__dict__.update(known)
+        app.current_task = task
+    task.job_manager = JobManager()
+    if known.get('girder_api_url'):
+        try:
+            from girder_client import GirderClient
+        except ImportError:
+            from girder_worker_utils._girder import GirderClient
+        client = GirderClient(apiUrl=known['girder_api_url'])
+        client.token = known.get('girder_client_token') or ''
+        task.girder_client = client
+
+
+def retry(self, args=None, kwargs=None, exc=None, throw=True, eta=None, countdown=None, max_retries=None, **options):
+    """Ends this call; the daemon makes the next one."""
+    if args is not None and list(args) != list(self.request.args) or kwargs is not None and kwargs != self.request.kwargs:
+        raise ValueError('a task cannot be retried with other arguments here; call it anew')
+    limit = self.max_retries if max_retries is None else max_retries
+    if limit is not None and State.retries >= limit:
+        if exc is not None:
+            raise exc
+        raise LookupError("Can't retry %s[%s]: it has been tried %d times" % (self.name, self.request.id, State.retries + 1))
+    if countdown is None:
+        countdown = self.default_retry_delay
+    if eta is not None:
+        import datetime
+        countdown = max(0.0, (eta - datetime.datetime.now(eta.tzinfo)).total_seconds())
+    again = Again(countdown)
+    again.exc = exc or sys.exc_info()[1]
+    raise again
+
+
+class JobManager:
+    """The job's log is the output, its progress a pipe."""
+
+    def __init__(self):
+        self.status, self._total, self._current, self._message, self._pipe = None, None, None, None, None
+        self.logPrint, self.url, self.headers, self.reference = True, None, {}, None
+
+    def write(self, message, forceFlush=False):
+        if isinstance(message, bytes):
+            sys.stdout.flush()
+            sys.stdout.buffer.write(message)
+            sys.stdout.buffer.flush()
+        else:
+            sys.stdout.write(message)
+            sys.stdout.flush()
+
+    def updateProgress(self, total=None, current=None, message=None, forceFlush=False):
+        if total is not None:
+            self._total = total
+        if current is not None:
+            self._current = current
+        if message is not None:
+            self._message = message
+        line = {k: v for k, v in (('total', self._total), ('current', self._current)) if v is not None}
+        if self._message is not None:
+            line['message'] = str(self._message)
+        try:
+            if self._pipe is None:
+                self._pipe = os.open(os.environ['GIRDER_WORKER_PROGRESS'], os.O_WRONLY | os.O_CLOEXEC)
+            os.write(self._pipe, json.dumps(line, default=float).encode() + b'\n')
+        except (OSError, KeyError):
+            pass
+
+    def updateStatus(self, status):
+        """The stages of a job are shown as progress; its state is the worker's to tell."""
+        stages = {820: 'fetching input', 821: 'converting input', 822: 'converting output', 823: 'pushing output'}
+        self.status = status
+        if status in stages:
+            self.updateProgress(message=stages[status])
+
+    def refreshStatus(self):
+        return 824 if State.canceled else self.status or 2
+
+    def flush(self):
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+    _flush = flush
+
+    def cleanup(self):
+        pass
+
+
+def failed(exc):
+    """What goes out for an exception. The log gets it with its traceback, as Girder Worker writes it."""
+    if isinstance(exc, Again):
+        end = {'state': 'RETRY', 'countdown': float(exc.args[0])}
+        if exc.exc is not None:
+            end['error'] = described(exc.exc)
+        return json.dumps(end).encode()
+    error = described(exc)
+    frames = traceback.extract_tb(exc.__traceback__)
+    while len(frames) > 1 and frames[0].filename == __file__:
+        frames.pop(0)
+    try:
+        sys.stdout.flush()
+        sys.stderr.write('%s: %s\n%s' % (error['type'], error['message'], ''.join(traceback.format_list(frames))))
+        sys.stderr.flush()
+    except Exception:
+        pass
+    error['traceback'] = 'Traceback (most recent call last):\n%s%s: %s\n' % (
+        ''.join(traceback.format_list(frames))[-MAX_TEXT:], error['type'], error['message'])
+    return json.dumps({'state': 'FAILURE', 'error': error}).encode()
+
+
+def described(exc):
+    try:
+        text = str(exc)
+    except Exception:
+        text = '(its text cannot be had)'
+    args = []
+    for a in getattr(exc, 'args', ()):
+        try:
+            json.dumps(a, allow_nan=False)
+        except Exception:
+            a = repr(a)
+        args.append(a)
+    if len(json.dumps(args)) > MAX_TEXT:
+        args = [text[:MAX_TEXT]]
+    cls = type(exc)
+    return {'type': cls.__name__, 'module': cls.__module__, 'message': text[:MAX_TEXT], 'args': args}
+
+
+main()
