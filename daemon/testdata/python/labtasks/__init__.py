@@ -1,0 +1,6 @@
+from girder_worker import GirderWorkerPlugin
+
+
+class LabPlugin(GirderWorkerPlugin):
+    def task_imports(self):
+        return ['labtasks.tasks']
