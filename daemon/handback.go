@@ -67,6 +67,8 @@ func (b *broker) handBackAll(ctx context.Context) (left int) {
 				return 0
 			}
 			switch done, err := b.handBackOne(ctx, job); {
+			case errors.Is(err, amqp.ErrNotConnected):
+				return left + 1 // so are all the others
 			case err != nil:
 				left++
 				b.logger.Info("Cannot hand a task back", "job", job.ID, "error", err)

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"slices"
 	"time"
 
@@ -14,7 +15,8 @@ import (
 
 const (
 	// mingleTime is how long a starting worker waits for its peers' answers, as Celery's does.
-	mingleTime = time.Second
+	mingleTime  = time.Second
+	mingleTries = 5
 	// minglePatience is how long after it is connected it takes no tasks because it
 	// cannot ask.
 	minglePatience = 5 * time.Second
@@ -43,9 +45,21 @@ func (b *broker) meet(ctx context.Context) {
 	if err != nil {
 		b.logger.Error("Cannot tell what is revoked", "error", err)
 	}
-	answers, err := b.client.Ask(ctx, mingleTime, func(to celery.Address) (celery.Message, error) {
-		return celery.Hello(b.node, ours, rand.Text(), to, time.Now().Add(mingleTime), &b.clock)
-	})
+	var answers []celery.Delivery
+	for tries := 1; ; tries++ {
+		answers, err = b.client.Ask(ctx, mingleTime, func(to celery.Address) (celery.Message, error) {
+			return celery.Hello(b.node, ours, rand.Text(), to, time.Now().Add(mingleTime), &b.clock)
+		})
+		if !errors.Is(err, amqp.ErrNotConnected) || tries == mingleTries {
+			break
+		}
+		select { // it is about to be, or was lost just now
+		case <-ctx.Done():
+			return
+		case <-b.changed:
+		case <-time.After(mingleTime):
+		}
+	}
 	if err != nil && ctx.Err() == nil {
 		b.logger.Info("Starting without what other workers know to be revoked", "error", err)
 	}
