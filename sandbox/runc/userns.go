@@ -24,6 +24,9 @@ import (
 type userNamespace struct {
 	file *os.File
 	err  error
+	// holder is the process that it was opened through: killed, and to be reaped
+	// once it has had the time to die. 0: none.
+	holder int
 }
 
 // openUserNamespace opens the user namespace of a spec, if it has one.
@@ -31,8 +34,8 @@ func openUserNamespace(spec *sandbox.Spec) userNamespace {
 	if len(spec.UIDMappings) == 0 {
 		return userNamespace{}
 	}
-	file, err := newUserNamespace(spec.UIDMappings, spec.GIDMappings)
-	return userNamespace{file, err}
+	file, holder, err := newUserNamespace(spec.UIDMappings, spec.GIDMappings)
+	return userNamespace{file, err, holder}
 }
 
 func (ns userNamespace) close() {
@@ -42,8 +45,8 @@ func (ns userNamespace) close() {
 }
 
 // newUserNamespace opens a user namespace with these mappings, as the kernel
-// wants it to map the ids of a mount. Nothing runs in it.
-func newUserNamespace(uids, gids []sandbox.IDMapping) (_ *os.File, err error) {
+// wants it to map the ids of a mount. Nothing runs in it; holder is to be reaped.
+func newUserNamespace(uids, gids []sandbox.IDMapping) (_ *os.File, holder int, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("cannot make a user namespace: %w", err)
@@ -55,24 +58,27 @@ func newUserNamespace(uids, gids []sandbox.IDMapping) (_ *os.File, err error) {
 	defer runtime.UnlockOSThread()
 	pid := int(C.fork_userns())
 	if pid < 0 {
-		return nil, os.NewSyscallError("clone", syscall.Errno(-pid))
+		return nil, 0, os.NewSyscallError("clone", syscall.Errno(-pid))
 	}
-	defer func() {
-		_ = unix.Kill(pid, unix.SIGKILL)
-		for {
-			if _, err := unix.Wait4(pid, nil, 0, nil); err != unix.EINTR {
-				return
-			}
-		}
-	}()
+	defer func() { _ = unix.Kill(pid, unix.SIGKILL) }()
 	proc := "/proc/" + strconv.Itoa(pid)
 	if err := os.WriteFile(proc+"/uid_map", mappingLines(uids), 0); err != nil {
-		return nil, err
+		return nil, pid, err
 	}
 	if err := os.WriteFile(proc+"/gid_map", mappingLines(gids), 0); err != nil {
-		return nil, err
+		return nil, pid, err
 	}
-	return os.Open(proc + "/ns/user")
+	file, err := os.Open(proc + "/ns/user")
+	return file, pid, err
+}
+
+// reap waits for a process that was killed.
+func reap(pid int) {
+	for {
+		if _, err := unix.Wait4(pid, nil, 0, nil); err != unix.EINTR {
+			return
+		}
+	}
 }
 
 // mappingLines is the content of uid_map and gid_map, which take one write.
