@@ -112,6 +112,9 @@ type wanted struct {
 	granted func(name string) bool // by policy
 }
 
+// errNotGranted: the policy refuses devices that are there.
+var errNotGranted = errors.New("not allowed")
+
 // find is which devices a job means, or how many it gets, of those that it may
 // have.
 func (g *gpus) find(res transforms.Resources, rights *policy.Rights) (devices []string, n int, err error) {
@@ -123,7 +126,7 @@ func (g *gpus) find(res transforms.Resources, rights *policy.Rights) (devices []
 		case err != nil:
 			return nil, 0, err
 		case !rights.GrantsGPU(device):
-			return nil, 0, fmt.Errorf("%s is not allowed by gpu_kinds of the policy", device)
+			return nil, 0, fmt.Errorf("%s is %w by gpu_kinds of the policy", device, errNotGranted)
 		case slices.Contains(devices, device):
 			return nil, 0, fmt.Errorf("%.80q is a second name of %s", name, device)
 		}
@@ -132,7 +135,7 @@ func (g *gpus) find(res transforms.Resources, rights *policy.Rights) (devices []
 	granted := len(slices.DeleteFunc(slices.Clone(g.inv.Devices), func(name string) bool { return !rights.GrantsGPU(name) }))
 	switch n = res.GPUs; {
 	case n > rights.GPUs():
-		return nil, 0, fmt.Errorf("the job asks for %d and gpus of the policy allows %d", n, rights.GPUs())
+		return nil, 0, fmt.Errorf("%d are %w: gpus of the policy allows %d", n, errNotGranted, rights.GPUs())
 	case n > granted:
 		return nil, 0, fmt.Errorf("the job asks for %d and a job can have at most %d on this machine", n, granted)
 	case n == transforms.AllGPUs:

@@ -220,7 +220,7 @@ func TestGPUNames(t *testing.T) {
 	for devices, says := range map[string]string{
 		"7":                             `there is no GPU "7"; there are example.com/gpu=0, example.com/gpu=1, example.com/gpu=2`,
 		"0,example.com/gpu=0":           "a second name of example.com/gpu=0",
-		"0,1,2":                         "gpus of the policy allows 2",
+		"0,1,2":                         "3 are not allowed: gpus of the policy allows 2",
 		"nvidia.com/gpu=0":              "there is no GPU",
 		"example.com/gpu=0/../../dev/x": "no name of a GPU",
 	} {
@@ -229,6 +229,10 @@ func TestGPUNames(t *testing.T) {
 			t.Errorf("%s: %v", devices, err)
 		}
 	}
+	w.eventually("the audit log tells of what policy refused", func() bool {
+		log, err := os.ReadFile(filepath.Join(w.state(), "audit.jsonl"))
+		return err == nil && strings.Contains(string(log), "resources.gpus: 3 are not allowed: gpus of the policy allows 2")
+	})
 	all := w.submit(holdGPU, "resources", map[string]any{"gpus": -1})
 	w.printed(all.ID, "example0\nexample1\nup")
 	w.cancel(all.ID)

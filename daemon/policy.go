@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -104,6 +105,10 @@ func (f *front) Judge(p *api.Peer, file *transforms.JobFile, imageID string) err
 // GPUs implements [api.Policy].
 func (f *front) GPUs(p *api.Peer, res transforms.Resources) (int, error) {
 	_, n, err := f.gpus.find(res, f.rightsOf(p))
+	if errors.Is(err, errNotGranted) {
+		f.events.Refused(policy.Socket)
+		f.auditRefusal(p, "", fmt.Errorf("resources.gpus: %w", err))
+	}
 	return n, err
 }
 
