@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -270,10 +271,22 @@ func (c *client) load(ctx context.Context, t *testing.T, stop <-chan struct{}) {
 	}
 }
 
+// clientNumber finds the client's number in the id of a job.
+var clientNumber = regexp.MustCompile(`^[a-z]+([0-9]+)-`)
+
+// ofClient is the id by which others than the client know a job that it named.
+func ofClient(id string) string {
+	n, err := strconv.Atoi(clientNumber.FindStringSubmatch(id)[1])
+	if err != nil {
+		panic(err) // it has digits alone
+	}
+	return fmt.Sprintf("%s.%d", id, clientUID+n)
+}
+
 func (p *place) job(ctx context.Context, c *caller, id string) apitype.Job {
 	p.t.Helper()
 	var job apitype.Job
-	if err := c.call(ctx, http.MethodGet, "/v1/jobs/"+id, nil, &job); err != nil {
+	if err := c.call(ctx, http.MethodGet, "/v1/jobs/"+ofClient(id), nil, &job); err != nil {
 		p.t.Fatalf("cannot find job %s, which was accepted: %v", id, err)
 	}
 	return job
@@ -325,7 +338,7 @@ func (p *place) judge(ctx context.Context, root *caller, accepted *ledger) map[s
 
 func (p *place) output(ctx context.Context, c *caller, id string) string {
 	p.t.Helper()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://girder-worker/v1/jobs/"+id+"/log", nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://girder-worker/v1/jobs/"+ofClient(id)+"/log", nil)
 	if err != nil {
 		p.t.Fatal(err)
 	}
