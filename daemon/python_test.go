@@ -349,3 +349,95 @@ func TestPythonBadTasks(t *testing.T) {
 		t.Errorf("%+v", job)
 	}
 }
+
+// TestPythonPlugins: a bad plugin is named and leaves the others working; what is
+// installed later is found; the configuration says which count.
+func TestPythonPlugins(t *testing.T) {
+	w, e := newPythonWorld(t)
+	class := "from girder_worker import GirderWorkerPlugin\nclass P(GirderWorkerPlugin):\n    def task_imports(self):\n        return [__name__ + '.tasks']\n"
+	task := "from girder_worker.app import app\n@app.task\ndef t():\n    return 1\n"
+	for name, text := range map[string]string{
+		"broken":  "import no_such_module\n" + task,
+		"exiting": "import os\nos._exit(5)\n",
+		"forking": "import os, time\nif os.fork() == 0:\n    time.sleep(600)\n" + task,
+		"hanging": "import time\ntime.sleep(600)\n",
+		"noisy":   "import os\nprint('{\"done\": true}')\nos.write(1, b'\\xff\\x00' * 100000)\n" + task,
+		"twice":   task + "@app.task(name='twice.tasks.t')\ndef other():\n    return 2\n",
+	} {
+		e.install(name, "P", map[string]string{"__init__.py": class, "tasks.py": text})
+	}
+	w.discovered("forking.tasks.t", "noisy.tasks.t", "twice.tasks.t", "labtasks.tasks.add")
+	w.eventually("all problems", func() bool {
+		tasks, err := w.client.Tasks(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := strings.Join(tasks.Problems, "\n")
+		for _, want := range []string{
+			"plugin broken: ModuleNotFoundError: No module named 'no_such_module' (" + e.site + "/broken/tasks.py, line 1)",
+			"plugin exiting: its import did not end well: exit status 5",
+			"plugin hanging: its import did not end well: it took longer than 30s",
+			"plugin twice: two functions are the task twice.tasks.t; the first counts",
+		} {
+			if !strings.Contains(all, want) {
+				return false
+			}
+		}
+		return true
+	})
+	for _, name := range []string{"forking.tasks.t", "noisy.tasks.t", "labtasks.tasks.hello"} {
+		if job := w.wait(w.callTask(name).ID); job.State != "succeeded" {
+			t.Errorf("%s: %+v", name, job)
+		}
+	}
+
+	scaffold := e.command("", binary, "tasks", "new", "--python", "newlab", filepath.Dir(e.dir))
+	w.configure("slots = 4", "python = "+e.dir, "plugins_enabled = newlab,labtasks", "plugin_load_path = "+strings.TrimSpace(scaffold))
+	w.discovered("newlab.tasks.example_task")
+	if job := w.wait(w.callTask("newlab.tasks.example_task").ID); job.State != "succeeded" {
+		t.Errorf("%+v", job)
+	}
+	tasks, err := w.client.Tasks(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks.Tasks {
+		if strings.HasPrefix(task.Name, "noisy.") {
+			t.Errorf("%s is there, and not enabled", task.Name)
+		}
+	}
+}
+
+// TestPythonCelery: the real Celery client gets what a function returns and raises.
+func TestPythonCelery(t *testing.T) {
+	e := newPythonEnv(t)
+	e.install("gwexample", "GWExamplePlugin", nil)
+	e.install("labtasks", "LabPlugin", nil)
+	w, c, _ := newCeleryWorld(t, 2)
+	w.stop()
+	config, err := os.ReadFile(w.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(w.config, bytes.Replace(config, []byte("slots = 2"), []byte("slots = 2\npython = "+e.dir), 1), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	w.discovered("gwexample.analyses.tasks.fibonacci", "labtasks.tasks.add")
+	said := c.Run(t, `
+from celery import signature
+say(app.send_task('gwexample.analyses.tasks.fibonacci', [26]).get(timeout=90))
+bad = app.send_task('labtasks.tasks.fail', ['broken'])
+try:
+    bad.get(timeout=90)
+except ValueError as e:
+    say([repr(e), 'tasks.py' in bad.traceback, bad.id])
+say((signature('labtasks.tasks.add', (1, 2)) | signature('labtasks.tasks.add', (10,))).apply_async().get(timeout=90))
+say(app.send_task('labtasks.tasks.third_time').get(timeout=90))
+`)
+	for i, want := range []string{"121393", `["ValueError('broken', 42)", true, `, "13", "2"} {
+		if !strings.HasPrefix(string(said[i]), want) {
+			t.Errorf("result %d: %s, want %s", i, said[i], want)
+		}
+	}
+}

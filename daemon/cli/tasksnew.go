@@ -51,12 +51,16 @@ default = false
 
 func (a *app) tasksNewCommand() *cobra.Command {
 	var image string
+	var python bool
 	cmd := &cobra.Command{
-		Use:   "new [--image IMAGE] NAME [DIR]",
-		Short: "Write a task file to start from",
+		Use:   "new [--image IMAGE | --python] NAME [DIR]",
+		Short: "Write a task file, or a task package, to start from",
 		Long: `Write the file NAME.toml of a task that runs as it is, to be changed into yours. It
 goes into DIR, or into the current directory; the daemon finds it in
-/etc/girder-worker/tasks.d. A file that is there already stays as it is.`,
+/etc/girder-worker/tasks.d. A file that is there already stays as it is.
+With --python it is the directory NAME with a Python package, which runs when it is
+installed for an interpreter of the daemon, or as it is where plugin_load_path
+names that directory.`,
 		Example: "  sudo girder-worker tasks new lab.segment /etc/girder-worker/tasks.d\n  girder-worker run --task lab.segment who=world",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 2 {
@@ -68,6 +72,13 @@ goes into DIR, or into the current directory; the daemon finds it in
 			dir := "."
 			if len(args) == 2 {
 				dir = args[1]
+			}
+			if python {
+				root, err := writePackage(dir, args[0])
+				if err == nil {
+					_, err = fmt.Fprintln(a.Stdout, root)
+				}
+				return err
 			}
 			file := filepath.Join(dir, args[0]+".toml")
 			text := fmt.Sprintf(newTask, args[0], image)
@@ -82,6 +93,8 @@ goes into DIR, or into the current directory; the daemon finds it in
 		},
 	}
 	cmd.Flags().StringVar(&image, "image", "busybox", "the `IMAGE` that it runs")
+	cmd.Flags().BoolVar(&python, "python", false, "write a Python package with a task")
+	cmd.MarkFlagsMutuallyExclusive("image", "python")
 	return cmd
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 
 	"girderworker/daemon/apitype"
 	"girderworker/daemon/attempt"
@@ -114,7 +115,7 @@ func (p Python) Read(answer attempt.DiscoveryAnswer) (found Found, culprit strin
 		return found, ""
 	}
 	why := cmp.Or(answer.Ended, "it ended in the middle")
-	if last := lastLine(answer.Output); last != "" {
+	if last := clean(lastLine(answer.Output), 200); last != "" {
 		why += "; the last that it printed: " + last
 	}
 	if culprit != "" {
@@ -180,7 +181,13 @@ func seconds(s float64) time.Duration {
 
 // clean is one line of at most n bytes.
 func clean(s string, n int) string {
-	return clip(strings.Join(strings.Fields(strings.ToValidUTF8(s, "�")), " "), n)
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) && !unicode.IsSpace(r) {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))
+	return clip(strings.Join(strings.Fields(s), " "), n)
 }
 
 func clip(s string, n int) string {

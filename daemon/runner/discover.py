@@ -163,7 +163,7 @@ def describe(app, name, task, module, value):
 def said(exc):
     """One line for an exception, with where it came from."""
     text = '%s: %s' % (type(exc).__name__, exc)
-    frames = [f for f in traceback.extract_tb(exc.__traceback__) if f.filename != __file__ and not f.filename.startswith('<frozen')]
+    frames = [f for f in traceback.extract_tb(exc.__traceback__) if f.filename != '<string>' and not f.filename.startswith('<frozen')]
     if frames:
         text += ' (%s, line %s)' % (frames[-1].filename, frames[-1].lineno)
     return ' '.join(text.split())[:1000]
