@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -111,8 +112,19 @@ func TestNothingIsLeft(t *testing.T) {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// Another test's disk may have the device already.
-	if backing, err := os.ReadFile("/sys/block/" + device + "/loop/backing_file"); err == nil && strings.Contains(string(backing), images) {
+	// Another test's disk may have the device already; and the last to let go of this
+	// one may be udev, which looks at every new device.
+	still := func() string {
+		backing, err := os.ReadFile("/sys/block/" + device + "/loop/backing_file")
+		if err != nil || !strings.Contains(string(backing), images) {
+			return ""
+		}
+		return string(backing)
+	}
+	for end := time.Now().Add(10 * time.Second); still() != "" && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if backing := still(); backing != "" {
 		t.Errorf("%s still has %s", device, backing)
 	}
 	if left, _ := os.ReadDir(dir); len(left) > 0 {
