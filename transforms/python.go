@@ -1,12 +1,14 @@
 package transforms
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"path"
 	"slices"
 	"strings"
 
+	"girderworker/sandbox"
 	"girderworker/transforms/jsonpickle"
 )
 
@@ -225,7 +227,11 @@ func FromPythonTask(t Task, p Python) (*JobFile, error) {
 		e.TooLarge = true
 		return nil, inField("args", e)
 	}
-	return &JobFile{Task: TaskDockerRun, Name: t.Name, Python: &p, Function: data}, p.Check()
+	f := &JobFile{Task: TaskDockerRun, Name: t.Name, Python: &p, Function: data}
+	if bytes.Contains(data, []byte(`"girder_client.`+classClient+`"`)) {
+		f.Network = sandbox.NetworkPrivate // its transforms call Girder from within
+	}
+	return f, p.Check()
 }
 
 // maxCallValues is how many values a call may have, each counted as often as it occurs.
