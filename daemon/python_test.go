@@ -227,7 +227,8 @@ try:
     r.get(timeout=0.2)
 except TimeoutError:
     print('timeout')
-r.revoke()`, "timeout\n"},
+r.revoke()
+r.get(timeout=60, propagate=False)`, "timeout\n"},
 		"docker_run": {`
 from girder_worker.docker.tasks import docker_run
 from girder_worker.docker.transforms import VolumePath, Connect, NamedOutputPipe, HostStdOut
