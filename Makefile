@@ -52,18 +52,27 @@ OUT ?= build
 wheels: ## make the Python wheels of contrib/python, in build/wheels
 	python3 contrib/python/build.py '$(VERSION)' build/wheels
 
-deb: build ## make the package for Debian and Ubuntu, in build/
-	@$(MAKE) --no-print-directory pack PACK=deb
+# For another architecture than this machine's, with a binary for this one that
+# is asked for its version and completions.
+ARCH ?=
+ifeq ($(ARCH),)
+PACKAGE := $(MAKE) --no-print-directory pack
+else
+PACKAGE := packaging/cross $(ARCH) $(MAKE) --no-print-directory binary pack BINARY=build/$(ARCH)/girder-worker NATIVE=$(BINARY) OUT=build/$(ARCH)
+endif
+deb: build ## make the package for Debian and Ubuntu, in build/; with ARCH=arm64 in build/arm64
+	@$(PACKAGE) PACK=deb
 
-rpm: build ## make the package for the RPM families, in build/
-	@$(MAKE) --no-print-directory pack PACK=rpm
+rpm: build ## make the package for the RPM families, in build/; with ARCH=arm64 in build/arm64
+	@$(PACKAGE) PACK=rpm
 
 # Of what binary made.
+NATIVE ?=
 pack:
 	@mkdir -p $(OUT)
-	@$(GO) build -o build/pack ./packaging/pack
+	@env -u GOARCH -u CC $(GO) build -o build/pack ./packaging/pack
 	@rm -f $(OUT)/*.$(PACK)
-	build/pack -binary $(BINARY) -version '$(VERSION)' -maintainer '$(MAINTAINER)' -arch $$($(GO) env GOARCH) -out $(OUT) $(PACK)
+	build/pack -binary $(BINARY) -native '$(NATIVE)' -version '$(VERSION)' -maintainer '$(MAINTAINER)' -arch $$($(GO) env GOARCH) -out $(OUT) $(PACK)
 
 install: build ## install what the packages have below DESTDIR and PREFIX (/usr); then make users and start it: man/girder-worker.8.md
 	@$(GO) build -o build/pack ./packaging/pack
