@@ -37,8 +37,10 @@ func (o *order) install() error {
 
 func (o *order) installOne(c *files.Content, target string) error {
 	switch c.Type {
-	case files.TypeDir, files.TypeImplicitDir:
-		return nil // made with what is in them
+	case files.TypeImplicitDir:
+		return nil // made with what is in it
+	case files.TypeDir:
+		return os.MkdirAll(target, 0o755)
 	case files.TypeConfig, files.TypeConfigNoReplace:
 		if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) {
 			return err
