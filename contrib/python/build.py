@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Makes the wheels of this directory: build.py VERSION DIRECTORY. It needs Python 3.9 alone, and no network."""
 import base64
 import hashlib
