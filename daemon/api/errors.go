@@ -143,9 +143,13 @@ func refusedChange(t *queue.TransitionError) string {
 	return fmt.Sprintf("job %s is %s and cannot become %s", t.ID, t.From, t.To)
 }
 
-// fail answers with the error, and logs what is the daemon's own fault.
-func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+// fail answers with the error, and logs what is the daemon's own fault. The queue
+// names the job in its own way.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, c *call, err error) {
 	told := explain(err)
+	if c.job.ID != "" {
+		told.Message = c.shownText(told.Message, &c.job)
+	}
 	if told.Kind == apitype.KindInternal {
 		s.logger.LogAttrs(r.Context(), slog.LevelError, "Cannot answer request",
 			slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Any("error", err))

@@ -186,7 +186,7 @@ func (s *Server) handler(rt route) http.Handler {
 			err = rt.handle(s, w, r, &c)
 		}
 		if err != nil {
-			s.fail(w, r, err)
+			s.fail(w, r, &c, err)
 		}
 	})
 }
@@ -222,7 +222,7 @@ func (s *Server) noRoute(w http.ResponseWriter, r *http.Request) {
 			Kind: apitype.KindBadRequest, Message: fmt.Sprintf("%s is not for %s; it takes %v", r.Method, r.URL.Path, allow)}})
 		return
 	}
-	s.fail(w, r, failure(apitype.KindNotFound, "no route %s %s", r.Method, r.URL.Path))
+	s.fail(w, r, new(call), failure(apitype.KindNotFound, "no route %s %s", r.Method, r.URL.Path))
 }
 
 func (s *Server) buffer() *bytes.Buffer {

@@ -113,8 +113,9 @@ func (w *fakeWorker) restart(ts *testscript.TestScript) {
 	w.serve(ts)
 }
 
-// until waits for a state of a job, or for "canceling"; one that it can no longer reach fails.
-func (w *fakeWorker) until(ts *testscript.TestScript, state, id string) {
+// until waits for a state of a job that this user named, or for "canceling"; one that it can no longer reach fails.
+func (w *fakeWorker) until(ts *testscript.TestScript, state, name string) {
+	id := fmt.Sprintf("%s.%d", name, os.Getuid())
 	ctx, cancel := context.WithTimeout(w.ctx, 20*time.Second)
 	defer cancel()
 	for {
