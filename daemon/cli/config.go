@@ -38,7 +38,7 @@ func (a *app) configCommand() *cobra.Command {
 	cmd.Args = cobra.ArbitraryArgs
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return a.badDaemonLine(unknownCommand(cmd, args[0]))
+			return a.badLine(2, unknownCommand(cmd, args[0]))
 		}
 		return cmd.Help()
 	}
@@ -53,7 +53,7 @@ func (a *app) configCommand() *cobra.Command {
 	cmd.AddCommand(a.configListCommand(sources), a.configGetCommand(sources), a.configSetCommand(sources), a.configRmCommand(sources))
 	for _, sub := range cmd.Commands() {
 		args := sub.Args
-		sub.Args = func(cmd *cobra.Command, given []string) error { return a.badDaemonLine(args(cmd, given)) }
+		sub.Args = func(cmd *cobra.Command, given []string) error { return a.badLine(2, args(cmd, given)) }
 		run := sub.RunE
 		sub.RunE = func(cmd *cobra.Command, given []string) error { return a.badConfig(run(cmd, given)) }
 		sub.Annotations = map[string]string{epilog: configEpilog}
@@ -61,7 +61,7 @@ func (a *app) configCommand() *cobra.Command {
 			return a.completeOption(given), cobra.ShellCompDirectiveNoFileComp
 		}
 	}
-	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return a.badDaemonLine(usageError(cmd, "%v", err)) })
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return a.badLine(2, usageError(cmd, "%v", err)) })
 	return cmd
 }
 

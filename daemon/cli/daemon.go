@@ -35,30 +35,34 @@ const daemonEpilog = `Exit codes:
 
 func (a *app) daemonCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:               "daemon",
-		Short:             "Run the daemon",
-		Long:              daemonLong,
-		Example:           "  girder-worker daemon\n  girder-worker daemon --state-dir /scratch/girder-worker --slots 4",
-		Annotations:       map[string]string{epilog: daemonEpilog},
-		Args:              func(cmd *cobra.Command, args []string) error { return a.badDaemonLine(exactly()(cmd, args)) },
+		Use:         "daemon",
+		Short:       "Run the daemon",
+		Long:        daemonLong,
+		Example:     "  girder-worker daemon\n  girder-worker daemon --state-dir /scratch/girder-worker --slots 4",
+		Annotations: map[string]string{epilog: daemonEpilog},
+		Args: func(cmd *cobra.Command, args []string) error {
+			return a.badLine(daemon.ExitConfig, exactly()(cmd, args))
+		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	daemonFlags(cmd.Flags())
-	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return a.badDaemonLine(usageError(cmd, "%v", err)) })
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return a.badLine(daemon.ExitConfig, usageError(cmd, "%v", err))
+	})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.runDaemon(a.daemonOptions(cmd.Flags()))
 	}
 	return cmd
 }
 
-// badDaemonLine ends the daemon as a bad configuration does: an option can stand
-// in either.
-func (a *app) badDaemonLine(err error) error {
+// badLine ends a command with a bad command line with an exit code of its own. The
+// daemon's is that of a bad configuration: an option can stand in either.
+func (a *app) badLine(code int, err error) error {
 	if err == nil {
 		return nil
 	}
 	fmt.Fprintln(a.Stderr, "girder-worker:", err)
-	return exitStatus(daemon.ExitConfig)
+	return exitStatus(code)
 }
 
 func (a *app) runDaemon(o daemon.Options) error {
