@@ -69,6 +69,11 @@ func TestRecordedTasks(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 			stored := string(f.AppendJSON(nil))
+			if written, err := ParseJobFile([]byte(stored)); err != nil {
+				t.Errorf("%s: nobody could write its document by hand: %v", name, err)
+			} else if again := string(written.AppendJSON(nil)); again != stored {
+				t.Errorf("%s: written by hand it is %s, not %s", name, again, stored)
+			}
 			for _, token := range secrets.Tokens {
 				if strings.Contains(stored, token) {
 					t.Errorf("%s: a token is in %s", name, stored)
