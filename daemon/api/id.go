@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -55,6 +56,9 @@ func (s *Server) find(c *call, id string) (queue.Job, error) {
 	}
 	if err == nil && !c.admin && job.Owner != c.peer.Owner() {
 		err = queue.ErrNotFound
+	}
+	if isNotFound(err) && c.admin && !strings.Contains(id, ".") {
+		err = fmt.Errorf("%w; one that somebody else named is %s.UID to an admin: `girder-worker jobs` shows it", err, id)
 	}
 	return job, err
 }
