@@ -212,7 +212,7 @@ func (p *planner) lanes(level byte) (lanes []*lane) {
 	c := ready.Cursor()
 	for name, _ := c.Seek([]byte{level}); name != nil && name[0] == level; name, _ = c.Next() {
 		l := &lane{owner: ownerKey(name[1:9]), keys: ready.Bucket(name).Cursor()}
-		l.least = amount{slots: 1, milli: leastOf(name[9]), memory: leastOf(name[10]), gpus: int64(name[11])}
+		l.least = leastIn(name)
 		k, v := l.keys.First()
 		l.waiting = append(l.waiting, l.candidate(k, v))
 		if _, ok := p.stamp[l.owner]; !ok {

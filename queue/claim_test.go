@@ -91,16 +91,13 @@ func TestClaimFits(t *testing.T) {
 func TestClaimDisk(t *testing.T) {
 	c := newClock()
 	s := open(t, withClock(c))
-	disk := func(scratch, swap int64) func(*Submission) {
-		return func(s *Submission) { s.Needs = Needs{CPUs: 1, Scratch: scratch, Swap: swap} }
-	}
 	total := Capacity{Slots: 9, CPUs: 9, Scratch: 100, Swap: 10}
-	submit(t, s, sub(named("0"), disk(60, 0)))
-	submit(t, s, sub(named("1"), disk(60, 0)))
-	submit(t, s, sub(named("2"), disk(40, 8)))
-	submit(t, s, sub(named("3"), disk(0, 8)))
-	submit(t, s, sub(named("4"), disk(0, 0)))
-	submit(t, s, sub(named("5"), disk(110, 0)))
+	submit(t, s, sub(named("0"), withDisk(60, 0)))
+	submit(t, s, sub(named("1"), withDisk(60, 0)))
+	submit(t, s, sub(named("2"), withDisk(40, 8)))
+	submit(t, s, sub(named("3"), withDisk(0, 8)))
+	submit(t, s, sub(named("4"), withDisk(0, 0)))
+	submit(t, s, sub(named("5"), withDisk(110, 0)))
 	wantClaims(t, claimIDs(t, s, total, 9), "0 2 4")
 	if use := s.InUse(); use.Scratch != 100 || use.Swap != 8 {
 		t.Errorf("in use %+v", use)
@@ -118,6 +115,36 @@ func TestClaimDisk(t *testing.T) {
 	total.Scratch = 300
 	wantClaims(t, claimIDs(t, s, total, 9), "1 5")
 	must(t, s.Check())
+}
+
+// withDisk needs a cpu, scratch space and swap.
+func withDisk(scratch, swap int64) func(*Submission) {
+	return func(s *Submission) { s.Needs = Needs{CPUs: 1, Scratch: scratch, Swap: swap} }
+}
+
+// TestClaimPastDisk: jobs that wait for the disk or for swap, however many, are in the
+// way of none that fits, and those too large for it cost no other its patience.
+func TestClaimPastDisk(t *testing.T) {
+	for name, large := range map[string]func(*Submission){"scratch": withDisk(500, 0), "swap": withDisk(0, 500), "both": withDisk(500, 500)} {
+		t.Run(name, func(t *testing.T) {
+			c := newClock()
+			s := open(t, withClock(c))
+			total := Capacity{Slots: 8, CPUs: 8, Scratch: 100, Swap: 100}
+			for range laneDepth {
+				submit(t, s, sub(large))
+			}
+			submit(t, s, sub(named("plain"), withDisk(0, 0)))
+			wantClaims(t, claimIDs(t, s, total, 8), "plain")
+			submit(t, s, sub(named("half"), withDisk(50, 50)))
+			wantClaims(t, claimIDs(t, s, total, 8), "half")
+			submit(t, s, sub(named("patient"), withDisk(90, 90)), sub(named("quick"), withDisk(10, 10)))
+			wantClaims(t, claimIDs(t, s, total, 8), "quick")
+			if job(t, s, "patient").passed.IsZero() {
+				t.Error("it was overtaken and nobody noted when")
+			}
+			must(t, s.Check())
+		})
+	}
 }
 
 // TestPatience follows a large job that others overtake until its patience is over.

@@ -67,10 +67,12 @@
 // bytes, both big-endian, so that keys sort as numbers do; STATE is one byte
 // (layout.go); OWNER the first 8 bytes of the SHA-256 of its name; SIZE three
 // bytes: the thousandths of a cpu and the bytes of memory, each to a quarter of a
-// power of two, and the gpus; NEEDS thousandths of a cpu, bytes and gpus in 8
-// bytes each. Rows are protobuf messages; a field that is new needs no migration,
-// any other change of what is drawn here needs a numbered one in migrate.go, with
-// a test that builds the old layout by hand.
+// power of two, and the gpus, and two more, scratch and swap in the same classes,
+// for jobs that need any; NEEDS thousandths of a cpu, bytes and gpus in 8 bytes
+// each, and for those jobs scratch and swap at the end of the value. Rows are
+// protobuf messages; a field that is new needs no migration, any other change of
+// what is drawn here needs a numbered one in migrate.go, with a test that builds
+// the old layout by hand.
 //
 // What a value is in states, owners, ready and due is decided by the row alone
 // (entries in layout.go), and Check compares the two. bbolt's memory is lent: what

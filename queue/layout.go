@@ -136,17 +136,36 @@ func dependentKey(on string, seq uint64) []byte {
 	return binary.BigEndian.AppendUint64(append([]byte(on), 0), seq)
 }
 
-// laneKey names a lane, a bucket in ready: 9-priority, owner, and the classes of
-// the job's needs.
+// laneLen is how long the name of a lane is whose jobs need neither scratch space nor swap.
 const laneLen = 1 + 8 + 3
 
+// laneKey names a lane, a bucket in ready: 9-priority, owner, and the classes of
+// the job's needs.
 func laneKey(j *Job) []byte {
 	n := amountOf(j.Needs)
-	k := make([]byte, 0, laneLen)
+	k := make([]byte, 0, laneLen+2)
 	k = append(k, byte(9-j.Priority))
 	o := ownerOf(j.Owner)
 	k = append(k, o[:]...)
-	return append(k, sizeClass(n.milli), sizeClass(n.memory), byte(min(n.gpus, math.MaxUint8)))
+	k = append(k, sizeClass(n.milli), sizeClass(n.memory), byte(min(n.gpus, math.MaxUint8)))
+	return n.appendDiskClasses(k)
+}
+
+// appendDiskClasses ends the name of a lane whose jobs need scratch space or swap.
+func (a amount) appendDiskClasses(k []byte) []byte {
+	if a.scratch == 0 && a.swap == 0 {
+		return k
+	}
+	return append(k, sizeClass(a.scratch), sizeClass(a.swap))
+}
+
+// leastIn is the smallest need that belongs in a lane.
+func leastIn(lane []byte) amount {
+	a := amount{slots: 1, milli: leastOf(lane[9]), memory: leastOf(lane[10]), gpus: int64(lane[11])}
+	if len(lane) > laneLen {
+		a.scratch, a.swap = leastOf(lane[laneLen]), leastOf(lane[laneLen+1])
+	}
+	return a
 }
 
 // sizeClass groups numbers within a quarter of a power of two, in order.

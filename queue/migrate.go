@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ type migration struct {
 }
 
 var (
-	activeSchema = schema{version: 3, buckets: activeBuckets, migrations: []migration{
+	activeSchema = schema{version: 4, buckets: activeBuckets, migrations: []migration{
 		{"origins, secrets and reports", func(tx *bolt.Tx) error {
 			// No release had anybody to tell, so the events are nobody's.
 			if err := tx.DeleteBucket(bucketOutbox); err != nil {
@@ -33,6 +34,7 @@ var (
 			return addBuckets(tx, bucketOutbox, bucketOrigins, bucketSecrets, bucketReports)
 		}},
 		{"jobs in doubt", func(tx *bolt.Tx) error { return addBuckets(tx, bucketDoubtful) }},
+		{"lanes by scratch and swap", splitLanes},
 	}}
 	historySchema = schema{version: 2, buckets: historyBuckets, migrations: []migration{
 		{"origins", func(tx *bolt.Tx) error { return addBuckets(tx, bucketOrigins) }},
@@ -42,6 +44,44 @@ var (
 // Layout is a number that grows with every change of what is on disk. A release
 // reads what was written under its own number or a lower one.
 func Layout() int { return activeSchema.version + historySchema.version }
+
+// splitLanes moves startable jobs that need scratch space or swap to lanes of their own.
+func splitLanes(tx *bolt.Tx) error {
+	ready := tx.Bucket(bucketReady)
+	moved := make(map[string][]entry) // by the lane they leave
+	err := ready.ForEachBucket(func(name []byte) error {
+		return ready.Bucket(name).ForEach(func(k, v []byte) error {
+			if to := readAmount(v, amountLen+8).appendDiskClasses(bytes.Clone(name)); len(to) > len(name) {
+				moved[string(name)] = append(moved[string(name)], entry{lane: to, key: bytes.Clone(k), value: bytes.Clone(v)})
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	for from, entries := range moved {
+		old := ready.Bucket([]byte(from))
+		for _, e := range entries {
+			lane, err := ready.CreateBucketIfNotExists(e.lane)
+			if err != nil {
+				return err
+			}
+			if err := lane.Put(e.key, e.value); err != nil {
+				return err
+			}
+			if err := old.Delete(e.key); err != nil {
+				return err
+			}
+		}
+		if k, _ := old.Cursor().First(); k == nil {
+			if err := ready.DeleteBucket([]byte(from)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
 
 func addBuckets(tx *bolt.Tx, names ...[]byte) error {
 	for _, name := range names {

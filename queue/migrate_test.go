@@ -83,6 +83,34 @@ func TestMigrations(t *testing.T) {
 	}
 }
 
+// TestSplitLanes opens a queue of version 3, whose lanes are of cpus, memory and gpus alone.
+func TestSplitLanes(t *testing.T) {
+	s := open(t)
+	submit(t, s, sub(named("1"), withDisk(500, 0)), sub(named("2"), withDisk(0, 5)), sub(named("3"), withDisk(0, 0)),
+		sub(named("4"), withDisk(500, 0), ownedBy("other")))
+	must(t, s.Close())
+	edit(t, filepath.Join(s.dir, activeName), func(tx *bolt.Tx) error {
+		ready := tx.Bucket(bucketReady)
+		for seq := uint64(1); seq <= 4; seq++ {
+			j, err := loadSeq(tx, seq)
+			must(t, err)
+			must(t, ready.Bucket(laneKey(&j)).Delete(seqKey(seq)))
+			if k, _ := ready.Bucket(laneKey(&j)).Cursor().First(); k == nil {
+				must(t, ready.DeleteBucket(laneKey(&j)))
+			}
+			lane, err := ready.CreateBucketIfNotExists(laneKey(&j)[:laneLen])
+			must(t, err)
+			must(t, lane.Put(seqKey(seq), readyValue(&j)))
+		}
+		return activeSchema.stamp(tx, 3)
+	})
+	s = open(t, func(o *Options) { o.Dir = s.dir })
+	must(t, s.Check())
+	wantClaims(t, claimIDs(t, s, Capacity{Slots: 9, CPUs: 9, Swap: 5}, 9), "2 3")
+	wantClaims(t, claimIDs(t, s, Capacity{Slots: 9, CPUs: 9, Swap: 5, Scratch: 1000}, 9), "4 1")
+	must(t, s.Check())
+}
+
 func TestNewerSchema(t *testing.T) {
 	for name, sc := range map[string]schema{activeName: activeSchema, historyName: historySchema} {
 		s := open(t)
