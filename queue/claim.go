@@ -139,10 +139,16 @@ func (t *txn) overtaken(seq uint64) error {
 // plan is what a claim will do, found without changing anything.
 type plan struct {
 	claims    []candidate
-	overtaken []uint64    // jobs whose patience begins
-	reserved  []candidate // jobs whose patience is over and that still do not fit
-	free      amount      // what is left
-	served    uint64      // the last stamp before this claim
+	overtaken []uint64      // jobs whose patience begins
+	reserved  []reservation // for jobs whose patience is over and that still do not fit
+	free      amount        // what is left
+	served    uint64        // the last stamp before this claim
+}
+
+// reservation is what is kept for a job as it comes free.
+type reservation struct {
+	seq  uint64
+	kept amount
 }
 
 // candidate is a startable job as the index shows it.
@@ -182,7 +188,8 @@ type planner struct {
 // planClaim chooses by priority, then the owner served least recently, then
 // the job that came first. A job that does not fit is overtaken by those that do
 // until its patience is over; then what it needs is kept for it, as it comes
-// free. A job larger than the machine is in nobody's way.
+// free: scratch space and swap first, the rest once these are there. A job larger
+// than the machine is in nobody's way.
 func planClaim(tx *bolt.Tx, total amount, max int, now time.Time) (*plan, error) {
 	used, err := inUse(tx)
 	if err != nil {
@@ -267,8 +274,9 @@ func (p *planner) patient(lanes []*lane) {
 			p.take(h)
 			continue
 		}
-		p.reserved = append(p.reserved, h)
-		p.free = p.free.reserve(h.need)
+		kept := p.free.kept(h.need)
+		p.reserved = append(p.reserved, reservation{h.seq, kept})
+		p.free = p.free.reserve(kept)
 		l.skip(h)
 	}
 }

@@ -147,6 +147,49 @@ func TestClaimPastDisk(t *testing.T) {
 	}
 }
 
+// TestDiskKept: what is kept for a job that is short of disk is disk, until that is
+// there; jobs that need none go on meanwhile.
+func TestDiskKept(t *testing.T) {
+	for name, disk := range map[string]func(n int64) func(*Submission){
+		"scratch": func(n int64) func(*Submission) { return withDisk(n, 0) },
+		"swap":    func(n int64) func(*Submission) { return withDisk(0, n) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newClock()
+			s := open(t, withClock(c))
+			total := Capacity{Slots: 4, CPUs: 4, Memory: 10, Scratch: 100, Swap: 100}
+			submit(t, s, sub(named("long"), disk(60)))
+			wantClaims(t, claimIDs(t, s, total, 4), "long")
+			submit(t, s, sub(named("large"), disk(80), func(s *Submission) { s.Needs.CPUs, s.Needs.Memory = 4, 10 }), sub(named("a"), disk(0)))
+			wantClaims(t, claimIDs(t, s, total, 4), "a")
+			c.add(patience)
+			submit(t, s, sub(named("small"), disk(30)))
+			for _, id := range []string{"b", "c", "d"} {
+				submit(t, s, sub(named(id), disk(0), func(s *Submission) { s.Needs.Memory = 1 }))
+			}
+			why := func(id, kind, text string) {
+				t.Helper()
+				if waits, _, err := s.Why(id, total); err != nil || len(waits) != 1 || waits[0].Kind != kind || !strings.Contains(waits[0].Text, text) {
+					t.Errorf("%s waits for %+v, %v", id, waits, err)
+				}
+			}
+			why("small", "reserved", "large")
+			why("d", "turn", "have their turn first")
+			wantClaims(t, claimIDs(t, s, total, 4), "b c")
+			run(t, s, "long", 0)
+			// The disk is there: now the cpus are kept, too, as they come free.
+			wantClaims(t, claimIDs(t, s, total, 4), "")
+			why("d", "reserved", "large")
+			for _, id := range []string{"a", "b", "c"} {
+				run(t, s, id, 0)
+			}
+			wantClaims(t, claimIDs(t, s, total, 4), "large")
+			run(t, s, "large", 0)
+			wantClaims(t, claimIDs(t, s, total, 4), "small d")
+		})
+	}
+}
+
 // TestPatience follows a large job that others overtake until its patience is over.
 func TestPatience(t *testing.T) {
 	for _, otherOwner := range []bool{false, true} {

@@ -319,6 +319,16 @@ func (a amount) minus(b amount) amount {
 	return amount{a.slots - b.slots, a.milli - b.milli, a.memory - b.memory, a.gpus - b.gpus, a.scratch - b.scratch, a.swap - b.swap}
 }
 
+// kept is what of need is kept for a job when a is what is free. Scratch space and
+// swap may be short for as long as another job runs, days: cpus that idle meanwhile
+// would bring the start no nearer.
+func (a amount) kept(need amount) amount {
+	if enough(a.scratch, need.scratch) && enough(a.swap, need.swap) {
+		return need
+	}
+	return amount{scratch: need.scratch, swap: need.swap}
+}
+
 // reserve takes b away as far as it is there. What b does not need stays.
 func (a amount) reserve(b amount) amount {
 	r := a

@@ -165,7 +165,7 @@ func (m *model) settle() {
 
 // claim says the rule of claim.go in other words: in the order of priority,
 // turn and arrival, the first that fits, where the long overtaken go first and
-// keep what they need.
+// keep what they need, of the disk first.
 func (m *model) claim(total Capacity, most int) (ids []string) {
 	for id := range m.settled {
 		if j := m.job(id); j != nil {
@@ -221,7 +221,11 @@ func (m *model) claim(total Capacity, most int) (ids []string) {
 			if free.fits(amountOf(j.Needs)) {
 				take(j)
 			} else {
-				free = free.reserve(amountOf(j.Needs))
+				keep := amountOf(j.Needs)
+				if keep.scratch > max(free.scratch, 0) || keep.swap > max(free.swap, 0) {
+					keep.slots, keep.milli, keep.memory, keep.gpus = 0, 0, 0, 0
+				}
+				free = free.reserve(keep)
 				kept[j] = true
 			}
 		}

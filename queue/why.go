@@ -88,8 +88,11 @@ func (s *Store) why(tx *bolt.Tx, j *Job, total Capacity) (waits []Wait, ahead in
 				return nil, ahead, nil
 			}
 		}
-		for _, c := range p.reserved {
-			first, err := loadSeq(tx, c.seq)
+		for _, r := range p.reserved {
+			if r.kept.slots == 0 && min(r.kept.scratch, need.scratch) == 0 && min(r.kept.swap, need.swap) == 0 {
+				continue // disk or swap, which this job does without
+			}
+			first, err := loadSeq(tx, r.seq)
 			if err != nil {
 				return nil, -1, err
 			}
