@@ -120,6 +120,7 @@ func (b *broker) handBackOne(ctx context.Context, job *queue.Job) (done bool, er
 		b.f.store.Confirm(job.ID)
 		return false, err
 	}
-	b.forget(ctx, job, "it was handed back")
+	// RabbitMQ has it: a daemon that is being stopped must not keep it as well.
+	b.forget(context.WithoutCancel(ctx), job, "it was handed back")
 	return true, nil
 }

@@ -28,9 +28,9 @@ type clip struct {
 }
 
 const (
-	frameMethod, frameHeader, frameBody = 1, 2, 3
-	frameHead                           = 7
-	frameEnd                            = 0xCE
+	frameMethod, frameHeader, frameBody, frameHeartbeat = 1, 2, 3, 8
+	frameHead                                           = 7
+	frameEnd                                            = 0xCE
 	// bodySizeAt is where a header frame's payload has it: after class and weight.
 	bodySizeAt = 4
 	// maxHeaderFrame is more than any frame that was agreed on.
@@ -90,6 +90,9 @@ func (c *clip) next() error {
 		if c.drop[channel] -= min(size, c.drop[channel]); c.drop[channel] == 0 {
 			delete(c.drop, channel)
 		}
+		// A body may take longer to pass than the library waits for a sign of life,
+		// and the broker sends no other meanwhile.
+		c.ready.Write([]byte{frameHeartbeat, 0, 0, 0, 0, 0, 0, frameEnd})
 	case kind == frameHeader && size >= bodySizeAt+8 && size <= maxHeaderFrame:
 		delete(c.drop, channel)
 		frame := make([]byte, frameHead+size+1)
@@ -112,7 +115,7 @@ func (c *clip) next() error {
 		c.ready.Write(head[:])
 		c.ready.Write(stub)
 		c.ready.WriteByte(frameEnd)
-	case kind == frameMethod, kind == frameHeader, kind == frameBody, kind == 8: // heartbeat
+	case kind == frameMethod, kind == frameHeader, kind == frameBody, kind == frameHeartbeat:
 		if kind == frameMethod {
 			delete(c.drop, channel) // which ends a body that is not complete
 		}

@@ -56,7 +56,8 @@ func TestClip(t *testing.T) {
 		want := bytes.Join([][]byte{
 			frame(1, 1, []byte("deliver")), frame(2, 1, headerOf(max)), frame(3, 1, small),
 			frame(1, 1, []byte("deliver")), frame(2, 1, headerOf(uint64(len(stub("180"))))), frame(3, 1, stub("180")),
-			frame(8, 0, nil), frame(1, 2, []byte("deliver")), frame(2, 2, headerOf(3)), frame(3, 2, []byte("two")),
+			frame(8, 0, nil), frame(8, 0, nil), frame(1, 2, []byte("deliver")), frame(2, 2, headerOf(3)), frame(3, 2, []byte("two")),
+			frame(8, 0, nil), frame(8, 0, nil), // a sign of life for each that was dropped
 			frame(1, 1, []byte("deliver")), frame(2, 1, headerOf(4)), frame(3, 1, []byte("more")),
 			frame(2, 3, headerOf(uint64(len(stub("1000"))))), frame(3, 3, stub("1000")), frame(1, 3, []byte("close")), frame(3, 3, []byte("after")),
 		}, nil)

@@ -86,11 +86,10 @@ func (m *Monitor) inTurn(l *live) error {
 	defer tick.Stop()
 	for {
 		turn, err := attempt.TakeTurn(m.options.State)
-		if err != nil {
-			return err
-		}
 		if turn != nil {
 			turn.Close()
+		}
+		if turn != nil || err != nil { // its runner says what is wrong, and goes on without a turn
 			return m.relaunch(l)
 		}
 		select {

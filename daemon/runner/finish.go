@@ -187,10 +187,11 @@ func (a *attemptRun) finishUp(exit *attempt.Exit, left *attempt.Finish) error {
 			return errToBeResumed
 		case errors.Is(err, errNotYet) && reason == nil:
 			left.Turns++
-			if err = a.dir.WriteFinish(*left); err == nil {
-				return errNotYet
+			if err := a.dir.WriteFinish(*left); err != nil {
+				// The file as it is leads to the same work.
+				a.logger.Warn("Cannot note a turn; the uploads go on later all the same", "error", err)
 			}
-			left.Error = err.Error()
+			return errNotYet
 		case reason != nil:
 			left.Error = reason.text + " (before everything was uploaded)"
 		case err != nil && left.Error == "":

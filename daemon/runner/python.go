@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -193,14 +194,19 @@ func (c *call) start(with []byte, crashed func()) {
 			// What comes now is nobody's, and must not be waited for.
 			_, _ = io.Copy(io.Discard, c.ours)
 		}
-		if errors.Is(c.err, net.ErrClosed) || errors.Is(c.err, unix.ECONNRESET) {
+		if errors.Is(c.err, net.ErrClosed) || errors.Is(c.err, unix.ECONNRESET) || errors.Is(c.err, os.ErrDeadlineExceeded) {
 			c.err = nil
 		}
 	}()
 }
 
-// end returns what came back, once no process is left that could send more.
+// lateResult is for what is on its way when no process is left that could send
+// more; but one outside may hold a descriptor of the socket that it was sent.
+const lateResult = 5 * time.Second
+
+// end returns what came back.
 func (c *call) end() ([]byte, error) {
+	_ = c.ours.SetDeadline(time.Now().Add(lateResult))
 	<-c.done
 	return c.result, c.err
 }
