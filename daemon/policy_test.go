@@ -63,14 +63,11 @@ func TestPolicy(t *testing.T) {
 	if job := w.wait(held.ID); job.State != "failed" || !strings.Contains(job.Error, "resources.memory: 90.0 MiB are more than 50.0 MiB") {
 		t.Errorf("a job that policy allows no more: %+v", job)
 	}
-	audit, err := os.ReadFile(filepath.Join(w.state(), "audit.jsonl"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, event := range []string{`"event":"start"`, `"event":"end"`, `"by":"front"`, "90.0 MiB are more than 50.0 MiB"} {
-		if !strings.Contains(string(audit), event) {
-			t.Errorf("the audit log has no %s:\n%s", event, audit)
-		}
+		w.eventually("the audit log has "+event, func() bool {
+			audit, err := os.ReadFile(filepath.Join(w.state(), "audit.jsonl"))
+			return err == nil && strings.Contains(string(audit), event)
+		})
 	}
 }
 

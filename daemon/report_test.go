@@ -178,7 +178,7 @@ func TestGirderIsElsewhere(t *testing.T) {
 	}
 	// What failed after the container is in the log where Girder's users look.
 	w.eventually("Girder has the end", func() bool { return g.Job(jobs["elsewhere"].girderID).Status == 4 })
-	if log := strings.Join(g.Job(jobs["elsewhere"].girderID).Log, ""); !strings.HasPrefix(log, "there") || !strings.Contains(log, "DockerException: cannot upload") {
+	if log := strings.Join(g.Job(jobs["elsewhere"].girderID).Log, ""); !strings.HasPrefix(log, "there") || !strings.Contains(log, "FileNotFoundError: cannot upload") {
 		t.Errorf("Girder's log is %q", log)
 	}
 }

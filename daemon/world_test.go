@@ -74,7 +74,8 @@ const (
 )
 
 // patience is for what has to happen, on however busy a machine.
-const patience = time.Minute
+// It is longer than the minute that a task in doubt waits.
+const patience = 2 * time.Minute
 
 // world is one daemon with everything of it below dir.
 type world struct {
@@ -164,6 +165,8 @@ func (w *world) start(before ...string) {
 
 func (w *world) launch(before ...string) {
 	w.t.Helper()
+	// It would answer for the new one.
+	w.eventually("the front of a killed daemon has ended", func() bool { return len(w.fronts()) == 0 })
 	w.cmd = exec.Command(binary, "daemon", "--config", w.config)
 	w.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if len(before) > 0 {
@@ -259,18 +262,27 @@ func (w *world) stop() {
 // front is the process of the unprivileged half.
 func (w *world) front() *os.Process {
 	w.t.Helper()
+	fronts := w.fronts()
+	if len(fronts) == 0 {
+		w.t.Fatal("there is no front")
+	}
+	p, err := os.FindProcess(fronts[0])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return p
+}
+
+// fronts are those of this world, of which there are two after a kill for a moment.
+func (w *world) fronts() (pids []int) {
 	for _, pid := range w.processes() {
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-		if err == nil && strings.Contains(string(status), fmt.Sprintf("\nUid:\t%d\t", frontUID)) {
-			p, err := os.FindProcess(pid)
-			if err != nil {
-				w.t.Fatal(err)
-			}
-			return p
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err == nil && strings.Contains(string(status), fmt.Sprintf("\nUid:\t%d\t", frontUID)) && strings.Contains(string(line), "--config="+w.config) {
+			pids = append(pids, pid)
 		}
 	}
-	w.t.Fatal("there is no front")
-	return nil
+	return pids
 }
 
 // processes are all that run the program or its containers.
