@@ -183,7 +183,8 @@ func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request, right
 	if secrets.MachineKey != "" {
 		r.Grant.KeeperID = base // which no process of the container has: it is root's there, and root is the submitter
 	}
-	if !rights.SwitchUser() && len(r.Plan.Binds) > 0 {
+	// A function's container shows the machine's files as binds do.
+	if !rights.SwitchUser() && (len(r.Plan.Binds) > 0 || r.Plan.Python != nil) {
 		r.Grant.Withheld = []string{"CAP_SETUID", "CAP_SETGID"}
 	}
 	if r.Plan.Network == sandbox.NetworkPrivate {

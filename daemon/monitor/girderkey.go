@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/attempt"
+	"girderworker/daemon/policy"
 	"girderworker/transforms"
 )
 
@@ -28,6 +29,9 @@ func (m *Monitor) girderKey(r *attempt.Request, secrets *transforms.Secrets) (st
 		}
 		asked = true
 		switch {
+		case r.Identity.Source != policy.Socket:
+			// A task's process has no id that is surely nobody else's.
+			return "", fmt.Errorf("%w: girder.machine_key: the machine's API key is for jobs of the socket; a task has its own token", ErrRefused)
 		case m.options.Girder.URL == "" || m.options.Girder.KeyFile == "":
 			return "", fmt.Errorf("%w: girder.machine_key: this machine has no API key of Girder; its admin can give it one with girder_url and girder_key_file in worker.cfg", ErrRefused)
 		case g.URL != m.options.Girder.URL:

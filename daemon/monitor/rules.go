@@ -154,6 +154,9 @@ func (m *Monitor) judge(r *attempt.Request) (*policy.Rights, error) {
 	if p := r.Plan.Python; p != nil && !slices.Contains(m.options.Interpreters, p.Interpreter) {
 		return nil, fmt.Errorf("%w: python: %s is no interpreter of girder_worker.python (any more)", ErrRefused, p.Interpreter)
 	}
+	if p := r.Plan.Python; p != nil && (r.Plan.User != "" || len(r.Plan.Entrypoint) > 0 || len(r.Plan.Args) > 0 || len(r.Plan.Binds) > 0) {
+		return nil, fmt.Errorf("%w: python: a function runs as its caller and as nothing else", ErrRefused)
+	}
 	who := policy.Subject{Source: id.Source, UID: id.Submitter, Groups: append([]int{id.GID}, id.Groups...)}
 	rules := m.rules.Load()
 	rights := rules.policy.For(who)
