@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -58,6 +59,9 @@ func Discover(ctx context.Context, in io.Reader, out io.Writer) error {
 	cmd := exec.CommandContext(ctx, d.Interpreter, "-I", "-B", "-X", "utf8", "-c", discoverScript)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(request), lines, output
 	cmd.WaitDelay = discoveryGrace
+	// Pdeathsig comes with the end of the thread that started the process.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	err = startDropped(attempt.Identity{UID: d.UID, GID: d.UID}, cmd)
 	if err == nil {
 		err = cmd.Wait()
@@ -81,6 +85,7 @@ func startDropped(id attempt.Identity, cmd *exec.Cmd) error {
 	cmd.Env = []string{"PATH=" + defaultPath, "HOME=/nonexistent", "LANG=C.UTF-8"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential: &syscall.Credential{Uid: uint32(id.UID), Gid: uint32(id.GID)},
+		Pdeathsig:  syscall.SIGKILL,
 		Setsid:     true,
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWIPC,
 	}
