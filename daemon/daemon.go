@@ -104,7 +104,7 @@ func run(o Options) error {
 		Over:      func() { settled.Reset(settleAfter) },
 		Logger:    logger.With("part", "monitor"),
 
-		Interpreters: c.Interpreters(),
+		Interpreters: mayInterpret(&c),
 	}, signals)
 }
 

@@ -51,8 +51,9 @@ type front struct {
 	probe   probed
 
 	attempts attempts
-	// pythonChanged, of capacity 1: the configuration was reloaded.
+	// pythonChanged, of capacity 1: Python packages are to be looked at again.
 	pythonChanged chan struct{}
+	looked        atomic.Bool // at Python packages, a first time
 
 	nudge chan struct{} // capacity 1: the dispatcher should look again
 	proof chan chan struct{}

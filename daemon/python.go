@@ -29,9 +29,25 @@ const (
 	maxCulprits = 8
 	// pythonSettle lets an installation finish.
 	pythonSettle = time.Second
+	// pythonPatience is how long tasks wait in the broker for the first look.
+	pythonPatience = 2 * time.Minute
+	// pythonRetry is the pause after a first failed look; it doubles up to pythonMaxRetry.
+	pythonRetry    = time.Second
+	pythonMaxRetry = time.Minute
+	// pythonCulpritRetry is for a plugin that hung, perhaps only because much else went on.
+	pythonCulpritRetry = 10 * time.Minute
 	// maxDiscovered bounds an answer, in bytes.
 	maxDiscovered = 16 << 20
 )
+
+// mayInterpret are the programs that the configuration allows, whether what it names
+// turns out to be an interpreter or a virtual environment.
+func mayInterpret(c *config.Config) (all []string) {
+	for _, p := range c.Python.Interpreters {
+		all = append(all, p, filepath.Join(p, "bin", "python3"))
+	}
+	return all
+}
 
 // pythons are the interpreters of the configuration.
 func pythons(c *config.Config) []plugin.Python {
@@ -47,7 +63,7 @@ func pythons(c *config.Config) []plugin.Python {
 }
 
 // watchPython discovers the tasks of the configured interpreters, and again when
-// their packages or the configuration have changed.
+// their packages have changed, at a reload, and after a look that failed.
 func (f *front) watchPython(ctx context.Context) {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -56,10 +72,11 @@ func (f *front) watchPython(ctx context.Context) {
 	} else {
 		defer w.Close()
 	}
-	var known []plugin.Python
-	again := make(chan struct{}, 1)
-	again <- struct{}{}
+	defer time.AfterFunc(pythonPatience, f.pythonLooked).Stop()
+	looks := map[string]*plugin.Look{}
+	again := time.After(0)
 	var settled <-chan time.Time
+	var pause time.Duration
 	for {
 		select {
 		case <-ctx.Done():
@@ -73,55 +90,110 @@ func (f *front) watchPython(ctx context.Context) {
 		case <-w.Errors:
 			continue
 		case <-f.pythonChanged:
-			if reflect.DeepEqual(known, pythons(f.config.Load())) {
-				continue
-			}
 		case <-settled:
 			settled = nil
 		case <-again:
 		}
-		known = pythons(f.config.Load())
-		for _, dir := range f.discoverPython(ctx, known) {
+		watch, retry := f.discoverPython(ctx, pythons(f.config.Load()), looks)
+		for _, dir := range watch {
 			if w.Events != nil && !slices.Contains(w.WatchList(), dir) {
 				_ = w.Add(dir) // one that the daemon's user cannot read stays unwatched
 			}
 		}
+		f.pythonLooked()
+		again = nil
+		if retry == 0 {
+			pause = 0
+		} else {
+			pause = min(max(2*pause, retry), max(retry, pythonMaxRetry))
+			again = time.After(pause)
+		}
 	}
 }
 
-// discoverPython asks all interpreters, and returns what to watch.
-func (f *front) discoverPython(ctx context.Context, all []plugin.Python) (watch []string) {
-	var tasks []plugin.Task
-	var problems []error
+// pythonLooked has tasks taken from the broker: those of Python are known by now, or
+// it took too long.
+func (f *front) pythonLooked() {
+	if !f.looked.Swap(true) {
+		f.broker.wake()
+	}
+}
+
+// discoverPython asks all interpreters, and returns what to watch, and when to look
+// again if that could find more; 0 is never. looks, by interpreter, is what is known
+// from before.
+func (f *front) discoverPython(ctx context.Context, all []plugin.Python, looks map[string]*plugin.Look) (watch []string, retry time.Duration) {
+	soon := func(d time.Duration) {
+		if retry == 0 || d < retry {
+			retry = d
+		}
+	}
+	known := func() (tasks []plugin.Task, problems []error) {
+		for _, p := range all {
+			tasks = append(tasks, looks[p.Interpreter].Tasks...)
+			problems = append(problems, looks[p.Interpreter].Problems...)
+		}
+		return tasks, problems
+	}
+	told := map[string]bool{}
+	for i := range all {
+		// A virtual environment that is away, as while its file system is, is still one.
+		if venv := filepath.Join(all[i].Interpreter, "bin", "python3"); looks[venv] != nil {
+			all[i].Interpreter = venv
+		}
+		p := all[i]
+		// What another configuration found says nothing about this one.
+		if l := looks[p.Interpreter]; l == nil || !reflect.DeepEqual(l.Of, p) {
+			looks[p.Interpreter] = &plugin.Look{Of: p}
+		}
+		for _, problem := range looks[p.Interpreter].Problems {
+			told[problem.Error()] = true
+		}
+	}
 	began := time.Now()
 	for _, p := range all {
+		look := looks[p.Interpreter]
 		var skip []string
 		var trouble []error
 		for {
 			answer, err := f.askPython(ctx, p.Discovery(skip))
 			if ctx.Err() != nil {
-				return watch
+				return watch, 0
 			}
 			if err != nil {
-				problems = append(problems, err)
+				look.Problems = append(trouble, err)
+				soon(pythonRetry)
 				break
 			}
 			found, culprit := p.Read(answer)
 			watch = append(watch, found.Watch...)
+			missing := look.Take(found, skip, time.Now())
 			if culprit == "" || len(skip) == maxCulprits {
-				tasks = append(tasks, found.Tasks...)
-				problems = append(append(problems, trouble...), found.Problems...)
+				look.Problems = append(trouble, found.Problems...)
+				switch {
+				case culprit == "" && !found.Whole:
+					soon(pythonRetry)
+				case missing:
+					soon(plugin.UpgradeTime)
+				case len(skip) > 0:
+					soon(pythonCulpritRetry)
+				}
 				break
 			}
 			// What it was at when it died is named once, and the others asked again.
 			skip = append(skip, culprit)
 			trouble = append(trouble, found.Problems[len(found.Problems)-1])
-			f.tasks.Set(pythonSource, append(slices.Clone(tasks), found.Tasks...), append(slices.Clone(problems), trouble...))
+			look.Problems = slices.Clone(trouble)
+			tasks, problems := known()
+			f.tasks.Set(pythonSource, tasks, problems)
 		}
 	}
+	tasks, problems := known()
 	f.tasks.Set(pythonSource, tasks, problems)
 	for _, problem := range problems {
-		f.logger.Warn("Leaving out a task", "error", problem)
+		if !told[problem.Error()] {
+			f.logger.Warn("Leaving out a task", "error", problem)
+		}
 	}
 	if len(all) > 0 {
 		var names []string
@@ -130,7 +202,7 @@ func (f *front) discoverPython(ctx context.Context, all []plugin.Python) (watch 
 		}
 		f.logger.Info("Tasks of Python packages", "count", len(tasks), "tasks", clipText(strings.Join(names, ","), 2000), "took", time.Since(began).Round(time.Millisecond))
 	}
-	return watch
+	return watch, retry
 }
 
 // askPython has one interpreter asked, by the monitor.

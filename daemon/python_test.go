@@ -442,3 +442,52 @@ say(app.send_task('labtasks.tasks.third_time').get(timeout=90))
 		}
 	}
 }
+
+// TestPythonSlow: a task that waits in the broker at the daemon's start is known when
+// it is taken, and stays known while its interpreter cannot be asked.
+func TestPythonSlow(t *testing.T) {
+	e := newPythonEnv(t)
+	e.install("labtasks", "LabPlugin", nil)
+	slow := filepath.Join(filepath.Dir(e.dir), "slow-python")
+	text := []byte("#!/bin/sh\nsleep 4\nexec " + e.python() + " \"$@\"\n") // longer than the broker takes
+	if err := os.WriteFile(slow, text, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w, c, _ := newCeleryWorld(t, 2)
+	w.stop()
+	config, err := os.ReadFile(w.config)
+	if err == nil {
+		err = os.WriteFile(w.config, bytes.Replace(config, []byte("slots = 2"), []byte("slots = 2\npython = "+slow), 1), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var id string
+	decode(t, c.Run(t, "say(app.send_task('labtasks.tasks.add', [1, 2]).id)")[0], &id)
+	w.start()
+	w.eventually("the task is taken", func() bool {
+		_, err := w.client.Job(t.Context(), id)
+		return err == nil
+	})
+	if job := w.wait(id); job.State != "succeeded" {
+		t.Errorf("%+v", job)
+	}
+
+	if err := os.Rename(slow, slow+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	troubled := func() bool {
+		tasks, err := w.client.Tasks(t.Context())
+		return err == nil && strings.Contains(strings.Join(tasks.Problems, "\n"), slow)
+	}
+	w.eventually("a failed look", troubled)
+	w.discovered("labtasks.tasks.add")
+	if err := os.Rename(slow+".away", slow); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("another look", func() bool { return !troubled() })
+	w.discovered("labtasks.tasks.add")
+}

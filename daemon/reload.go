@@ -40,6 +40,12 @@ func (f *front) reload() {
 	}
 	f.notes.Store(&warnings)
 	f.findTasks()
+	defer func() { // with whatever configuration counts then
+		select {
+		case f.pythonChanged <- struct{}{}:
+		default:
+		}
+	}()
 	if len(live)+len(restart) == 0 {
 		return
 	}
@@ -56,10 +62,6 @@ func (f *front) reload() {
 	}
 	f.gpus.setShare(current.GPUs.Share)
 	f.server.Apply(f.settings(&current))
-	select {
-	case f.pythonChanged <- struct{}{}:
-	default:
-	}
 	f.lookAgain()
 	f.logger.Info("Configuration reloaded", "changed", strings.Join(live, " "))
 	if len(restart) > 0 {

@@ -28,6 +28,10 @@ type Found struct {
 	Problems []error
 	// Watch are directories whose change makes it worth to ask again.
 	Watch []string
+	// Whole: it got to its end. Failed are the plugins, as in a task's Source, whose
+	// import failed on the way.
+	Whole  bool
+	Failed []string
 }
 
 // Discovery is what to ask; skip are plugins that are left out.
@@ -96,6 +100,7 @@ func (p Python) Read(answer attempt.DiscoveryAnswer) (found Found, culprit strin
 		if l.Problem != nil {
 			if l.Plugin != "" {
 				trouble("plugin %s: %s", clean(l.Plugin, 100), clean(*l.Problem, 1000))
+				found.Failed = append(found.Failed, p.source(l.Plugin))
 			} else {
 				trouble("%s", clean(*l.Problem, 1000))
 			}
@@ -106,12 +111,14 @@ func (p Python) Read(answer attempt.DiscoveryAnswer) (found Found, culprit strin
 		for i := range l.Tasks {
 			if len(found.Tasks) == maxPythonTasks {
 				trouble("more than %d tasks", maxPythonTasks)
+				found.Whole = true
 				return found, ""
 			}
 			found.Tasks = append(found.Tasks, p.task(&l.Tasks[i], l.Plugin))
 		}
 	}
 	if done {
+		found.Whole = true
 		return found, ""
 	}
 	why := cmp.Or(answer.Ended, "it ended in the middle")
@@ -126,6 +133,11 @@ func (p Python) Read(answer attempt.DiscoveryAnswer) (found Found, culprit strin
 	return found, culprit
 }
 
+// source is a plugin as a task's Source.
+func (p Python) source(plugin string) string {
+	return fmt.Sprintf("%s of %s", clean(plugin, 100), p.Interpreter)
+}
+
 func (p Python) task(t *pythonTask, plugin string) Task {
 	doc := clip(strings.ToValidUTF8(t.Doc, "�"), maxDoc)
 	title := doc
@@ -134,7 +146,7 @@ func (p Python) task(t *pythonTask, plugin string) Task {
 	}
 	a := apitype.Task{
 		Name: t.Name, Title: clean(title, 200), Description: doc,
-		Source:     fmt.Sprintf("%s of %s", clean(plugin, 100), p.Interpreter),
+		Source:     p.source(plugin),
 		Parameters: []apitype.Parameter{},
 		GirderJob:  apitype.GirderJob{Public: t.Public},
 	}
