@@ -207,6 +207,10 @@ for i in range(%d, %d):
         kwargs=dict(container_args=['-c', %q], entrypoint='sh', pull_image=False), ignore_result=True)
 `, from, from+n, script))
 	}
+	// Each asks its peers for a moment before it takes tasks, and not in step.
+	a.eventually("both take tasks", func() bool {
+		return rabbit.HasQueue(t, vhost, "celery") && rabbit.Consumers(t, vhost, "celery") == 2
+	})
 	most := 0
 	// The shares are measured while there is more than both can do.
 	run(0, n, "usleep 50000")
@@ -231,11 +235,7 @@ for i in range(%d, %d):
 			if x+y > n {
 				t.Errorf("%d jobs ran, of %d", x+y, n)
 			}
-			least := 4 * n / 10 // within a fifth of a half
-			if !long() {
-				least = n / 10 // the first to be ready has a head start of a second, which is much of so few
-			}
-			if x < least || y < least {
+			if 10*x < 4*n || 10*y < 4*n { // within a fifth of a half
 				t.Errorf("the shares are %d and %d", x, y)
 			}
 			break

@@ -190,6 +190,16 @@ func (b *Broker) Depth(t testing.TB, vhost, queue string) (ready, unacked int) {
 	return ready, unacked
 }
 
+// Consumers is how many take messages of a queue.
+func (b *Broker) Consumers(t testing.TB, vhost, queue string) (n int) {
+	t.Helper()
+	out := b.Eval(t, fmt.Sprintf(`{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"%s">>, queue, <<"%s">>)), [{_, N}] = rabbit_amqqueue:info(Q, [consumers]), N.`, vhost, queue))
+	if _, err := fmt.Sscan(out, &n); err != nil {
+		t.Fatalf("cannot read the consumers of %s: %q", queue, out)
+	}
+	return n
+}
+
 // HasQueue tells whether a queue exists.
 func (b *Broker) HasQueue(t testing.TB, vhost, queue string) bool {
 	t.Helper()
