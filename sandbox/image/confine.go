@@ -35,7 +35,8 @@ const (
 
 	archiveFD = 3
 	answerFD  = 4
-	readyFD   = 5 // worker only
+	heldFD    = 5
+	readyFD   = 6 // worker only
 )
 
 // confine runs a confined child for req and hands its messages to on, one after
@@ -45,8 +46,9 @@ const (
 // There are two processes. The first has the new namespaces and, in them, every
 // capability; it never sees the archive. It starts the second, the worker, with
 // the few capabilities of the task, and pivots the mount namespace, and so both,
-// into the request's root. Only then the worker gets its order.
-func (s *Store) confine(ctx context.Context, req request, archive *os.File, on func(message) (any, error)) error {
+// into the request's root. Only then the worker gets its order. Both keep held
+// open, so its lock outlives an importer that is killed until they are gone too.
+func (s *Store) confine(ctx context.Context, req request, archive, held *os.File, on func(message) (any, error)) error {
 	order, err := json.Marshal(req)
 	if err != nil {
 		return err
@@ -63,11 +65,16 @@ func (s *Store) confine(ctx context.Context, req request, archive *os.File, on f
 	}
 	defer answers.Close()
 	defer answersChild.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
 	if archive == nil {
-		if archive, err = os.Open(os.DevNull); err != nil {
-			return err
-		}
-		defer archive.Close()
+		archive = null
+	}
+	if held == nil {
+		held = null
 	}
 
 	running, kill := context.WithCancel(ctx)
@@ -83,7 +90,7 @@ func (s *Store) confine(ctx context.Context, req request, archive *os.File, on f
 	cmd.Stdin = bytes.NewReader(order)
 	cmd.Stdout = resultsChild
 	cmd.Stderr = &complaint
-	cmd.ExtraFiles = []*os.File{archive, answersChild}
+	cmd.ExtraFiles = []*os.File{archive, answersChild, held}
 	cmd.WaitDelay = 10 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET |

@@ -106,6 +106,41 @@ func TestImportSurvivesKill(t *testing.T) {
 	t.Logf("%d kills within %v: %d imports done, %d undone", kills, whole, present, absent)
 }
 
+// A child of a killed import that is still in the middle of a call does not
+// disturb the next start, which removes what it leaves.
+func TestOpenAwaitsChildren(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	openStore(t, dir)
+	dead := filepath.Join(dir, "staging", "import-1")
+	work := filepath.Join(dead, "work")
+	if err := os.MkdirAll(work, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	held, err := os.Create(filepath.Join(dead, "held"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Flock(int(held.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	writing := make(chan error, 1)
+	go func() {
+		defer held.Close()
+		for i := range 2000 {
+			if err := os.WriteFile(filepath.Join(work, fmt.Sprint(i)), nil, 0o600); err != nil {
+				writing <- err
+				return
+			}
+		}
+		close(writing)
+	}()
+	s := openStore(t, dir)
+	if err := <-writing; err != nil {
+		t.Errorf("the directory was removed beneath its writer: %v", err)
+	}
+	checkNothingLeft(t, s, dir)
+}
+
 // checkNothingLeft checks that staging is empty and every layer is some
 // image's.
 func checkNothingLeft(t *testing.T, s *image.Store, dir string) {

@@ -19,6 +19,7 @@ const (
 	workDir      = "work" // the confined child's root
 	readyDir     = "ready"
 	viewDir      = "view"
+	heldFile     = "held"
 
 	maxImages = 256 // in one archive
 )
@@ -96,11 +97,13 @@ func (s *Store) importArchive(ctx context.Context, archive *os.File, o ImportOpt
 }
 
 // staging is one import under way. Its directory is locked for as long as it
-// lives.
+// lives, and the file held in it for as long as its children do, which is a
+// moment longer when it is killed.
 type staging struct {
 	store  *Store
 	dir    string
 	locked *os.File
+	held   *os.File
 
 	images   []plannedImage
 	finished bool                     // the child said so
@@ -130,6 +133,11 @@ func (s *Store) newStaging() (*staging, error) {
 	if st.locked, err = os.Open(dir); err == nil {
 		err = flock(st.locked, unix.LOCK_EX|unix.LOCK_NB)
 	}
+	if err == nil {
+		if st.held, err = os.OpenFile(filepath.Join(dir, heldFile), os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o600); err == nil {
+			err = flock(st.held, unix.LOCK_EX|unix.LOCK_NB)
+		}
+	}
 	for _, sub := range []string{workDir, readyDir, viewDir} {
 		if err == nil {
 			err = os.Mkdir(filepath.Join(dir, sub), 0o700)
@@ -151,8 +159,10 @@ func (st *staging) remove() {
 	if err := os.RemoveAll(st.dir); err != nil {
 		st.store.log.Warn("Cannot remove what an import left; the next start tries again", "path", st.dir, "error", err)
 	}
-	if st.locked != nil {
-		st.locked.Close()
+	for _, f := range []*os.File{st.held, st.locked} {
+		if f != nil {
+			f.Close()
+		}
 	}
 }
 
@@ -170,7 +180,7 @@ func (st *staging) unpack(ctx context.Context, archive *os.File, o ImportOptions
 		}
 		req.Absent = have
 	}
-	err := st.store.confine(ctx, req, archive, func(m message) (any, error) {
+	err := st.store.confine(ctx, req, archive, st.held, func(m message) (any, error) {
 		if err := st.hear(m, o); err != nil || m.Plan == nil {
 			return nil, err
 		}
@@ -336,7 +346,7 @@ func (st *staging) inspect(ctx context.Context, img *Image) error {
 		return err
 	}
 	var seen *accounts
-	err = st.store.confine(ctx, request{Task: taskInspect, Root: view, Lowers: dirs}, nil, func(m message) (any, error) {
+	err = st.store.confine(ctx, request{Task: taskInspect, Root: view, Lowers: dirs}, nil, st.held, func(m message) (any, error) {
 		if m.Accounts == nil || seen != nil {
 			return nil, errors.New("the unpacker sent an unexpected message")
 		}

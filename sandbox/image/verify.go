@@ -27,7 +27,7 @@ func (s *Store) Verify(ctx context.Context, id string, keys []Key) error {
 		}
 		tree := ""
 		req := request{Task: taskVerify, Root: s.layerPath(layer, diffDir)}
-		err := s.confine(ctx, req, nil, func(m message) (any, error) {
+		err := s.confine(ctx, req, nil, nil, func(m message) (any, error) {
 			tree = m.Tree
 			return nil, nil
 		})
@@ -56,7 +56,7 @@ func (s *Store) verifySignatures(ctx context.Context, img Image, keys []Key) err
 		req.Keys = append(req.Keys, k.PEM)
 	}
 	var checked []Signature
-	err = s.confine(ctx, req, nil, func(m message) (any, error) {
+	err = s.confine(ctx, req, nil, nil, func(m message) (any, error) {
 		checked = m.Signatures
 		return nil, nil
 	})
