@@ -2,33 +2,22 @@ package transforms
 
 import (
 	"encoding/json"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"girderworker/transforms/jsonpickle"
+	"girderworker/transforms/recordtest"
 )
 
-// TestRecordedTasks decodes every docker_run that was recorded from a real Girder,
-// when there are such recordings: GIRDER_WORKER_RECORDS names a directory of
-// NAME.amqp.json. Each must be a job document that Plan can carry out, the hooks
+// TestRecordedTasks decodes every docker_run that was recorded. Each must be a job document that Plan can carry out, the hooks
 // as AMQP tables and as JSON must come to the same, and no token may be in it.
 func TestRecordedTasks(t *testing.T) {
-	dir := os.Getenv("GIRDER_WORKER_RECORDS")
-	if dir == "" {
-		t.Log("not run: GIRDER_WORKER_RECORDS names no directory of recordings")
-		return
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "*.amqp.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	decoded := 0
-	for _, file := range files {
+	for _, file := range recordtest.Files(t, ".amqp.json") {
 		name := strings.TrimSuffix(filepath.Base(file), ".amqp.json")
-		for _, m := range recordedMessages(t, file) {
-			h := m.Properties.Headers
+		for _, m := range recordtest.Messages(t, file) {
+			h := headersOf(t, m)
 			if h.Task != TaskDockerRun {
 				continue
 			}
@@ -47,11 +36,7 @@ func TestRecordedTasks(t *testing.T) {
 			asTables := task
 			for _, hook := range h.Hooks {
 				task.Hooks = append(task.Hooks, []byte(hook))
-				var table any
-				if err := json.Unmarshal(hook, &table); err != nil {
-					t.Fatal(err)
-				}
-				asTables.Hooks = append(asTables.Hooks, fieldTable(table))
+				asTables.Hooks = append(asTables.Hooks, recordtest.Table(t, hook))
 			}
 			f, secrets, err := FromTask(task)
 			if err != nil {
@@ -85,61 +70,29 @@ func TestRecordedTasks(t *testing.T) {
 		}
 	}
 	if decoded == 0 {
-		t.Errorf("%s holds no docker_run", dir)
+		t.Error("the recordings hold no docker_run")
 	}
 	t.Logf("decoded %d tasks", decoded)
 }
 
-type recordedMessage struct {
-	Properties struct {
-		Headers struct {
-			Task    string            `json:"task"`
-			Hooks   []json.RawMessage `json:"girder_result_hooks"`
-			APIURL  string            `json:"girder_api_url"`
-			Session map[string]any    `json:"girder_client_session_kwargs"`
-			Spec    struct {
-				Reference string `json:"reference"`
-			} `json:"jobInfoSpec"`
-		} `json:"headers"`
-	} `json:"properties"`
-	Body string `json:"body"`
+// recordedHeaders are the headers of a task that a job document is made of.
+type recordedHeaders struct {
+	Task    string            `json:"task"`
+	Hooks   []json.RawMessage `json:"girder_result_hooks"`
+	APIURL  string            `json:"girder_api_url"`
+	Session map[string]any    `json:"girder_client_session_kwargs"`
+	Spec    struct {
+		Reference string `json:"reference"`
+	} `json:"jobInfoSpec"`
 }
 
-func recordedMessages(t *testing.T, file string) []recordedMessage {
+func headersOf(t *testing.T, m recordtest.Message) (h recordedHeaders) {
 	t.Helper()
-	data, err := os.ReadFile(file)
-	if err != nil {
+	if m.Task(t) == "" {
+		return h // of an event, or an answer
+	}
+	if err := json.Unmarshal(m.Properties.Headers, &h); err != nil {
 		t.Fatal(err)
 	}
-	var messages []recordedMessage
-	if strings.HasPrefix(strings.TrimSpace(string(data)), "{") {
-		var doc struct{ Messages []recordedMessage }
-		err = json.Unmarshal(data, &doc)
-		messages = doc.Messages
-	} else {
-		err = json.Unmarshal(data, &messages)
-	}
-	if err != nil {
-		t.Fatalf("%s: %v", file, err)
-	}
-	return messages
-}
-
-// fieldTable is what the AMQP library makes of a table: whole numbers are integers.
-func fieldTable(v any) any {
-	switch v := v.(type) {
-	case map[string]any:
-		for key := range v {
-			v[key] = fieldTable(v[key])
-		}
-	case []any:
-		for i := range v {
-			v[i] = fieldTable(v[i])
-		}
-	case float64:
-		if v == float64(int32(v)) {
-			return int32(v)
-		}
-	}
-	return v
+	return h
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"girderworker/transforms/jsonpickle"
+	"girderworker/transforms/recordtest"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -44,13 +45,13 @@ func fixtures(t testing.TB) map[string]Delivery {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var records map[string]record
+	var records map[string]recordtest.Message
 	if err := json.Unmarshal(data, &records); err != nil {
 		t.Fatal(err)
 	}
 	all := map[string]Delivery{}
 	for name, r := range records {
-		all[name] = r.delivery(t)
+		all[name] = recordedDelivery(t, r)
 	}
 	return all
 }

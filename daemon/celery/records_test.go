@@ -3,117 +3,33 @@ package celery
 import (
 	"encoding/json"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"girderworker/transforms/recordtest"
 )
 
-// record is a message as the recordings and our fixtures have it.
-type record struct {
-	Exchange    string   `json:"exchange_name"`
-	RoutingKeys []string `json:"routing_keys"`
-	Properties  struct {
-		ContentType     string          `json:"content_type"`
-		ContentEncoding string          `json:"content_encoding"`
-		DeliveryMode    uint8           `json:"delivery_mode"`
-		Priority        uint8           `json:"priority"`
-		CorrelationID   string          `json:"correlation_id"`
-		ReplyTo         string          `json:"reply_to"`
-		Expiration      string          `json:"expiration"`
-		Headers         json.RawMessage `json:"headers"`
-	} `json:"properties"`
-	Body string `json:"body"`
-}
-
-func (r record) delivery(t testing.TB) Delivery {
+func recordedDelivery(t testing.TB, r recordtest.Message) Delivery {
 	t.Helper()
 	p := r.Properties
-	d := Delivery{
-		Exchange: r.Exchange, RoutingKey: r.RoutingKeys[0], Body: []byte(r.Body),
+	return Delivery{
+		Exchange: r.Exchange, RoutingKey: r.RoutingKeys[0], Body: []byte(r.Body), Headers: recordtest.Table(t, p.Headers),
 		Properties: Properties{p.ContentType, p.ContentEncoding, p.DeliveryMode, p.Priority, p.CorrelationID, p.ReplyTo, p.Expiration},
 	}
-	d.Headers = tableOf(t, p.Headers)
-	return d
 }
 
-// tableOf is JSON as an AMQP table: integers stay integers.
-func tableOf(t testing.TB, data []byte) map[string]any {
-	t.Helper()
-	if len(data) == 0 {
-		return nil
-	}
-	dec := json.NewDecoder(strings.NewReader(string(data)))
-	dec.UseNumber()
-	var m map[string]any
-	if err := dec.Decode(&m); err != nil {
-		t.Fatal(err)
-	}
-	return integers(m).(map[string]any)
-}
-
-func integers(v any) any {
-	switch v := v.(type) {
-	case json.Number:
-		if n, err := v.Int64(); err == nil {
-			return int32(n)
-		}
-		f, _ := v.Float64()
-		return f
-	case []any:
-		for i := range v {
-			v[i] = integers(v[i])
-		}
-	case map[string]any:
-		for k := range v {
-			v[k] = integers(v[k])
-		}
-	}
-	return v
-}
-
-func readRecords(t *testing.T, file string) []record {
-	t.Helper()
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var records []record
-	if strings.HasPrefix(strings.TrimSpace(string(data)), "{") {
-		var doc struct{ Messages []record }
-		err = json.Unmarshal(data, &doc)
-		records = doc.Messages
-	} else {
-		err = json.Unmarshal(data, &records)
-	}
-	if err != nil {
-		t.Fatalf("%s: %v", file, err)
-	}
-	return records
-}
-
-// TestRecords reads every message of the recordings that GIRDER_WORKER_RECORDS
-// names: files NAME.amqp.json, with messages in a list or under "messages".
+// TestRecords reads every message that was recorded.
 func TestRecords(t *testing.T) {
-	dir := os.Getenv("GIRDER_WORKER_RECORDS")
-	if dir == "" {
-		t.Log("not run: GIRDER_WORKER_RECORDS names no directory of recordings")
-		return
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "*.amqp.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	tasks := 0
-	for _, file := range files {
-		for _, r := range readRecords(t, file) {
-			if !strings.Contains(string(r.Properties.Headers), `"task"`) {
+	for _, file := range recordtest.Files(t, ".amqp.json") {
+		for _, r := range recordtest.Messages(t, file) {
+			if r.Task(t) == "" {
 				continue
 			}
 			tasks++
-			task, err := Decode(r.delivery(t), Options{})
+			task, err := Decode(recordedDelivery(t, r), Options{})
 			if err != nil {
 				t.Errorf("%s: %v", file, err)
 				continue
@@ -122,13 +38,13 @@ func TestRecords(t *testing.T) {
 		}
 	}
 	if tasks == 0 {
-		t.Errorf("%s holds no task message", dir)
+		t.Error("the recordings hold no task message")
 	}
 	t.Logf("read %d task messages", tasks)
 }
 
-func checkRecorded(t *testing.T, file string, r record, task Task) {
-	h := tableOf(t, r.Properties.Headers)
+func checkRecorded(t *testing.T, file string, r recordtest.Message, task Task) {
+	h := recordtest.Table(t, r.Properties.Headers)
 	if task.ID != h["id"] || task.Name != h["task"] || task.RootID != h["root_id"] || task.ReplyTo != r.Properties.ReplyTo {
 		t.Errorf("%s: read as %+v", file, task.Request)
 	}
@@ -158,19 +74,10 @@ func checkRecorded(t *testing.T, file string, r record, task Task) {
 // TestRecordedControl: requests are read, answers and results and events that we
 // write are those that were recorded, to the byte or, of events, to the field.
 func TestRecordedControl(t *testing.T) {
-	dir := os.Getenv("GIRDER_WORKER_RECORDS")
-	if dir == "" {
-		t.Log("not run: GIRDER_WORKER_RECORDS names no directory of recordings")
-		return
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "*.amqp.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	counts := map[string]int{}
-	for _, file := range files {
-		for _, r := range readRecords(t, file) {
-			d := r.delivery(t)
+	for _, file := range recordtest.Files(t, ".amqp.json") {
+		for _, r := range recordtest.Messages(t, file) {
+			d := recordedDelivery(t, r)
 			switch {
 			case r.Exchange == ControlExchange:
 				counts["request"]++
@@ -195,7 +102,7 @@ func TestRecordedControl(t *testing.T) {
 			case r.Exchange == EventExchange:
 				counts["event"]++
 				checkRecordedEvents(t, file, r)
-			case r.Exchange == "" && !strings.Contains(string(r.Properties.Headers), `"task"`):
+			case r.Exchange == "" && r.Task(t) == "":
 				counts["result"]++
 				checkRecordedResult(t, file, r, d)
 			}
@@ -210,7 +117,7 @@ func TestRecordedControl(t *testing.T) {
 }
 
 // checkRecordedResult writes a result that says the same, and wants the same bytes.
-func checkRecordedResult(t *testing.T, file string, r record, d Delivery) {
+func checkRecordedResult(t *testing.T, file string, r recordtest.Message, d Delivery) {
 	var recorded struct {
 		ID     string          `json:"task_id"`
 		Status State           `json:"status"`
@@ -245,7 +152,7 @@ func checkRecordedResult(t *testing.T, file string, r record, d Delivery) {
 }
 
 // checkRecordedEvents wants our events of the same types to have the same fields.
-func checkRecordedEvents(t *testing.T, file string, r record) {
+func checkRecordedEvents(t *testing.T, file string, r recordtest.Message) {
 	s := &EventSource{Node: "celery@vm", Clock: &Clock{}}
 	request := &Request{ID: "i", Name: "t"}
 	ours := map[string]Event{
@@ -269,7 +176,7 @@ func checkRecordedEvents(t *testing.T, file string, r record) {
 		} else {
 			m, err = s.Worker(kind, Pulse{}, noon)
 		}
-		if err != nil || m.RoutingKey != r.RoutingKeys[0] || m.Properties != r.delivery(t).Properties {
+		if err != nil || m.RoutingKey != r.RoutingKeys[0] || m.Properties != recordedDelivery(t, r).Properties {
 			t.Errorf("%s: %s goes to %s with %+v (%v)", file, kind, m.RoutingKey, m.Properties, err)
 		}
 		body := strings.Trim(string(m.Body), "[]")

@@ -9,15 +9,13 @@ import (
 	"testing"
 
 	"girderworker/queue"
+	"girderworker/transforms/recordtest"
 )
 
 // TestRecorded compares the statuses that Girder sees with recordings of the
 // Python worker, where there are some.
 func TestRecorded(t *testing.T) {
-	dir := os.Getenv("GIRDER_WORKER_RECORDS")
-	if dir == "" {
-		t.Skip("GIRDER_WORKER_RECORDS names no directory of recordings")
-	}
+	dir := recordtest.Dir(t)
 	succeed := func(_ *rig, j *job) { j.succeed() }
 	cancel := func(r *rig, j *job) {
 		r.until("it runs", func() bool { return r.girder.Job(j.girderID).Status == 2 })
@@ -70,10 +68,7 @@ func TestRecorded(t *testing.T) {
 
 // TestTransitions holds our table of Girder's rules against a recording of them.
 func TestTransitions(t *testing.T) {
-	dir := os.Getenv("GIRDER_WORKER_RECORDS")
-	if dir == "" {
-		t.Skip("GIRDER_WORKER_RECORDS names no directory of recordings")
-	}
+	dir := recordtest.Dir(t)
 	raw, err := os.ReadFile(filepath.Join(dir, "status_transitions.json"))
 	must(t, err)
 	var recorded map[string]struct{ Results map[string][]any }

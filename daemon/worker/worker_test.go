@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,6 +17,7 @@ import (
 	"girderworker/daemon/jobsync"
 	"girderworker/queue"
 	"girderworker/transforms"
+	"girderworker/transforms/recordtest"
 )
 
 const (
@@ -466,20 +466,11 @@ func TestControl(t *testing.T) {
 	}
 }
 
-// TestRecords takes every task of the recordings that GIRDER_WORKER_RECORDS names.
+// TestRecords takes every task that was recorded.
 func TestRecords(t *testing.T) {
-	dir := os.Getenv("GIRDER_WORKER_RECORDS")
-	if dir == "" {
-		t.Log("not run: GIRDER_WORKER_RECORDS names no directory of recordings")
-		return
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "*.amqp.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	taken, failed := 0, map[string]string{}
-	for _, file := range files {
-		for _, d := range deliveries(t, file) {
+	for _, file := range recordtest.Files(t, ".amqp.json") {
+		for _, d := range tasksOf(t, file) {
 			got, err := intake().Take(d)
 			if err != nil {
 				t.Errorf("%s: %v", file, err)
@@ -503,60 +494,18 @@ func TestRecords(t *testing.T) {
 	}
 }
 
-func deliveries(t *testing.T, file string) (all []celery.Delivery) {
+// tasksOf are the tasks in a file of recordings, as they are delivered.
+func tasksOf(t *testing.T, file string) (all []celery.Delivery) {
 	t.Helper()
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	type recorded struct {
-		RoutingKeys []string `json:"routing_keys"`
-		Properties  struct {
-			ContentType   string         `json:"content_type"`
-			CorrelationID string         `json:"correlation_id"`
-			ReplyTo       string         `json:"reply_to"`
-			Headers       map[string]any `json:"headers"`
-		} `json:"properties"`
-		Body string `json:"body"`
-	}
-	var records []recorded
-	if strings.HasPrefix(strings.TrimSpace(string(data)), "{") {
-		var doc struct{ Messages []recorded }
-		err = json.Unmarshal(data, &doc)
-		records = doc.Messages
-	} else {
-		err = json.Unmarshal(data, &records)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range records {
-		if r.Properties.Headers["task"] == nil {
+	for _, m := range recordtest.Messages(t, file) {
+		if m.Task(t) == "" {
 			continue
 		}
+		p := m.Properties
 		all = append(all, celery.Delivery{
-			Queue: "celery", RoutingKey: r.RoutingKeys[0], Headers: whole(r.Properties.Headers).(map[string]any), Body: []byte(r.Body),
-			Properties: celery.Properties{ContentType: r.Properties.ContentType, CorrelationID: r.Properties.CorrelationID, ReplyTo: r.Properties.ReplyTo},
+			Queue: "celery", RoutingKey: m.RoutingKeys[0], Headers: recordtest.Table(t, p.Headers), Body: []byte(m.Body),
+			Properties: celery.Properties{ContentType: p.ContentType, CorrelationID: p.CorrelationID, ReplyTo: p.ReplyTo},
 		})
 	}
 	return all
-}
-
-// whole makes whole numbers of JSON integers, as they are in an AMQP table.
-func whole(v any) any {
-	switch v := v.(type) {
-	case float64:
-		if v == float64(int64(v)) {
-			return int64(v)
-		}
-	case []any:
-		for i := range v {
-			v[i] = whole(v[i])
-		}
-	case map[string]any:
-		for k := range v {
-			v[k] = whole(v[k])
-		}
-	}
-	return v
 }

@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"girderworker/transforms/recordtest"
 )
 
 // TestRecords decodes what was recorded from a real Girder, when there are such
@@ -17,11 +19,7 @@ import (
 //	                            list or under "messages"
 //	jsonpickle-versions/*.json  {"bodies": {name: body}, "hooks": {name: hook}}
 func TestRecords(t *testing.T) {
-	dir := os.Getenv("GIRDER_WORKER_RECORDS")
-	if dir == "" {
-		t.Log("not run: GIRDER_WORKER_RECORDS names no directory of recordings")
-		return
-	}
+	dir := recordtest.Dir(t)
 	var bodies, hooks int
 	both := func(name string, hook any) {
 		hooks++
@@ -37,16 +35,16 @@ func TestRecords(t *testing.T) {
 			t.Errorf("%s:\n got %s\nwant %s", name, dump(got), dump(want))
 		}
 	}
-
-	files, err := filepath.Glob(filepath.Join(dir, "*.amqp.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range files {
-		for _, m := range readMessages(t, file) {
-			h := m.Properties.Headers
-			if h.Task == "" {
+	for _, file := range recordtest.Files(t, ".amqp.json") {
+		for _, m := range recordtest.Messages(t, file) {
+			if m.Task(t) == "" {
 				continue // events, results and control messages are plain JSON of Celery
+			}
+			var h struct {
+				Hooks []json.RawMessage `json:"girder_result_hooks"`
+			}
+			if err := json.Unmarshal(m.Properties.Headers, &h); err != nil {
+				t.Fatal(err)
 			}
 			bodies++
 			v, err := Decode([]byte(m.Body), Options{Fits: fits})
@@ -110,35 +108,6 @@ func TestRecords(t *testing.T) {
 		t.Errorf("%s holds %d bodies and %d hooks", dir, bodies, hooks)
 	}
 	t.Logf("decoded %d bodies and %d hooks", bodies, hooks)
-}
-
-type message struct {
-	Properties struct {
-		Headers struct {
-			Task  string            `json:"task"`
-			Hooks []json.RawMessage `json:"girder_result_hooks"`
-		} `json:"headers"`
-	} `json:"properties"`
-	Body string `json:"body"`
-}
-
-func readMessages(t *testing.T, file string) []message {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var messages []message
-	if strings.HasPrefix(strings.TrimSpace(string(data)), "{") {
-		var doc struct{ Messages []message }
-		err = json.Unmarshal(data, &doc)
-		messages = doc.Messages
-	} else {
-		err = json.Unmarshal(data, &messages)
-	}
-	if err != nil {
-		t.Fatalf("%s: %v", file, err)
-	}
-	return messages
 }
 
 // checkBody wants the three parts of a Celery body, and every volume a volume.

@@ -8,12 +8,13 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"sort"
 	"strings"
 	"testing"
+
+	"girderworker/transforms/recordtest"
 )
 
 // ask makes a request with a token and returns the status and the answer.
@@ -365,22 +366,12 @@ func TestShapes(t *testing.T) {
 	check(t, "testdata", answered(t), real)
 }
 
-// TestRecordedShapes does the same with recordings themselves, when there are some:
-// GIRDER_WORKER_RECORDS names a directory of NAME.http.log files.
+// TestRecordedShapes does the same with recordings themselves.
 func TestRecordedShapes(t *testing.T) {
-	dir := os.Getenv("GIRDER_WORKER_RECORDS")
-	if dir == "" {
-		t.Log("not run: GIRDER_WORKER_RECORDS names no directory of recordings")
-		return
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "*.http.log"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no recordings in %s: %v", dir, err)
-	}
 	real, exchanges := shapes{}, 0
 	request := regexp.MustCompile(`^> (GET|PUT|POST|DELETE) /api/v1/(\S+)$`)
 	answer := regexp.MustCompile(`^<   body \(\d+ bytes\): (.*)$`)
-	for _, file := range files {
+	for _, file := range recordtest.Files(t, ".http.log") {
 		data, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -399,7 +390,7 @@ func TestRecordedShapes(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d answers in %d recordings", exchanges, len(files))
+	t.Logf("%d recorded answers", exchanges)
 	got := answered(t)
 	delete(got, "error") // these recordings hold few; testdata has them
 	check(t, "recordings", got, real)
