@@ -299,6 +299,42 @@ func attemptEnds(t *testing.T, o Options) {
 	leftovers(t, o)
 }
 
+// TestRunnersDieAtOnce: an attempt whose runners die before they have it has been
+// started all the same, and is lost: that is no fault of its job's.
+func TestRunnersDieAtOnce(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it makes cgroups")
+	}
+	o := testOptions(t)
+	for _, dir := range []string{"jobs", "work"} {
+		if err := os.MkdirAll(filepath.Join(o.State, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir, err := attempt.NewDir(o.State, "job", 1)
+	if err == nil {
+		err = dir.Create(o.GID)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock, err := dir.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSessions([]string{"/bin/false"}, cgroupBase(o.State), layout{o.State}, o.Logger)
+	p, err := s.start(t.Context(), dir, lock, 0)
+	s.close()
+	removeEmptyCgroups(cgroupBase(o.State), filepath.Join(o.State, "work"))
+	if p != nil || err != nil {
+		t.Errorf("started as %+v, %v", p, err)
+	}
+	if locked, err := dir.Locked(); locked || err != nil {
+		t.Errorf("locked: %v, %v", locked, err)
+	}
+	leftovers(t, o)
+}
+
 func TestOneLiveAttemptOfAJob(t *testing.T) { onEachLauncher(t, oneLiveAttemptOfAJob) }
 
 func oneLiveAttemptOfAJob(t *testing.T, o Options) {

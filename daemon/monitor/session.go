@@ -129,16 +129,19 @@ func (s *sessions) start(ctx context.Context, d attempt.Dir, lock *attempt.Lock,
 		if err == nil {
 			err = w.socket.SetReadDeadline(time.Now().Add(handover))
 		}
-		if err == nil {
-			err = attempt.SendStart(w.socket, d, lock)
+		if err != nil {
+			s.discard(w)
+			return nil, err
 		}
-		if err == nil {
+		if err = attempt.SendStart(w.socket, d, lock); err == nil {
 			w.socket.Close()
 			return w.process, nil
 		}
 		s.discard(w)
 		if try > 0 {
-			return nil, err
+			// As with one that dies a moment later: its attempt is lost, and the job is not.
+			s.logger.Error("A runner died before it had its attempt", "attempt", d.ID(), "error", err)
+			return nil, nil
 		}
 		s.logger.Warn("A runner that was kept ready failed; taking another", "attempt", d.ID(), "error", err)
 	}
