@@ -288,6 +288,12 @@ func (f *front) conclude(ctx context.Context, dir attempt.Dir, r *running, done 
 		f.lost(ctx, r, "its runner died")
 	case err != nil:
 		f.finish(ctx, r.name, failure(err.Error()), "", time.Now())
+	case exit.Lost:
+		result := r.result(exit)
+		if text := f.tooManyLosses(r, exit.Error); text != "" {
+			result.Outcome, result.Error = string(attempt.OutcomeError), text
+		}
+		f.finish(ctx, r.name, result, "", exit.Finished)
 	default:
 		problem := ""
 		if done != nil {
@@ -308,16 +314,25 @@ func (f *front) conclude(ctx context.Context, dir attempt.Dir, r *running, done 
 
 // lost records the end of an attempt whose runner died without a word.
 func (f *front) lost(ctx context.Context, r *running, reason string) {
-	job, err := f.store.Job(r.name.Job)
-	if err != nil {
-		f.trouble("look at the losses of", r.name, err)
-		return
-	}
-	if losses := job.Attempt - job.Failures; losses >= maxLosses {
-		f.finish(ctx, r.name, failure(fmt.Sprintf("%s, after %d attempts that were lost", reason, losses-1)), "", time.Now())
+	if text := f.tooManyLosses(r, reason); text != "" {
+		f.finish(ctx, r.name, failure(text), "", time.Now())
 		return
 	}
 	f.interrupt(ctx, r.name, reason)
+}
+
+// tooManyLosses is what to say of a job that is to blame for the loss of its
+// attempts, else nothing.
+func (f *front) tooManyLosses(r *running, reason string) string {
+	job, err := f.store.Job(r.name.Job)
+	if err != nil {
+		f.trouble("look at the losses of", r.name, err)
+		return ""
+	}
+	if losses := job.Attempt - job.Failures; losses >= maxLosses {
+		return fmt.Sprintf("%s, after %d attempts that were lost", reason, losses-1)
+	}
+	return ""
 }
 
 func (f *front) finish(ctx context.Context, a monitor.Attempt, result *queue.Result, problem string, at time.Time) {

@@ -218,3 +218,45 @@ func TestLostVolume(t *testing.T) {
 		return err == nil && len(left) == 0
 	})
 }
+
+// TestTransferKilled: a job whose transfer process is killed starts again, as it
+// does when its runner is; one that loses it again and again has failed.
+func TestTransferKilled(t *testing.T) {
+	u := newUploader(t)
+	file := u.girder.AddFile(u.girder.AddItem(u.folder, "in"), "in", []byte("data"))
+	submit := func() string {
+		return u.submit("true", "girder", map[string]any{"api_url": u.girder.API(), "token": u.token},
+			"downloads", []map[string]any{{"name": "in", "file_id": file}}).ID
+	}
+	u.girder.Fail("GET /file/{id}/download", -1, girdertest.Hang())
+	kill := func(id string, n int) {
+		t.Helper()
+		u.eventually(fmt.Sprintf("attempt %d downloads", n), func() bool {
+			job := u.job(id)
+			return job.Attempt == n && strings.Contains(job.Stage, "fetching")
+		})
+		killed := 0
+		for _, pid := range u.processes() {
+			line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if strings.Contains(string(line), "\x00transfer\x00") && syscall.Kill(pid, syscall.SIGKILL) == nil {
+				killed++
+			}
+		}
+		if killed != 1 {
+			t.Fatalf("killed %d processes", killed)
+		}
+	}
+	bad := submit()
+	for n := 1; n <= 10; n++ {
+		kill(bad, n)
+	}
+	if job := u.wait(bad); job.State != "failed" || job.Attempt != 10 || !strings.Contains(job.Error, "died, after 9 attempts that were lost") {
+		t.Errorf("job %+v", job)
+	}
+	good := submit()
+	kill(good, 1)
+	u.girder.Mend()
+	if job := u.wait(good); job.State != "succeeded" || job.Attempt != 2 {
+		t.Errorf("job %+v", job)
+	}
+}

@@ -201,6 +201,9 @@ type Exit struct {
 	Code int `json:"code"`
 	// Error says for a person what went wrong; empty when nothing did.
 	Error string `json:"error,omitempty"`
+	// Lost: with [OutcomeInterrupted], a process died that the attempt cannot do
+	// without. It counts as the death of its runner does.
+	Lost bool `json:"lost,omitempty"`
 	// Container is the container's own end; nil when none was started.
 	Container *sandbox.Exit  `json:"container,omitempty"`
 	Streams   []StreamResult `json:"streams,omitempty"`

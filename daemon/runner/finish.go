@@ -291,8 +291,8 @@ func (a *attemptRun) takeTurn() bool {
 	return a.turn != nil
 }
 
-// transferTries is how often a transfer process may die over one hook.
-const transferTries = 3
+// transferTries is how many transfer processes may die over one hook.
+const transferTries = 10
 
 // runHooks runs the hooks that are due, in their order, each until it is over.
 // The first that fails is what is told; the others run all the same, as what

@@ -108,7 +108,9 @@ func (k *keeperWire) token(ctx context.Context, refused string) (string, error) 
 	case ctx.Err() != nil:
 		return "", context.Cause(ctx)
 	case err != nil:
-		return "", errors.New("the process with the machine's API key ended early")
+		// The work goes on with both of them, or with neither: the runner sees to it.
+		fmt.Fprintln(os.Stderr, "transfer: the process with the machine's API key died")
+		os.Exit(1)
 	case answer.Op == opNote:
 		return "", fmt.Errorf("%w: %s", girder.ErrTemporary, clean(answer.Error))
 	case answer.Error != "" || answer.Text == "":

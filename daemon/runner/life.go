@@ -87,8 +87,8 @@ func (a *attemptRun) run(ctx context.Context) attempt.Exit {
 	if a.secrets, err = a.dir.ReadSecrets(); err != nil {
 		return failure(err)
 	}
-	a.stop.after(r.Limits.Hard, &stopReason{attempt.OutcomeTimeout, fmt.Sprintf("over its time limit of %v", r.Limits.Hard), -1})
-	a.stop.after(r.Limits.Soft, &stopReason{attempt.OutcomeTimeout, fmt.Sprintf("over its soft time limit of %v", r.Limits.Soft), 0})
+	a.stop.after(r.Limits.Hard, &stopReason{outcome: attempt.OutcomeTimeout, text: fmt.Sprintf("over its time limit of %v", r.Limits.Hard), grace: -1})
+	a.stop.after(r.Limits.Soft, &stopReason{outcome: attempt.OutcomeTimeout, text: fmt.Sprintf("over its soft time limit of %v", r.Limits.Soft)})
 	a.tell(attempt.Event{Stage: stagePreparing})
 	a.log = a.dir.NewLogWriter(r.Resources.Log, r.Grant.GroupID)
 
@@ -210,14 +210,14 @@ func (a *attemptRun) start(ctx context.Context, spec *sandbox.Spec) error {
 			a.tell(attempt.Event{Progress: &p})
 		}
 		a.transfer.onBroken = func(stream, text string) {
-			a.stop.stop(&stopReason{attempt.OutcomeError, fmt.Sprintf("input %s broke off: %s", stream, text), -1})
+			a.stop.stop(&stopReason{outcome: attempt.OutcomeError, text: fmt.Sprintf("input %s broke off: %s", stream, text), grace: -1})
 		}
 		a.transfer.onLost = func() {
 			if len(a.transfer.streams) == 0 {
 				return // it has done all that it was there for
 			}
 			// The container would wait for ever at pipes that nobody serves.
-			a.stop.stop(&stopReason{attempt.OutcomeError, "the process for the job's files died", -1})
+			a.stop.stop(&stopReason{outcome: attempt.OutcomeInterrupted, text: errEndedEarly.Error(), grace: -1, lost: true})
 		}
 		a.transfer.listen(a.crashed)
 	}
@@ -226,7 +226,7 @@ func (a *attemptRun) start(ctx context.Context, spec *sandbox.Spec) error {
 		if rules := a.request.Grant.Network; rules != nil {
 			a.network.config.Rules = *rules
 		}
-		a.network.onLost = func(text string) { a.stop.stop(&stopReason{attempt.OutcomeError, text, -1}) }
+		a.network.onLost = func(text string) { a.stop.stop(&stopReason{outcome: attempt.OutcomeError, text: text, grace: -1}) }
 		spec.OnTunnel = func(tun *os.File) error {
 			a.network.attach(tun, a.crashed)
 			return nil
@@ -281,7 +281,9 @@ func (a *attemptRun) notStarted(err error) attempt.Exit {
 	switch {
 	case reason != nil:
 		exit.Outcome, exit.Error = reason.outcome, reason.text+" (before its container ran)"
-		exit.Code = codeOf(reason.outcome)
+		exit.Code, exit.Lost = codeOf(reason.outcome), reason.lost
+	case errors.Is(err, errEndedEarly):
+		exit.Outcome, exit.Lost = attempt.OutcomeInterrupted, true
 	case errors.Is(err, sandbox.ErrNotFound):
 		exit.Code = attempt.CodeNotFound
 	case errors.Is(err, sandbox.ErrNotExecutable):
@@ -360,7 +362,7 @@ func (a *attemptRun) finish(ended sandbox.Exit, reason *stopReason) attempt.Exit
 	exit := attempt.Exit{Outcome: attempt.OutcomeExited, Code: ended.Code, Container: &ended}
 	switch {
 	case reason != nil:
-		exit.Outcome, exit.Error, exit.Code = reason.outcome, reason.text, codeOf(reason.outcome)
+		exit.Outcome, exit.Error, exit.Code, exit.Lost = reason.outcome, reason.text, codeOf(reason.outcome), reason.lost
 	case ended.OOMKilled:
 		exit.Outcome, exit.Code = attempt.OutcomeOOM, attempt.CodeOOM
 		exit.Error = fmt.Sprintf("out of memory: the job needed more than its limit of %d MiB", a.request.Resources.Memory>>20)
@@ -414,9 +416,12 @@ func (a *attemptRun) finish(ended sandbox.Exit, reason *stopReason) attempt.Exit
 
 // judgeStreams makes a failed stream fail an attempt that is well otherwise.
 func (a *attemptRun) judgeStreams(exit *attempt.Exit) {
+	if a.transfer.lost && exit.Outcome == attempt.OutcomeExited && exit.Code == 0 {
+		exit.Outcome, exit.Code, exit.Lost = attempt.OutcomeInterrupted, attempt.CodeError, true
+		exit.Error = errEndedEarly.Error()
+	}
 	for _, s := range exit.Streams {
 		switch {
-
 		case s.Error != "" && exit.Outcome == attempt.OutcomeExited && exit.Code == 0:
 			exit.Outcome, exit.Code = attempt.OutcomeError, attempt.CodeError
 			exit.Error = fmt.Sprintf("stream %s: %s", s.Name, s.Error)
@@ -456,7 +461,7 @@ func (a *attemptRun) note(text string) { a.tell(attempt.Event{Note: text}) }
 func (a *attemptRun) crashed() {
 	if p := recover(); p != nil {
 		a.logger.Error("Internal error", "panic", p, "stack", string(debug.Stack()))
-		a.stop.stop(&stopReason{attempt.OutcomeError, fmt.Sprintf("internal error of girder-worker, please report it: %v", p), -1})
+		a.stop.stop(&stopReason{outcome: attempt.OutcomeError, text: fmt.Sprintf("internal error of girder-worker, please report it: %v", p), grace: -1})
 	}
 }
 

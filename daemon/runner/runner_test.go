@@ -510,7 +510,10 @@ func TestTransferKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			exit := w.end(p)
-			w.want(exit, attempt.OutcomeError, attempt.CodeError, "the process for the job's files died")
+			w.want(exit, attempt.OutcomeInterrupted, attempt.CodeError, "the process for the job's files died")
+			if !exit.Lost {
+				t.Error("it does not count as lost")
+			}
 			if s := streamNamed(t, exit, "pipe"); !s.Partial || s.Error == "" {
 				t.Errorf("stream %+v", s)
 			}

@@ -25,6 +25,7 @@ type stopReason struct {
 	// grace is how long the container has after its stop signal; negative is
 	// not at all, 0 the plan's.
 	grace time.Duration
+	lost  bool // see [attempt.Exit]
 }
 
 func (r *stopReason) Error() string { return r.text }

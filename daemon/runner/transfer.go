@@ -52,6 +52,7 @@ type transfer struct {
 	results  map[string]attempt.StreamResult
 	skipped  int64
 	finished bool
+	lost     bool // it ended before it said what became of every stream; of finish
 }
 
 // startTransfer starts the process. The caller must call end.
@@ -73,7 +74,7 @@ func startTransfer(id attempt.Identity, grant *attempt.Grant) (*transfer, error)
 	t.onCommit = func([]byte) error { return errors.New("nothing is uploaded now") }
 	if err := t.wire.send(message{Op: opRoots, Roots: grant.Roots, Closed: grant.Closed, Reach: grant.Transfers}, nil); err != nil {
 		t.end()
-		return nil, fmt.Errorf("cannot start the process for the job's files: %w", err)
+		return nil, fmt.Errorf("cannot start the process for the job's files: %w", asEnd(err))
 	}
 	return t, nil
 }
@@ -106,14 +107,14 @@ func (t *transfer) ask(ctx context.Context, m message, with *os.File, want strin
 	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
-	} else if errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
-		err = errEndedEarly
-	} else if err == nil && answer.Error != "" {
+	} else if err != nil {
+		err = asEnd(err)
+	} else if answer.Error != "" {
 		err = errors.New(clean(answer.Error))
 		if answer.Away {
 			err = &awayError{err}
 		}
-	} else if err == nil && answer.Op != want {
+	} else if answer.Op != want {
 		err = fmt.Errorf("the process for the job's files answered %q to %q", clean(answer.Op), m.Op)
 	}
 	if err != nil && f != nil {
@@ -124,7 +125,15 @@ func (t *transfer) ask(ctx context.Context, m message, with *os.File, want strin
 }
 
 // errEndedEarly: the process died, which says nothing about what it did.
-var errEndedEarly = errors.New("the process for the job's files ended early")
+var errEndedEarly = errors.New("the process for the job's files died")
+
+// asEnd puts what its socket says of the process's death as that.
+func asEnd(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		return errEndedEarly
+	}
+	return err
+}
 
 // awayError: Girder was out of reach for as long as it was to be waited for.
 type awayError struct{ error }
@@ -259,9 +268,10 @@ func (t *transfer) finish(ctx context.Context) []attempt.StreamResult {
 	_ = t.wire.send(message{Op: opEnded}, nil)
 	patience := time.NewTimer(finishPatience)
 	defer patience.Stop()
-	missing := "the process that moved its data ended early"
+	missing, died := errEndedEarly.Error(), false
 	select {
 	case <-t.heard:
+		died = true
 	case <-patience.C:
 		missing = fmt.Sprintf("not all of it was on the disk %v after the container's end", finishPatience)
 	case <-ctx.Done():
@@ -273,6 +283,7 @@ func (t *transfer) finish(ctx context.Context) []attempt.StreamResult {
 	for _, s := range t.streams {
 		r, ok := t.results[s.Name]
 		if !ok {
+			t.lost = died
 			r = attempt.StreamResult{Name: s.Name, Kind: s.Kind, Partial: true, Error: missing}
 		}
 		out = append(out, r)

@@ -281,7 +281,7 @@ func testAttempt(t *testing.T) attempt.Dir {
 func TestStopper(t *testing.T) {
 	s := newStopper()
 	defer s.close()
-	first := &stopReason{attempt.OutcomeCanceled, "first", time.Minute}
+	first := &stopReason{outcome: attempt.OutcomeCanceled, text: "first", grace: time.Minute}
 	s.stop(first)
 	<-s.changed
 	if <-s.ctx.Done(); s.ctx.Err() == nil {
@@ -294,7 +294,7 @@ func TestStopper(t *testing.T) {
 		{-1, -1},
 		{time.Hour, -1},
 	} {
-		s.stop(&stopReason{attempt.OutcomeTimeout, "later", step.grace})
+		s.stop(&stopReason{outcome: attempt.OutcomeTimeout, text: "later", grace: step.grace})
 		<-s.changed
 		reason, grace := s.reason()
 		if reason != first || grace != step.want {
