@@ -16,6 +16,7 @@ import (
 	"girderworker/daemon/apitype"
 	"girderworker/daemon/client"
 	"girderworker/daemon/config"
+	"girderworker/daemon/policy"
 )
 
 // Level is how a check ended.
@@ -58,7 +59,9 @@ type patient struct {
 	bad      bool // the configuration is, and the defaults are looked at
 	warnings []string
 	problem  error
+	unknown  error // why what the configuration leaves to the machine is zero
 	root     bool
+	rules    *policy.Policy // nil where it cannot be read
 	client   *client.Client
 	status   *apitype.Status // nil without a daemon that answers
 	down     error
@@ -86,24 +89,22 @@ var checks = []check{
 	{"clock", (*patient).clock},
 	{"configuration", (*patient).configuration},
 	{"policy", (*patient).policy},
+	{"transfers", (*patient).transfers},
+	{"girder key", (*patient).girderKey},
+	{"room", (*patient).room},
+	{"swap", (*patient).swap},
 	{"groups", (*patient).groups},
 	{"ids", (*patient).ids},
 	{"socket", (*patient).socket},
 	{"daemon", (*patient).daemon},
 	{"images", (*patient).images},
+	{"tasks", (*patient).tasks},
+	{"python", (*patient).python},
 	{"gpus", (*patient).gpus},
 	{"broker", (*patient).broker},
 	{"girder", (*patient).girder},
 	{"registry", (*patient).registry},
 	{"container", (*patient).container},
-}
-
-// Names are all checks there are, for the manual's test.
-func Names() (all []string) {
-	for _, c := range checks {
-		all = append(all, c.name)
-	}
-	return append(all, "airgap")
 }
 
 // Run makes all checks and tells whether none failed.
@@ -113,7 +114,7 @@ func Run(ctx context.Context, o Options) bool {
 	if p.problem != nil {
 		p.bad, p.config = true, config.Default()
 	}
-	_ = p.config.Fill() // what it cannot find out is zero, and looked at by nobody here
+	p.unknown = p.config.Fill()
 	if p.Socket == "" {
 		p.Socket = p.config.SocketPath()
 	}

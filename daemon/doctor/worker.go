@@ -60,9 +60,11 @@ func (p *patient) policy(context.Context) []Finding {
 		return bad("it and its directory must be root's alone to write: chown root, chmod go-w", "%v", err)
 	}
 	if text == nil {
+		p.rules = policy.Default()
 		return ok("no %s: what is built in", path)
 	}
 	rules, err := policy.Parse(path, text, policy.SystemNames())
+	p.rules = rules
 	if err != nil {
 		var all []Finding
 		for l := range strings.Lines(err.Error()) {

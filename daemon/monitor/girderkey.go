@@ -1,13 +1,7 @@
 package monitor
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/attempt"
 	"girderworker/daemon/policy"
@@ -43,38 +37,10 @@ func (m *Monitor) girderKey(r *attempt.Request, secrets *transforms.Secrets) (st
 	if !asked {
 		return "", nil
 	}
-	key, err := readGirderKey(m.options.Girder.KeyFile)
+	// Read for each attempt, so that a new key counts at once.
+	key, err := policy.ReadGirderKey(m.options.Girder.KeyFile)
 	if err != nil {
 		return "", fmt.Errorf("%w: cannot use the machine's API key of Girder: %w", ErrRefused, err)
-	}
-	return key, nil
-}
-
-// readGirderKey reads a file that must be root's and closed to all others. It is
-// read for each attempt, so that a new key counts at once.
-func readGirderKey(path string) (string, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return "", err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Uid != uint32(os.Geteuid()) || st.Mode&0o077 != 0 {
-		return "", fmt.Errorf("%s must be a file of root with mode 0600 (it belongs to user %d, mode %04o)", path, st.Uid, st.Mode&0o7777)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, transforms.MaxSecret+1))
-	if err != nil {
-		return "", err
-	}
-	key := strings.TrimSpace(string(data))
-	switch {
-	case key == "":
-		return "", errors.New(path + " is empty")
-	case len(key) > transforms.MaxSecret || strings.ContainsFunc(key, func(c rune) bool { return c <= ' ' || c > '~' }):
-		return "", errors.New(path + " holds more than a key")
 	}
 	return key, nil
 }

@@ -56,6 +56,11 @@ func (p *Policy) all() []*section {
 	return all
 }
 
+// LendsGirderKey tells whether anybody may have the use of the machine's API key.
+func (p *Policy) LendsGirderKey() bool {
+	return slices.ContainsFunc(p.all(), func(s *section) bool { return s.girderKey != nil && *s.girderKey })
+}
+
 // Subject is who asks.
 type Subject struct {
 	Source string // Socket or AMQP
