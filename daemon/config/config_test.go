@@ -173,10 +173,11 @@ func TestValuesRoundTrip(t *testing.T) {
 
 func TestFill(t *testing.T) {
 	for _, tt := range []struct {
-		cpus  int
-		slots int
-		each  float64
-	}{{1, 1, 1}, {2, 1, 2}, {8, 4, 2}, {9, 4, 2.25}} {
+		cpus    int
+		slots   int
+		each    float64
+		scratch int64
+	}{{1, 1, 1, 10 << 30}, {2, 1, 2, 10 << 30}, {8, 4, 2, 10 << 30}, {9, 4, 2.25, 10 << 30}, {64, 32, 2, 5 << 29}} {
 		c := Default()
 		c.fill(tt.cpus, 10<<30, 100<<30)
 		if c.Machine.Slots != tt.slots || c.Limits.CPUs != tt.each {
@@ -188,8 +189,8 @@ func TestFill(t *testing.T) {
 		if c.Hardware.Disk != 50<<30 {
 			t.Errorf("disk of one job %d", c.Hardware.Disk)
 		}
-		if c.Limits.Scratch != 10<<30 {
-			t.Errorf("scratch %d", c.Limits.Scratch)
+		if c.Limits.Scratch != tt.scratch {
+			t.Errorf("%d processors: scratch %d", tt.cpus, c.Limits.Scratch)
 		}
 	}
 }

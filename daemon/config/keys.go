@@ -136,7 +136,7 @@ func (c *Config) Keys() []Key {
 		{sectionLimits, "pids", "processes and threads of a job", true, &count64Value{&c.Limits.PIDs, 1, 4 << 20}},
 		{sectionLimits, "shm", "size of a job's /dev/shm", true, (*sizeValue)(&c.Limits.Shm)},
 		{sectionLimits, "log", "output kept of a job", true, (*sizeValue)(&c.Limits.Log)},
-		{sectionLimits, "scratch", "what a job may write (default: 10 % of the state file system)", true, (*sizeValue)(&c.Limits.Scratch)},
+		{sectionLimits, "scratch", "what a job may write (default: 10 % of the state file system, 80 % / slots from 8 on)", true, (*sizeValue)(&c.Limits.Scratch)},
 		{sectionLimits, "time", "how long a job may run", true, (*durationValue)(&c.Limits.Time)},
 		{sectionImages, "quota", "what the layers of all images may take together; none for no bound", false, (*boundValue)(&c.Images.Quota)},
 		{sectionImages, "registries", "registries to pull from, HOST or HOST:PORT; * for any, none to pull never", true, (*hostsValue)(&c.Images.Registries)},

@@ -49,7 +49,8 @@ func (c *Config) fill(cpus int, memory, fileSystem int64) {
 		l.Memory = min(m.Memory/int64(m.Slots), memory) &^ 4095
 	}
 	if l.Scratch == 0 {
-		l.Scratch = fileSystem / 10 &^ 4095
+		// As many as there are slots find room on a disk that is a fifth full.
+		l.Scratch = min(fileSystem/10, fileSystem/10*8/int64(m.Slots)) &^ 4095
 	}
 	l.Scratch, l.Log = min(l.Scratch, c.Hardware.Disk), min(l.Log, c.Hardware.Disk)
 }
