@@ -262,6 +262,7 @@ func (b *broker) restFor(d time.Duration) {
 // take sees one delivery through: it is a job on disk, and in doubt, before it is
 // acknowledged, and may start when the acknowledgement has arrived.
 func (b *broker) take(ctx context.Context, d *amqp.Delivery) {
+	b.f.expect()
 	taken, err := b.intake.Take(d.Delivery)
 	if err != nil {
 		var bad *celery.Error
