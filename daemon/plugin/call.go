@@ -20,9 +20,10 @@ func (t *taskFile) call(c transforms.Task) (*transforms.JobFile, error) {
 	if err != nil {
 		return nil, err
 	}
+	x := expansion{taskFile: t, values: values}
 	document := make(map[string]any, len(t.document)+1)
 	for key, v := range t.document {
-		if v, keep := t.expand(key, v, values); keep {
+		if v, keep := x.expand(key, v); keep {
 			document[key] = v
 		}
 	}
@@ -66,6 +67,13 @@ func (t *taskFile) call(c transforms.Task) (*transforms.JobFile, error) {
 				return nil, &ArgumentError{t.Name, []ArgumentProblem{{p.Name, fmt.Sprintf(
 					"%s holds {%s}, which stands for something else in this task", shown(v.text), name)}}}
 			}
+		}
+	}
+	for _, name := range x.joined {
+		isObject := slices.ContainsFunc(objects, func(o jsonpickle.Member) bool { return o.Key == name })
+		if isObject || f.Means("{"+name+"}") != "" {
+			return nil, &ArgumentError{t.Name, []ArgumentProblem{{"args", fmt.Sprintf(
+				"beside each other, or beside what the task file has there, they come to {%s}, which stands for something else in this task", name)}}}
 		}
 	}
 	if err := f.Fill(c, objects, texts); err != nil {
@@ -146,36 +154,44 @@ func (t *taskFile) names() string {
 	return strings.Join(all, ", ")
 }
 
+// An expansion puts values into a document.
+type expansion struct {
+	*taskFile
+	values map[string]*value
+	// joined are names in braces that only come of values together with what they stand beside.
+	joined []string
+}
+
 // expand puts values in. keep is false for an entry of a list whose "if" says no. path
 // is the field of the document.
-func (t *taskFile) expand(field string, v any, values map[string]*value) (out any, keep bool) {
+func (t *expansion) expand(field string, v any) (out any, keep bool) {
 	switch v := v.(type) {
 	case string:
 		told := field == "args" || field == "entrypoint" || field == "env"
 		if name, whole := strings.CutPrefix(v, "{"); whole && !told {
 			// Fields that are a number or a flag are given one.
-			if val := values[strings.TrimSuffix(name, "}")]; val != nil && name != strings.TrimSuffix(name, "}") && (field == "resources" || field == "retries" || field == "priority") && val.json != nil {
+			if val := t.values[strings.TrimSuffix(name, "}")]; val != nil && name != strings.TrimSuffix(name, "}") && (field == "resources" || field == "retries" || field == "priority") && val.json != nil {
 				return val.json, true
 			}
 		}
-		return t.substitute(v, values, told), true
+		return t.substitute(v, told), true
 	case []any:
 		list := make([]any, 0, len(v))
 		for _, entry := range v {
 			table, isTable := entry.(map[string]any)
 			if field == "args" && isTable { // a group of arguments
-				if name, _ := table["if"].(string); values[name].off() {
+				if name, _ := table["if"].(string); t.values[name].off() {
 					continue
 				}
 				group, _ := table["args"].([]any)
 				for _, s := range group {
-					if s, keep := t.expand(field, s, values); keep {
+					if s, keep := t.expand(field, s); keep {
 						list = append(list, s)
 					}
 				}
 				continue
 			}
-			if out, keep := t.expand(field, entry, values); keep {
+			if out, keep := t.expand(field, entry); keep {
 				list = append(list, out)
 			}
 		}
@@ -184,12 +200,12 @@ func (t *taskFile) expand(field string, v any, values map[string]*value) (out an
 		table := make(map[string]any, len(v))
 		for key, entry := range v {
 			if key == "if" {
-				if name, _ := entry.(string); values[name].off() {
+				if name, _ := entry.(string); t.values[name].off() {
 					return nil, false
 				}
 				continue
 			}
-			if out, keep := t.expand(field, entry, values); keep {
+			if out, keep := t.expand(field, entry); keep {
 				table[key] = out
 			}
 		}
@@ -201,10 +217,10 @@ func (t *taskFile) expand(field string, v any, values map[string]*value) (out an
 // substitute replaces {PARAMETER} in a text. In what the container is told, files and
 // transforms stay: their paths are known later, and the document has them by that name.
 // {{PARAMETER}} becomes the text {PARAMETER}, as names of a document do.
-func (t *taskFile) substitute(s string, values map[string]*value, told bool) string {
+func (t *expansion) substitute(s string, told bool) string {
 	var pairs []string
 	for _, name := range references(s) {
-		p, v := t.byName[name], values[name]
+		p, v := t.byName[name], t.values[name]
 		if p == nil || v == nil || told && (p.files() || v.object != nil) {
 			continue
 		}
@@ -217,7 +233,16 @@ func (t *taskFile) substitute(s string, values map[string]*value, told bool) str
 	if pairs == nil {
 		return s
 	}
-	return strings.NewReplacer(pairs...).Replace(s)
+	out := strings.NewReplacer(pairs...).Replace(s)
+	if told {
+		for _, name := range append(references(out), references(s)...) {
+			n := func(in, of string) int { return strings.Count(in, of+name+"}") }
+			if !slices.Contains(pairs, "{"+name+"}") && (n(out, "{") != n(s, "{") || n(out, "{{") != n(s, "{{")) {
+				t.joined = append(t.joined, name)
+			}
+		}
+	}
+	return out
 }
 
 // references are the names in braces of a text, each once.

@@ -295,8 +295,22 @@ func TestTextIsText(t *testing.T) {
 			t.Errorf("%q: got %v", text, err)
 		}
 	}
+	// Nor does it become one beside another text.
+	file2 := strings.Replace(strings.Replace(file, "\"{x}\", ", "\"{x}{y}\", \"{x}f}\", \"{x}{f}\", ", 1), "[[parameters]]", "[[parameters]]\nname = \"y\"\ntype = \"string\"\n[[parameters]]", 1)
+	for x, y := range map[string]string{"{": "tmp}", "{t": "mp}", "a{": "f}", "{f": "}", "a": "b"} {
+		for _, f := range []string{`"/a"`, object} {
+			_, _, err := plan(t, file2, fmt.Sprintf(`{"x": %s, "y": %s, "f": %s}`, jsonText(x), jsonText(y), f))
+			if bad := err != nil && strings.Contains(err.Error(), "beside each other"); bad != (x != "a") {
+				t.Errorf("%q beside %q: got %v", x, y, err)
+			}
+		}
+	}
+	p, _, err := plan(t, file2, `{"x": "{", "y": "none}", "f": "/a"}`)
+	if err == nil {
+		t.Errorf("%q", p.Args) // {{f} is not what the file has there
+	}
 	// A name that is made for a transform is none that a text has.
-	p, _, err := plan(t, file, `{"x": "{file}", "f": `+object+`}`)
+	p, _, err = plan(t, file, `{"x": "{file}", "f": `+object+`}`)
 	if err != nil || p.Args[0] != "{file}" || len(p.Inserts) != 1 || p.Inserts[0].Arg != 1 {
 		t.Errorf("%q, %+v, %v", p.Args, p.Inserts, err)
 	}
