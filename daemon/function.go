@@ -13,6 +13,10 @@ import (
 	"girderworker/transforms"
 )
 
+// maxCallData bounds a function's arguments with the results of the jobs before it: what
+// a job's secrets may have, and room for the rest of them.
+const maxCallData = attempt.MaxSecrets - 64<<10
+
 // completeCall puts into a function's call what is known only at its start: where
 // it is, how often it was tried, and the results of the jobs before it.
 func (f *front) completeCall(job *queue.Job, p *transforms.Python, secrets *transforms.Secrets) error {
@@ -24,11 +28,17 @@ func (f *front) completeCall(job *queue.Job, p *transforms.Python, secrets *tran
 		return errors.New("cannot understand the function's arguments") // the cause might quote them
 	}
 	if p.Previous == transforms.PreviousOne || p.Previous == transforms.PreviousList {
-		var before []json.RawMessage
+		// They are data, whatever they look like: of a field of their own, that nothing
+		// of jsonpickle is looked for in.
+		before, size := []json.RawMessage{}, len(secrets.Call)
 		for _, id := range job.After {
 			value, err := f.resultOf(id)
 			if err != nil {
 				return err
+			}
+			if size += len(value); size > maxCallData {
+				return fmt.Errorf("the results of the jobs before it have, with its own arguments, more than %s, which is what can be passed on; have them write files, and return their paths",
+					transforms.FormatBytes(maxCallData))
 			}
 			before = append(before, value)
 		}
@@ -39,7 +49,7 @@ func (f *front) completeCall(job *queue.Job, p *transforms.Python, secrets *tran
 			}
 			before = []json.RawMessage{list}
 		}
-		call.Args = append(before, call.Args...)
+		call.Previous = before
 	}
 	if call.Request == nil {
 		call.Request = map[string]any{}

@@ -151,6 +151,8 @@ type PythonCall struct {
 	Args   []json.RawMessage `json:"args"`
 	Kwargs json.RawMessage   `json:"kwargs"`
 	Hooks  []json.RawMessage `json:"hooks,omitempty"`
+	// Previous are the results of earlier jobs, the first arguments: plain JSON.
+	Previous []json.RawMessage `json:"previous,omitempty"`
 	// Module, Plugin, Path and AppMain are those of [Python], added at the start.
 	Module  string   `json:"module,omitempty"`
 	Plugin  string   `json:"plugin,omitempty"`

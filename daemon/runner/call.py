@@ -81,7 +81,9 @@ def run(call):
     importlib.import_module(call['module'])
     task = app.tasks[call['task']]
     restore = unpickler()
-    args, kwargs = [restore(a) for a in call['args']], restore(call['kwargs'])
+    # What earlier tasks returned is data, whatever it looks like.
+    args = (call.get('previous') or []) + [restore(a) for a in call['args']]
+    kwargs = restore(call['kwargs'])
     prepare(app, task, call, args, kwargs, restore)
     value = task(*args, **kwargs)
     end = json.dumps({'state': 'SUCCESS', 'result': value}, allow_nan=False, default=plain).encode()
