@@ -218,7 +218,11 @@ func (b *broker) settings() worker.Settings {
 // were checked by it.
 func (b *broker) document(t *celery.Task) (*transforms.JobFile, transforms.Secrets, error) {
 	if found, ok := b.f.tasks.Lookup(t.Name); ok {
-		return worker.DocumentBy(t, found.Document)
+		f, secrets, err := worker.DocumentBy(t, found.Document)
+		if err == nil && f.Python != nil && !b.f.rules.Load().policy.For(policy.Subject{Source: policy.AMQP}).Python() {
+			err = fmt.Errorf("%s is a function of a Python package, and none may be called from the message queue; the machine's admin can allow it with python = true in [amqp] of policy.toml", t.Name)
+		}
+		return f, secrets, err
 	}
 	options, err := transforms.ParseRunOptions(b.f.config.Load().RunOptions)
 	if err != nil {

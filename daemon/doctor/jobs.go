@@ -140,9 +140,6 @@ func (p *patient) tasks(ctx context.Context) (all []Finding) {
 	return append(all, ok("%d, of %s and of Python packages", len(found.Tasks), p.config.TasksDir)...)
 }
 
-// hidden are directories of the machine that a function's container does not show.
-var hidden = []string{"/tmp", "/run", "/var/run"}
-
 // python looks whether nobody, as whom packages are imported, can get at each
 // interpreter that is configured.
 func (p *patient) python(context.Context) (all []Finding) {
@@ -157,6 +154,11 @@ func (p *patient) python(context.Context) (all []Finding) {
 		if found == nil && real != program {
 			found = reachable(real, venv)
 		}
+		if err := policy.CheckPython(program, p.config.Python.LoadPath); found == nil && denied(err) {
+			found = unseen(program)
+		} else if found == nil && err != nil {
+			found = bad("its tasks are refused until then", "%v", err)
+		}
 		if found == nil {
 			found = ok("%s", program)
 		}
@@ -165,16 +167,21 @@ func (p *patient) python(context.Context) (all []Finding) {
 	if len(all) == 0 {
 		return ok("no interpreter is configured: there are no tasks in Python")
 	}
+	if p.config.Celery.Broker != "" {
+		text, err := policy.Read(p.config.PolicyFile)
+		if err != nil {
+			return all // told by the check of the policy
+		}
+		rules, err := policy.Parse(p.config.PolicyFile, text, policy.SystemNames())
+		if err == nil && !rules.For(policy.Subject{Source: policy.AMQP}).Python() {
+			all = append(all, warn("`python = true` in [amqp] of "+p.config.PolicyFile+", if whoever can write to the queue may call them", "tasks from the message queue may call no function")...)
+		}
+	}
 	return all
 }
 
 // reachable tells what keeps those who are not root from running a program; nil: nothing.
 func reachable(program, hint string) []Finding {
-	for _, dir := range hidden {
-		if policy.Within(program, dir) {
-			return bad(hint, "%s is below %s, which functions do not see", program, dir)
-		}
-	}
 	for path := program; ; path = filepath.Dir(path) {
 		st, err := os.Stat(path)
 		switch {

@@ -116,8 +116,8 @@ var rules = map[string]func(*checker){
 
 	"Plan.Options": nil, // field by field, see options.go
 
-	// What the admin has named as an interpreter, which the monitor knows, see its judge.
-	"Plan.Python":        nil,
+	// Which interpreters there are, the admin has said elsewhere, see the monitor's judge.
+	"Plan.Python":        (*checker).python,
 	"Python.Interpreter": nil, "Python.Module": nil, "Python.Plugin": nil, "Python.Path": nil, "Python.AppMain": nil, "Python.TmpRoot": nil, "Python.Previous": nil,
 
 	"Plan.Network": (*checker).network,
@@ -231,6 +231,12 @@ func (c *checker) network() {
 func (c *checker) dns() {
 	if c.job.Plan.Network == sandbox.NetworkPrivate && !slices.Contains(c.rights.hosts, "*") {
 		c.refuse("dns", "hosts", "a job that may reach some hosts only cannot choose who resolves their names")
+	}
+}
+
+func (c *checker) python() {
+	if !c.rights.python {
+		c.refuse("task", "python", "it is a function of a Python package, which sees this machine's files, and none may be called")
 	}
 }
 
@@ -364,7 +370,8 @@ func (r *Rights) Explain() []string {
 		fmt.Sprintf("gpus = %d", r.gpus), list("gpu_kinds", r.gpuKinds), list("sysctls", r.sysctls),
 		fmt.Sprintf("seccomp_unconfined = %v", r.unconfined),
 		fmt.Sprintf("switch_user = %v", r.switchUser),
-		fmt.Sprintf("girder_key = %v", r.girderKey))
+		fmt.Sprintf("girder_key = %v", r.girderKey),
+		fmt.Sprintf("python = %v", r.python))
 	if r.cpus != nil {
 		out = append(out, fmt.Sprintf("cpus = %g", *r.cpus))
 	}

@@ -90,6 +90,7 @@ type Rights struct {
 	unconfined   bool
 	switchUser   bool
 	girderKey    bool
+	python       bool
 	cpus         *float64
 	memory, shm  *int64
 	scratch, log *int64
@@ -151,6 +152,7 @@ func (p *Policy) For(who Subject) *Rights {
 		r.unconfined = r.unconfined || s.seccompUnconfined != nil && *s.seccompUnconfined
 		r.switchUser = r.switchUser || s.switchUser != nil && *s.switchUser
 		r.girderKey = r.girderKey || s.girderKey != nil && *s.girderKey
+		r.python = r.python || s.python != nil && *s.python
 		if s.gpus != nil {
 			r.gpus = max(r.gpus, *s.gpus)
 		}
@@ -226,6 +228,9 @@ func (r *Rights) GPUKinds() []string { return r.gpuKinds }
 // less than everyone else, a process that stops being that user has more; so
 // with false such a container is not given CAP_SETUID and CAP_SETGID.
 func (r *Rights) SwitchUser() bool { return r.switchUser }
+
+// Python tells whether functions of Python packages may be called.
+func (r *Rights) Python() bool { return r.python }
 
 // MayPull tells whether images may be pulled from a registry, by its host name.
 func (r *Rights) MayPull(registry string) bool { return matchAny(r.pull, registry) }

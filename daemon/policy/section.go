@@ -29,7 +29,7 @@ type section struct {
 	gpus                      *int
 	seccompUnconfined         *bool
 	switchUser                *bool
-	girderKey                 *bool
+	girderKey, python         *bool
 	cpus                      *float64
 	memory, shm, scratch, log *int64
 	swap, pids                *int64
@@ -82,6 +82,8 @@ func (s *section) set(key string, v any) error {
 		return setBool(&s.switchUser, v)
 	case "girder_key":
 		return setBool(&s.girderKey, v)
+	case "python":
+		return setBool(&s.python, v)
 	case "cpus":
 		f, isFloat := v.(float64)
 		if n, ok := v.(int64); ok {
@@ -140,7 +142,7 @@ func (s *section) set(key string, v any) error {
 			}
 		}
 	})
-	known = append(append(known, limitKeys...), "gpus", "seccomp_unconfined", "switch_user", "girder_key")
+	known = append(append(known, limitKeys...), "gpus", "seccomp_unconfined", "switch_user", "girder_key", "python")
 	slices.Sort(known)
 	return fmt.Errorf("unknown key; a section may have %s", strings.Join(known, ", "))
 }
@@ -165,6 +167,7 @@ func (s *section) complete(source string) {
 	s.seccompUnconfined = or(s.seccompUnconfined, b.seccompUnconfined)
 	s.switchUser = or(s.switchUser, b.switchUser)
 	s.girderKey = or(s.girderKey, b.girderKey)
+	s.python = or(s.python, b.python)
 }
 
 func or[T any](a, b *T) *T {

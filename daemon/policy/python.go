@@ -1,0 +1,130 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Unseen are directories at the host's root that a function of a Python package does
+// not see: its container has its own, or it has no business there.
+func Unseen() []string {
+	return []string{"boot", "dev", "etc", "lost+found", "proc", "run", "sys", "tmp", "var"}
+}
+
+// maxLinks is how many symbolic links the kernel follows in a path.
+const maxLinks = 40
+
+// RootsAlone tells whether nobody but root can change what a clean absolute path leads
+// to, or where it leads: every directory on the way, and beyond every link, must be
+// root's and closed to others for writing. It walks by descriptor, so what was looked
+// at is what is there. The error is a person's to mend.
+func RootsAlone(name string) error {
+	fail := func(at string, err error) error {
+		return fmt.Errorf("cannot look at %s: %w", at, err)
+	}
+	dir, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fail("/", err)
+	}
+	defer func() { unix.Close(dir) }()
+	if err := rootsAt(dir, "/"); err != nil {
+		return err
+	}
+	at, links := "/", 0
+	for rest := strings.Split(name, "/"); len(rest) > 0; {
+		part := rest[0]
+		rest = rest[1:]
+		if part == "" || part == "." {
+			continue
+		}
+		next := path.Join(at, part)
+		fd, err := unix.Openat(dir, part, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fail(next, err)
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			unix.Close(fd)
+			return fail(next, err)
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+			unix.Close(dir)
+			dir, at = fd, next
+			if err := rootsAt(dir, at); err != nil {
+				return err
+			}
+			continue
+		}
+		// Whose a link is means nothing: its directory says who can replace it.
+		buf := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(fd, "", buf)
+		unix.Close(fd)
+		if links++; err == nil && links > maxLinks {
+			err = unix.ELOOP
+		}
+		if err != nil {
+			return fail(next, err)
+		}
+		to := string(buf[:n])
+		if path.IsAbs(to) {
+			fd, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return fail("/", err)
+			}
+			unix.Close(dir)
+			dir, at = fd, "/"
+		}
+		rest = append(strings.Split(to, "/"), rest...)
+	}
+	return nil
+}
+
+func rootsAt(fd int, name string) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("cannot look at %s: %w", name, err)
+	}
+	if st.Uid == 0 && st.Mode&0o022 == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s can be changed by others than root (it belongs to user %d, mode %04o), who could then run programs as whoever calls a function: chown root %[1]s, chmod go-w %[1]s",
+		name, st.Uid, st.Mode&0o7777)
+}
+
+// CheckPython refuses an interpreter, with what it imports from, that others than root
+// can change, or that a function would not see. load are directories with more plugins.
+func CheckPython(interpreter string, load []string) error {
+	for _, name := range append([]string{interpreter}, load...) {
+		if top, _, _ := strings.Cut(strings.TrimPrefix(name, "/"), "/"); slices.Contains(Unseen(), top) {
+			return fmt.Errorf("%s is beneath /%s, which functions do not see; put it elsewhere, beneath /opt for example", name, top)
+		}
+		if err := RootsAlone(name); err != nil {
+			return err
+		}
+	}
+	// A virtual environment says of itself where it is.
+	venv := filepath.Dir(filepath.Dir(interpreter))
+	marker := filepath.Join(venv, "pyvenv.cfg")
+	if _, err := os.Lstat(marker); errors.Is(err, os.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("cannot look at %s: %w", marker, err)
+	}
+	sites, err := filepath.Glob(filepath.Join(venv, "lib*", "python3*", "site-packages"))
+	if err != nil {
+		return fmt.Errorf("cannot look at %s: %w", venv, err)
+	}
+	for _, name := range append(sites, marker) {
+		if err := RootsAlone(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
