@@ -19,6 +19,7 @@ import (
 	"girderworker/daemon/attempt"
 	"girderworker/daemon/config"
 	"girderworker/daemon/plugin"
+	"girderworker/daemon/policy"
 )
 
 const (
@@ -27,8 +28,13 @@ const (
 	// maxCulprits is how many plugins of one interpreter may hang or die at their
 	// import before the rest is given up.
 	maxCulprits = 8
-	// pythonSettle lets an installation finish.
+	// pythonSettle lets an installation finish, which never takes pythonLate to be
+	// looked at, and pythonGap is from one look for a change to the next.
 	pythonSettle = time.Second
+	pythonLate   = 10 * time.Second
+	pythonGap    = 30 * time.Second
+	// maxPythonWatched is how many directories are watched.
+	maxPythonWatched = 64
 	// pythonPatience is how long tasks wait in the broker for the first look.
 	pythonPatience = 2 * time.Minute
 	// pythonRetry is the pause after a first failed look; it doubles up to pythonMaxRetry.
@@ -75,8 +81,10 @@ func (f *front) watchPython(ctx context.Context) {
 	defer time.AfterFunc(pythonPatience, f.pythonLooked).Stop()
 	looks := map[string]*plugin.Look{}
 	again := time.After(0)
-	var settled <-chan time.Time
 	var pause time.Duration
+	var looked, first time.Time // first: of the changes that were not looked at
+	settled := time.NewTimer(0)
+	settled.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -84,22 +92,24 @@ func (f *front) watchPython(ctx context.Context) {
 		case e := <-w.Events:
 			if ext := filepath.Ext(e.Name); ext == ".dist-info" || ext == ".egg-info" || ext == ".egg-link" || ext == ".pth" || ext == ".py" ||
 				slices.Contains(f.config.Load().Python.LoadPath, filepath.Dir(e.Name)) {
-				settled = time.After(pythonSettle)
+				now := time.Now()
+				if first.IsZero() {
+					first = now
+				}
+				settled.Reset(lookAt(now, first, looked).Sub(now))
 			}
 			continue
 		case <-w.Errors:
 			continue
 		case <-f.pythonChanged:
-		case <-settled:
-			settled = nil
+		case <-settled.C:
 		case <-again:
 		}
+		settled.Stop()
+		first = time.Time{}
 		watch, retry := f.discoverPython(ctx, pythons(f.config.Load()), looks)
-		for _, dir := range watch {
-			if w.Events != nil && !slices.Contains(w.WatchList(), dir) {
-				_ = w.Add(dir) // one that the daemon's user cannot read stays unwatched
-			}
-		}
+		looked = time.Now()
+		followDirs(w, watch)
 		f.pythonLooked()
 		again = nil
 		if retry == 0 {
@@ -108,6 +118,41 @@ func (f *front) watchPython(ctx context.Context) {
 			pause = min(max(2*pause, retry), max(retry, pythonMaxRetry))
 			again = time.After(pause)
 		}
+	}
+}
+
+// lookAt is when packages are looked at for a change of now: when it was quiet for a
+// while, but at the latest some time after the first change that was not looked at, and
+// never soon after the last look, however long that took.
+func lookAt(now, first, looked time.Time) time.Time {
+	at := now.Add(pythonSettle)
+	if late := first.Add(pythonLate); at.After(late) {
+		at = late
+	}
+	if next := looked.Add(pythonGap); at.Before(next) {
+		at = next
+	}
+	return at
+}
+
+// followDirs watches the first of these directories, and no others.
+func followDirs(w *fsnotify.Watcher, dirs []string) {
+	if w.Events == nil {
+		return
+	}
+	var wanted []string
+	for _, dir := range dirs {
+		if len(wanted) < maxPythonWatched && !slices.Contains(wanted, dir) {
+			wanted = append(wanted, dir)
+		}
+	}
+	for _, dir := range w.WatchList() {
+		if !slices.Contains(wanted, dir) {
+			_ = w.Remove(dir) // one that is gone is watched no more
+		}
+	}
+	for _, dir := range wanted {
+		_ = w.Add(dir) // one that the daemon's user cannot read stays unwatched
 	}
 }
 
@@ -167,6 +212,11 @@ func (f *front) discoverPython(ctx context.Context, all []plugin.Python, looks m
 			}
 			found, culprit := p.Read(answer)
 			watch = append(watch, found.Watch...)
+			if err := checkImports(p.Interpreter, found.Watch); err != nil {
+				look.Tasks, look.Problems = nil, []error{err}
+				soon(pythonMaxRetry)
+				break
+			}
 			missing := look.Take(found, skip, time.Now())
 			if culprit == "" || len(skip) == maxCulprits {
 				look.Problems = append(trouble, found.Problems...)
@@ -203,6 +253,19 @@ func (f *front) discoverPython(ctx context.Context, all []plugin.Python, looks m
 		f.logger.Info("Tasks of Python packages", "count", len(tasks), "tasks", clipText(strings.Join(names, ","), 2000), "took", time.Since(began).Round(time.Millisecond))
 	}
 	return watch, retry
+}
+
+// checkImports refuses an interpreter that imports from where others than root can write.
+func checkImports(interpreter string, dirs []string) error {
+	for _, dir := range dirs {
+		if !filepath.IsAbs(dir) {
+			return fmt.Errorf("%s: none of its tasks is used: it imports from %.200q", interpreter, dir)
+		}
+		if err := policy.RootsAlone(filepath.Clean(dir)); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("%s: none of its tasks is used, because of where it imports from: %w", interpreter, err)
+		}
+	}
+	return nil
 }
 
 // askPython has one interpreter asked, by the monitor.

@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,10 +14,11 @@ import (
 	"testing"
 
 	"girderworker/daemon/apitype"
+	"girderworker/daemon/client"
 )
 
-// pythonEnv is a virtual environment with the wheels of contrib/python. It is not
-// below /tmp, which jobs do not see.
+// pythonEnv is a virtual environment with the wheels of contrib/python. It is below
+// neither /tmp nor /var, which functions do not see.
 type pythonEnv struct {
 	t    testing.TB
 	dir  string
@@ -30,7 +32,7 @@ func newPythonEnv(t testing.TB) *pythonEnv {
 	if _, err := os.Stat(systemPython); err != nil {
 		t.Skipf("no Python: %v", err)
 	}
-	dir, err := os.MkdirTemp("/var/tmp", "girder-worker-test-")
+	dir, err := os.MkdirTemp("/opt", "girder-worker-test-")
 	if err == nil {
 		err = os.Chmod(dir, 0o755)
 	}
@@ -99,6 +101,14 @@ func (e *pythonEnv) install(name, class string, files map[string]string) {
 	}
 	if err != nil {
 		e.t.Fatal(err)
+	}
+}
+
+// allowPython has the policy, which is read at the start, let the queue call functions.
+func (w *world) allowPython() {
+	w.t.Helper()
+	if err := os.WriteFile(filepath.Join(w.dir, "etc", "no-policy.toml"), []byte("[amqp]\npython = true\n"), 0o644); err != nil {
+		w.t.Fatal(err)
 	}
 }
 
@@ -193,6 +203,15 @@ print(r.get(timeout=60), r.parent.get(timeout=60))
 print(group(add.s(i, i) for i in range(3))().get(timeout=60))
 print(chord([add.s(i, i) for i in range(4)])(total.s()).get(timeout=60))`,
 			"10\n6 2\n[0, 2, 4]\n12\n"},
+		"results are data": {`
+from girder_worker.canvas import chain
+from labtasks.tasks import pickled, shape, filled
+print(chain(pickled.s(), shape.s())().get(timeout=60))
+try:
+    chain(filled.s(), shape.s())().get(timeout=60)
+except Exception as e:
+    print('passed on' in str(e))`,
+			"{'py/object': 'datetime.date', 'py/reduce': [{'py/type': 'os.getcwd'}, []]}\nTrue\n"},
 		"retry": {`
 from labtasks.tasks import third_time
 print(third_time.delay().get(timeout=60))`, "2\n"},
@@ -279,7 +298,7 @@ print(json.dumps(surroundings.delay().get(timeout=60)))`)
 	}
 	for key, want := range map[string]string{
 		"uid": fmt.Sprint(personUID), "cwd": "/tmp", "tmp": "true", "usr": "Read-only file system", "shadow": "No such file or directory", "passwd": "true",
-		"run": "[girder_worker]", "network": "[lo]", "stdin": "", "caps": "0000000000000000",
+		"run": "[girder_worker]", "var": "[tmp]", "network": "[lo]", "stdin": "", "caps": "0000000000000000",
 		"env": "[GIRDER_WORKER_PROGRESS HOME HOSTNAME LANG PATH TMPDIR]",
 	} {
 		if fmt.Sprint(got[key]) != want {
@@ -367,6 +386,9 @@ func TestPythonPlugins(t *testing.T) {
 	} {
 		e.install(name, "P", map[string]string{"__init__.py": class, "tasks.py": text})
 	}
+	if err := w.cmd.Process.Signal(syscall.SIGHUP); err != nil { // a change may wait for half a minute
+		t.Fatal(err)
+	}
 	w.discovered("forking.tasks.t", "noisy.tasks.t", "twice.tasks.t", "labtasks.tasks.add")
 	w.eventually("all problems", func() bool {
 		tasks, err := w.client.Tasks(t.Context())
@@ -416,6 +438,7 @@ func TestPythonCelery(t *testing.T) {
 	e.install("labtasks", "LabPlugin", nil)
 	w, c, _ := newCeleryWorld(t, 2)
 	w.stop()
+	w.allowPython()
 	config, err := os.ReadFile(w.config)
 	if err != nil {
 		t.Fatal(err)
@@ -455,6 +478,7 @@ func TestPythonSlow(t *testing.T) {
 	}
 	w, c, _ := newCeleryWorld(t, 2)
 	w.stop()
+	w.allowPython()
 	config, err := os.ReadFile(w.config)
 	if err == nil {
 		err = os.WriteFile(w.config, bytes.Replace(config, []byte("slots = 2"), []byte("slots = 2\npython = "+slow), 1), 0o644)
@@ -490,4 +514,104 @@ func TestPythonSlow(t *testing.T) {
 	}
 	w.eventually("another look", func() bool { return !troubled() })
 	w.discovered("labtasks.tasks.add")
+}
+
+// TestPythonTrust: what others than root can change is not run, nor what policy does
+// not grant; each refusal says what to do.
+func TestPythonTrust(t *testing.T) {
+	w, e := newPythonWorld(t)
+	hello := func() (string, error) {
+		doc := []byte(`{"task": "labtasks.tasks.hello", "args": []}`)
+		job, err := w.client.Submit(t.Context(), doc)
+		if err != nil {
+			return "", err
+		}
+		return w.wait(job.ID).Error, nil
+	}
+	if text, err := hello(); text != "" || err != nil {
+		t.Errorf("%q, %v", text, err)
+	}
+	// Between its discovery and the call.
+	if err := os.Chmod(filepath.Dir(e.python()), 0o775); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := hello(); !strings.Contains(text, "chmod go-w "+filepath.Dir(e.python())) || err != nil {
+		t.Errorf("%q, %v", text, err)
+	}
+	problem := func(want string) {
+		t.Helper()
+		if err := w.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		w.eventually(want, func() bool {
+			tasks, err := w.client.Tasks(t.Context())
+			return err == nil && strings.Contains(strings.Join(tasks.Problems, "\n"), want)
+		})
+	}
+	problem("chmod go-w " + filepath.Dir(e.python()))
+	if err := os.Chmod(filepath.Dir(e.python()), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// Somebody's own directory among those that it imports from.
+	theirs := filepath.Join(filepath.Dir(e.dir), "theirs")
+	err := os.Mkdir(theirs, 0o755)
+	if err == nil {
+		err = os.Chown(theirs, personUID, memberGID)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(e.site, "editable.pth"), []byte(theirs+"\n"), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	problem("none of its tasks is used, because of where it imports from: " + theirs + " can be changed by others than root")
+	if text, err := hello(); !strings.Contains(fmt.Sprint(text, err), "unknown task") {
+		t.Errorf("got %q, %v", text, err)
+	}
+	if err := os.Remove(filepath.Join(e.site, "editable.pth")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(w.dir, "etc", "no-policy.toml"), []byte("[socket]\npython = false\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	w.discovered("labtasks.tasks.hello")
+	w.eventually("the policy is read", func() bool { return strings.Contains(w.stderr.String(), "Policy reloaded") })
+	w.eventually("a refusal", func() bool {
+		_, err = hello()
+		return err != nil
+	})
+	var told *client.Error
+	if !errors.As(err, &told) || told.Kind != apitype.KindForbidden || !strings.Contains(told.Text, "can allow it with python in a section of policy.toml") {
+		t.Errorf("%T %v", err, err)
+	}
+}
+
+// TestPythonFromQueue: without leave, nobody calls a function through RabbitMQ.
+func TestPythonFromQueue(t *testing.T) {
+	e := newPythonEnv(t)
+	e.install("labtasks", "LabPlugin", nil)
+	w, c, _ := newCeleryWorld(t, 2)
+	w.stop()
+	config, err := os.ReadFile(w.config)
+	if err == nil {
+		err = os.WriteFile(w.config, bytes.Replace(config, []byte("slots = 2"), []byte("slots = 2\npython = "+e.dir), 1), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	w.discovered("labtasks.tasks.add")
+	var said string
+	decode(t, c.Run(t, `
+try:
+    app.send_task('labtasks.tasks.add', [1, 2]).get(timeout=90)
+except Exception as e:
+    say(str(e))
+`)[0], &said)
+	if !strings.Contains(said, "python = true in [amqp] of policy.toml") {
+		t.Errorf("got %q", said)
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"girderworker/daemon/attempt"
+	"girderworker/daemon/policy"
 )
 
 // discoverCommand is the runner's DiscoverCommand.
@@ -20,6 +21,9 @@ const discoverCommand = "python-discover"
 func (m *Monitor) discover(ctx context.Context, d attempt.Discovery, out *os.File) error {
 	if !slices.Contains(m.options.Interpreters, d.Interpreter) {
 		return fmt.Errorf("%w: %q is no interpreter of girder_worker.python", ErrRefused, d.Interpreter)
+	}
+	if err := policy.CheckPython(d.Interpreter, d.Path); err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	d.UID = m.options.IDs.unprivileged()
 	input, err := json.Marshal(d)

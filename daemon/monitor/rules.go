@@ -178,6 +178,11 @@ func (m *Monitor) judge(r *attempt.Request) (*policy.Rights, error) {
 		}
 		return nil, err
 	}
+	if p := r.Plan.Python; p != nil {
+		if err := policy.CheckPython(p.Interpreter, p.Path); err != nil {
+			return nil, fmt.Errorf("%w: python: %w", ErrRefused, err)
+		}
+	}
 	return rights, nil
 }
 

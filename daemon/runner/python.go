@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/attempt"
+	"girderworker/daemon/policy"
 	"girderworker/sandbox"
 	"girderworker/sandbox/image"
 	"girderworker/transforms"
@@ -39,10 +40,6 @@ const (
 	// pythonHome is where it may write; see also TMPDIR.
 	pythonHome = "/tmp"
 )
-
-// notShown are directories at the host's root that a function does not see: the
-// container has its own, or has no business there.
-var notShown = []string{"boot", "dev", "etc", "lost+found", "proc", "run", "sys", "tmp"}
 
 // shownEtc is what is shown of /etc. The rest is configuration of services, with
 // passwords in some of it; names of hosts are the container's own.
@@ -103,13 +100,15 @@ func (a *attemptRun) hostRoot() (layer string, mounts []sandbox.Mount, err error
 		return os.WriteFile(target, nil, 0o644)
 	}
 	err = func() error {
-		for _, dir := range []string{"", "etc", "run", "run/girder_worker", "tmp"} {
+		for _, dir := range []string{"", "etc", "run", "run/girder_worker", "tmp", "var", "var/tmp"} {
 			if err := os.Mkdir(filepath.Join(layer, dir), 0o755); err != nil {
 				return err
 			}
 		}
-		if err := os.Chmod(filepath.Join(layer, "tmp"), os.ModeSticky|0o777); err != nil {
-			return err
+		for _, dir := range []string{"tmp", "var/tmp"} {
+			if err := os.Chmod(filepath.Join(layer, dir), os.ModeSticky|0o777); err != nil {
+				return err
+			}
 		}
 		if err := os.WriteFile(filepath.Join(layer, callPath), callScript, 0o644); err != nil {
 			return err
@@ -119,7 +118,7 @@ func (a *attemptRun) hostRoot() (layer string, mounts []sandbox.Mount, err error
 			return err
 		}
 		for _, e := range entries {
-			if fi, err := e.Info(); err == nil && !slices.Contains(notShown, e.Name()) && (fi.IsDir() || fi.Mode().Type() == os.ModeSymlink) {
+			if fi, err := e.Info(); err == nil && !slices.Contains(policy.Unseen(), e.Name()) && (fi.IsDir() || fi.Mode().Type() == os.ModeSymlink) {
 				if err := show(e.Name(), fi); err != nil {
 					return err
 				}
@@ -146,7 +145,7 @@ func (a *attemptRun) hostRoot() (layer string, mounts []sandbox.Mount, err error
 			continue // it is not there
 		}
 		top, _, _ := strings.Cut(place[1:], "/")
-		if fi, err := os.Lstat(place); err != nil || !fi.IsDir() || slices.Contains(notShown, top) {
+		if fi, err := os.Lstat(place); err != nil || !fi.IsDir() || slices.Contains(policy.Unseen(), top) {
 			continue
 		}
 		mounts = append(mounts, sandbox.Mount{Target: place, Tmpfs: 4096, Mode: 0o555, ReadOnly: true})

@@ -93,7 +93,7 @@ def surroundings():
             return [i[1] for i in socket.if_nameindex()]
     return {
         'uid': os.getuid(), 'cwd': os.getcwd(), 'tmp': writable('/tmp/x'), 'usr': writable('/usr/x'), 'shadow': readable('/etc/shadow'),
-        'passwd': readable('/etc/passwd'), 'run': sorted(os.listdir('/run')), 'network': network(), 'env': sorted(os.environ),
+        'var': os.listdir('/var'), 'passwd': readable('/etc/passwd'), 'run': sorted(os.listdir('/run')), 'network': network(), 'env': sorted(os.environ),
         'stdin': sys.stdin.read(), 'caps': [l.split()[1] for l in open('/proc/self/status') if l.startswith('CapEff')][0],
     }
 
@@ -148,3 +148,18 @@ def forks():
 @app.task
 def large():
     return 'x' * (2 << 20)
+
+
+@app.task
+def pickled():
+    return {'py/object': 'datetime.date', 'py/reduce': [{'py/type': 'os.getcwd'}, []]}
+
+
+@app.task
+def filled():
+    return 'x' * 1_000_000
+
+
+@app.task
+def shape(value):
+    return value
