@@ -238,7 +238,7 @@ func TestHostDirectory(t *testing.T) {
 // waitCall returns when the server has had n calls of a route.
 func (w *girderWorld) waitCall(route string, n int) {
 	w.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for len(w.Calls(route)) < n {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("%s was not called %d times; events %+v", route, n, w.events())
