@@ -69,12 +69,14 @@ rpm: build ## make the package for the RPM families, in build/; with ARCH=arm64 
 # Of what binary made.
 NATIVE ?=
 pack:
+	@packaging/deps pack
 	@mkdir -p $(OUT)
 	@env -u GOARCH -u CC $(GO) build -o build/pack ./packaging/pack
 	@rm -f $(OUT)/*.$(PACK)
 	build/pack -binary $(BINARY) -native '$(NATIVE)' -version '$(VERSION)' -maintainer '$(MAINTAINER)' -arch $$($(GO) env GOARCH) -out $(OUT) $(PACK)
 
 install: build ## install what the packages have below DESTDIR and PREFIX (/usr); then make users and start it: man/girder-worker.8.md
+	@packaging/deps pack
 	@$(GO) build -o build/pack ./packaging/pack
 	build/pack -binary $(BINARY) -version '$(VERSION)' -maintainer '$(MAINTAINER)' -arch $$($(GO) env GOARCH) -out build \
 		-root '$(abspath $(DESTDIR)/)' -prefix '$(PREFIX)' install

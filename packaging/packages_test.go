@@ -2,12 +2,14 @@ package packaging_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -34,22 +36,61 @@ func needs(t *testing.T, programs ...string) {
 	}
 }
 
-// binary builds the program as a release below dir.
-func binary(t *testing.T, dir, version string) string {
+// version is that of what the tests pack.
+const version = "1.2.3-dev"
+
+// built is the directory of what all tests use, each made by whoever needs it first.
+var built string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		var err error
+		if built, err = os.MkdirTemp("", "girder-worker-packages-"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(built)
+		return m.Run()
+	}())
+}
+
+var building sync.Mutex
+
+// build makes a file of built with go build.
+func build(t *testing.T, name string, args ...string) string {
 	t.Helper()
-	path := filepath.Join(dir, "girder-worker-"+version)
-	run(t, nil, "go", "build", "-tags", "seccomp netgo osusergo", "-ldflags", "-s -w -extldflags -static -X main.version="+version, "-o", path, ".")
+	building.Lock()
+	defer building.Unlock()
+	path := filepath.Join(built, name)
+	if _, err := os.Stat(path); err != nil {
+		run(t, nil, "go", append([]string{"build", "-o", path}, args...)...)
+	}
 	return path
 }
 
+// binary is the program as a release.
+func binary(t *testing.T, version string) string {
+	t.Helper()
+	return build(t, "girder-worker-"+version, "-tags", "seccomp netgo osusergo", "-ldflags", "-s -w -extldflags -static -X main.version="+version, ".")
+}
+
 // pack makes packages of one binary below out, one for each of formats.
-func pack(t *testing.T, packer, binary, out, version string, formats []string, env ...string) []string {
+func pack(t *testing.T, binary, out, version string, formats []string, more ...string) []string {
 	t.Helper()
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	var env, flags []string
+	for _, m := range more {
+		if strings.HasPrefix(m, "-") {
+			flags = append(flags, m)
+		} else {
+			env = append(env, m)
+		}
+	}
 	env = append(env, "SOURCE_DATE_EPOCH=1700000000")
-	said := run(t, env, packer, append([]string{"-binary", binary, "-version", version, "-maintainer", "A Lab <lab@girder-worker.test>", "-out", out}, formats...)...)
+	args := slices.Concat([]string{"-binary", binary, "-version", version, "-maintainer", "A Lab <lab@girder-worker.test>", "-out", out}, flags, formats)
+	said := run(t, env, build(t, "pack", "./packaging/pack"), args...)
 	paths := strings.Fields(said)
 	if !slices.EqualFunc(paths, formats, strings.HasSuffix) {
 		t.Fatalf("pack said %q", said)
@@ -71,16 +112,16 @@ var must = strings.Fields(`
 // TestPackages: both packages hold what they should, are the same bytes when
 // made again, please lintian, and the .rpm installs into a root and leaves it.
 func TestPackages(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
-	const version = "1.2.3-dev"
-	packer, program := filepath.Join(dir, "pack"), binary(t, dir, version)
-	run(t, nil, "go", "build", "-o", packer, "./packaging/pack")
+	program := binary(t, version)
 	both := []string{"deb", "rpm"}
-	packages := pack(t, packer, program, filepath.Join(dir, "one"), version, both)
+	packages := pack(t, program, filepath.Join(dir, "one"), version, both)
 	deb, rpm := packages[0], packages[1]
 
 	t.Run("reproducible", func(t *testing.T) {
-		again := pack(t, packer, program, filepath.Join(dir, "two"), version, both, "TZ=Asia/Tokyo", "LC_ALL=C", "HOSTNAME=elsewhere")
+		t.Parallel()
+		again := pack(t, program, filepath.Join(dir, "two"), version, both, "TZ=Asia/Tokyo", "LC_ALL=C", "HOSTNAME=elsewhere")
 		for i, first := range packages {
 			a, err := os.ReadFile(first)
 			if err != nil {
@@ -97,6 +138,7 @@ func TestPackages(t *testing.T) {
 	})
 
 	t.Run("deb", func(t *testing.T) {
+		t.Parallel()
 		needs(t, "dpkg-deb")
 		var files []string
 		for line := range strings.Lines(run(t, nil, "dpkg-deb", "--contents", deb)) {
@@ -132,7 +174,62 @@ func TestPackages(t *testing.T) {
 		}
 	})
 
+	t.Run("files", func(t *testing.T) {
+		t.Parallel()
+		needs(t, "dpkg-deb", "rpm")
+		var debs []string
+		for line := range strings.Lines(run(t, nil, "dpkg-deb", "--contents", deb)) {
+			if name := strings.TrimPrefix(strings.Fields(line)[5], "."); !strings.HasSuffix(name, "/") || name == "/etc/girder-worker/tasks.d/" {
+				debs = append(debs, strings.TrimSuffix(name, "/"))
+			}
+		}
+		rpms := strings.Fields(run(t, nil, "rpm", "--dbpath", t.TempDir(), "--query", "--list", "--package", rpm))
+		// Where the families have the same thing in two places, or one has no use for it.
+		elsewhere := map[string]string{
+			"/usr/share/zsh/vendor-completions/_girder-worker": "/usr/share/zsh/site-functions/_girder-worker",
+			"/usr/share/doc/girder-worker/copyright":           "/usr/share/licenses/girder-worker/LICENSE",
+			"/usr/share/doc/girder-worker/changelog.Debian.gz": "", "/usr/share/lintian/overrides/girder-worker": "", "/etc/needrestart/conf.d/girder-worker.conf": "",
+		}
+		for i, name := range debs {
+			if other, ok := elsewhere[name]; ok {
+				debs[i] = other
+			}
+		}
+		debs = slices.DeleteFunc(debs, func(name string) bool { return name == "" })
+		rpms = slices.DeleteFunc(rpms, func(name string) bool { // the .rpm lists directories of its own, too
+			return slices.ContainsFunc(rpms, func(other string) bool { return strings.HasPrefix(other, name+"/") })
+		})
+		slices.Sort(debs)
+		slices.Sort(rpms)
+		if !slices.Equal(debs, rpms) {
+			t.Errorf("the .deb has\n%q\nand the .rpm\n%q", debs, rpms)
+		}
+		pages, err := filepath.Glob("../man/*.md")
+		if err != nil || len(pages) == 0 {
+			t.Fatal(err)
+		}
+		wanted := []string{"/usr/share/man/man1/girder-worker-config.1.gz"}
+		for _, page := range pages {
+			page = strings.TrimSuffix(filepath.Base(page), ".md")
+			wanted = append(wanted, "/usr/share/man/man"+page[len(page)-1:]+"/"+page+".gz")
+		}
+		for _, wheel := range []string{"girder_worker", "girder_worker_utils"} {
+			wanted = append(wanted, "/usr/share/girder-worker/python/"+wheel+"-1.2.3+dev-py3-none-any.whl")
+		}
+		for _, name := range wanted {
+			if !slices.Contains(debs, name) {
+				t.Errorf("they lack %s", name)
+			}
+		}
+		for _, name := range debs {
+			if strings.HasSuffix(name, ".py") {
+				t.Errorf("a program could import %s by mistake", name)
+			}
+		}
+	})
+
 	t.Run("install", func(t *testing.T) {
+		t.Parallel()
 		root := filepath.Join(dir, "installed")
 		kept := filepath.Join(root, "etc/girder-worker/worker.cfg")
 		if err := os.MkdirAll(filepath.Dir(kept), 0o755); err != nil {
@@ -141,7 +238,7 @@ func TestPackages(t *testing.T) {
 		if err := os.WriteFile(kept, []byte("# an admin's\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		run(t, []string{"SOURCE_DATE_EPOCH=1700000000"}, packer, "-binary", program, "-version", version, "-maintainer", "A Lab <lab@girder-worker.test>",
+		run(t, []string{"SOURCE_DATE_EPOCH=1700000000"}, build(t, "pack"), "-binary", program, "-version", version, "-maintainer", "A Lab <lab@girder-worker.test>",
 			"-out", filepath.Join(dir, "three"), "-root", root, "-prefix", "/usr/local", "install")
 		for _, name := range must {
 			if _, err := os.Lstat(root + strings.Replace(name, "/usr/", "/usr/local/", 1)); err != nil {
@@ -161,6 +258,7 @@ func TestPackages(t *testing.T) {
 	})
 
 	t.Run("lintian", func(t *testing.T) {
+		t.Parallel()
 		needs(t, "lintian")
 		if said := run(t, nil, "lintian", "--allow-root", "--fail-on=none", "--info", deb); strings.TrimSpace(said) != "" {
 			t.Errorf("lintian says\n%s", said)
@@ -168,6 +266,7 @@ func TestPackages(t *testing.T) {
 	})
 
 	t.Run("rpmlint", func(t *testing.T) {
+		t.Parallel()
 		needs(t, "rpmlint", "rpm2cpio", "cpio")
 		// It unpacks what it looks at, and the names in there begin with a slash.
 		bin := filepath.Join(dir, "bin")
@@ -190,6 +289,7 @@ func TestPackages(t *testing.T) {
 	})
 
 	t.Run("rpm", func(t *testing.T) {
+		t.Parallel()
 		needs(t, "rpm")
 		if os.Geteuid() != 0 {
 			t.Skip("installing into a root needs root")

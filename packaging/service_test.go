@@ -20,14 +20,14 @@ func TestService(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("booting a container needs root")
 	}
+	t.Parallel()
 	dir := t.TempDir()
-	packer, debs := filepath.Join(dir, "pack"), filepath.Join(dir, "debs")
-	run(t, nil, "go", "build", "-o", packer, "./packaging/pack")
+	debs := filepath.Join(dir, "debs")
 	if err := os.Mkdir(debs, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for name, version := range map[string]string{"first": "1.2.3-dev", "next": "1.2.3-dev.1"} {
-		made := pack(t, packer, binary(t, dir, version), filepath.Join(dir, name), version, []string{"deb"})
+	for name, version := range map[string]string{"first": version, "next": version + ".1"} {
+		made := pack(t, binary(t, version), filepath.Join(dir, name), version, []string{"deb"}, "-compression=none")
 		if err := os.Rename(made[0], filepath.Join(debs, name+".deb")); err != nil {
 			t.Fatal(err)
 		}

@@ -37,6 +37,8 @@ type order struct {
 	// maintainer is "NAME <ADDRESS>", who answers for the packages.
 	maintainer string
 	time       time.Time
+	// compression of the .deb; empty: as in nfpm.yaml.
+	compression string
 	// root and prefix are where install puts what would be in a package: below
 	// root, and what would be in /usr below prefix.
 	root, prefix string
@@ -54,6 +56,7 @@ func main() {
 	flag.StringVar(&o.arch, "arch", "amd64", "architecture of the binary")
 	flag.StringVar(&o.out, "out", "build", "directory for the packages")
 	flag.StringVar(&o.maintainer, "maintainer", "", "who answers for the packages")
+	flag.StringVar(&o.compression, "compression", "", "of the .deb, if not as in nfpm.yaml; none is for tests, which make many")
 	flag.StringVar(&o.root, "root", "", "for install: directory to install below")
 	flag.StringVar(&o.prefix, "prefix", "/usr", "for install: what stands for /usr there")
 	flag.Parse()
@@ -108,6 +111,9 @@ func (o *order) contents(format string) (*nfpm.Info, error) {
 		return nil, err
 	}
 	info.MTime = o.time
+	if o.compression != "" {
+		info.Deb.Compression = o.compression
+	}
 	if format == "rpm" {
 		info.Changelog = filepath.Join(o.stage(), "changelog.yaml")
 	}

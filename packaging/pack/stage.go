@@ -23,7 +23,7 @@ func (o *order) prepare() error {
 	if err := os.RemoveAll(o.stage()); err != nil {
 		return err
 	}
-	for _, make := range []func() error{o.manuals, o.completions, o.contrib, o.changelogs, o.scripts} {
+	for _, make := range []func() error{o.manuals, o.completions, o.contrib, o.wheels, o.changelogs, o.scripts} {
 		if err := make(); err != nil {
 			return err
 		}
@@ -112,8 +112,8 @@ func (o *order) completions() error {
 	return nil
 }
 
-// notShipped of contrib is for the repository, or is installed elsewhere.
-var notShipped = []string{"contrib/demo", "contrib/policy.toml"}
+// notShipped of contrib is for the repository, is installed elsewhere, or goes in as wheels.
+var notShipped = []string{"contrib/demo", "contrib/policy.toml", "contrib/python/build.py", "contrib/python/utils", "contrib/python/worker"}
 
 // contrib stages what is shipped of it, with the modes that git keeps.
 func (o *order) contrib() error {
@@ -140,6 +140,35 @@ func (o *order) contrib() error {
 		}
 		return o.putMode(name, data, mode)
 	})
+}
+
+// wheels makes those of contrib/python, for whoever installs them by hand into an
+// environment. No interpreter finds anything in them where they lie.
+func (o *order) wheels() error {
+	made, err := os.MkdirTemp("", "girder-worker-wheels-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(made)
+	cmd := exec.Command("python3", "contrib/python/build.py", o.version, made)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("cannot make the wheels of contrib/python: %w", err)
+	}
+	files, err := filepath.Glob(filepath.Join(made, "*.whl"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if err := o.put(filepath.Join("contrib/python", filepath.Base(file)), data); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // changelogs makes those that Debian's tools and rpm's read, with one entry that
