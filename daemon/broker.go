@@ -42,7 +42,7 @@ type broker struct {
 	drained chan struct{} // capacity 1: what has not started is to be handed back
 	work    sync.WaitGroup
 
-	admitted atomic.Bool // tasks may be taken: the peers were met
+	admitted atomic.Bool // tasks may be taken: the peers were met over this connection
 
 	// settling is held to forget a job that is another machine's, and shared to take one.
 	settling sync.RWMutex
@@ -92,6 +92,9 @@ func newBroker(f *front, c *config.Config) (*broker, error) {
 		TLS:  amqp.TLS{CA: c.Celery.CA, Cert: c.Celery.Cert, Key: c.Celery.Key, ServerName: c.Celery.ServerName},
 		Free: b.free, Task: b.take, Control: b.command,
 		Changed: func() {
+			if b.client.Status().Broker == "" {
+				b.admitted.Store(false)
+			}
 			select {
 			case b.changed <- struct{}{}:
 			default:
@@ -374,11 +377,20 @@ func (b *broker) command(ctx context.Context, d celery.Delivery) {
 	})
 }
 
-// tell tells monitors of this worker, from its first connection on.
+// tell tells monitors of this worker, from its first connection on, and meets the
+// others at each.
 func (b *broker) tell(ctx context.Context) {
-	if b.meet(ctx); ctx.Err() == nil {
-		b.events.Run(ctx)
-	}
+	var events sync.WaitGroup
+	defer events.Wait()
+	told := false
+	b.mingle(ctx, func() {
+		if told {
+			b.events.Online()
+			return
+		}
+		told = true
+		events.Go(func() { b.events.Run(ctx) })
+	})
 }
 
 func (b *broker) pulse() celery.Pulse {

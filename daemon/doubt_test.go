@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"girderworker/daemon/amqp/rabbittest"
@@ -74,26 +75,66 @@ func TestDoubtPeers(t *testing.T) {
 	}
 }
 
-// TestMingle: a worker that starts knows what was revoked while it was not there.
+// TestMingle: a worker knows what was revoked while it was not there: not started
+// yet, or cut off.
 func TestMingle(t *testing.T) {
 	a, c, vhost := newCeleryWorld(t, 1)
-	c.Run(t, `
-app.control.revoke('revoked-long-ago')
-app.control.inspect(timeout=2, limit=1).ping() # they come in order
-`)
-	b := newWorker(t, 1, "amqp://guest:guest@"+rabbit.Addr()+"/"+vhost, "other")
+	revoke := func(id string) {
+		t.Helper()
+		c.Run(t, fmt.Sprintf("app.control.revoke(%q)\napp.control.inspect(timeout=2, limit=1).ping() # they come in order\n", id))
+	}
+	revoke("revoked-long-ago")
+	proxy := rabbittest.NewProxy(t, rabbit.Addr())
+	b := newWorker(t, 1, "amqp://guest:guest@"+proxy.Addr()+"/"+vhost, "other")
 	t.Cleanup(func() {
 		a.stop()
 		b.stop()
 	})
-	b.eventually("they have met", func() bool { return strings.Contains(b.stderr.String(), "Met another worker") })
-	a.stop()
+	met := func(times int) {
+		t.Helper()
+		b.eventually("they have met", func() bool { return strings.Count(b.stderr.String(), "Met another worker") == times })
+	}
+	met(1)
+	proxy.Refuse(true)
+	proxy.Cut()
 	p := publish(t, vhost)
-	p.task(loadJob{Task: "revoked-long-ago", Args: []string{"-c", "true"}})
-	b.eventually("it has come", func() bool { _, err := b.client.Job(t.Context(), "revoked-long-ago"); return err == nil })
-	if j := b.wait("revoked-long-ago"); j.State != "canceled" || j.Attempt != 0 {
+	b.eventually("it is cut off", func() bool { return p.consumers("celery") == 1 })
+	revoke("revoked-meanwhile")
+	proxy.Refuse(false)
+	met(2)
+	a.stop()
+	for _, id := range []string{"revoked-long-ago", "revoked-meanwhile"} {
+		p.task(loadJob{Task: id, Args: []string{"-c", "true"}})
+		b.eventually("it has come", func() bool { _, err := b.client.Job(t.Context(), id); return err == nil })
+		if j := b.wait(id); j.State != "canceled" || j.Attempt != 0 {
+			t.Errorf("job %+v", j)
+		}
+	}
+}
+
+// TestMingleAlarm: a worker that finds RabbitMQ short of memory takes tasks all the
+// same, and their results arrive when it is not any more.
+func TestMingleAlarm(t *testing.T) {
+	vhost := rabbit.Vhost(t)
+	p := publish(t, vhost)
+	if _, err := p.ch.QueueDeclare("celery", true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	p.task(loadJob{Task: "alone", Args: []string{"-c", "echo it runs"}})
+	rabbit.Alarm(t, true)
+	alarm := sync.OnceFunc(func() { rabbit.Alarm(t, false) })
+	defer alarm()
+	w := newWorker(t, 1, "amqp://guest:guest@"+rabbit.Addr()+"/"+vhost, "test")
+	t.Cleanup(w.stop)
+	w.eventually("it has come", func() bool { _, err := w.client.Job(t.Context(), "alone"); return err == nil })
+	if j := w.wait("alone"); j.State != "succeeded" {
 		t.Errorf("job %+v", j)
 	}
+	alarm()
+	w.eventually("it is ready", func() bool {
+		st, err := w.client.Status(t.Context())
+		return err == nil && st.Broker != nil && len(st.Broker.Problems) == 0 && st.Reports.Pending() == 0
+	})
 }
 
 // told waits until Girder has the whole of a job that ran once.

@@ -89,46 +89,116 @@ func (c *Client) openMailbox(n *connection, name string) (msgs <-chan amqp091.De
 	return msgs, ch, err
 }
 
-// maxAnswers bounds how many answers to one question are kept.
-const maxAnswers = 1000
+const (
+	// maxAnswers bounds how many answers to one question are kept.
+	maxAnswers = 1000
+	// maxQuestions bounds how many questions are under way.
+	maxQuestions = 4
+)
 
 // Ask asks every worker on the control exchange, and returns what was answered within
 // wait: who answers is not known beforehand. question makes the message for the
-// address at which the answers come.
+// address at which the answers come. It ends with ctx, whatever RabbitMQ does;
+// [ErrNotConnected] while RabbitMQ takes no messages.
 func (c *Client) Ask(ctx context.Context, wait time.Duration, question func(celery.Address) (celery.Message, error)) ([]celery.Delivery, error) {
-	c.mu.Lock()
-	p := c.session
-	c.mu.Unlock()
-	if p == nil {
-		return nil, ErrNotConnected
-	}
-	if err := p.conn.exchange(celery.ReplyExchange, amqp091.ExchangeDirect, false); err != nil {
-		return nil, fmt.Errorf("cannot ask the other workers: %w", err)
-	}
-	ch, err := p.conn.Channel()
+	answers, err := call(ctx, c, func(n *connection) ([]celery.Delivery, error) { return c.ask(ctx, n, wait, question) })
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask the other workers: %w", err)
+	}
+	return answers, nil
+}
+
+// Waiting is how many messages wait in a queue; those that somebody has and has not
+// acknowledged are not among them. It ends with ctx.
+func (c *Client) Waiting(ctx context.Context, name string) (messages int, err error) {
+	messages, err = call(ctx, c, func(n *connection) (messages int, err error) {
+		err = n.try(func(ch *amqp091.Channel) error {
+			q, err := ch.QueueDeclarePassive(name, true, false, false, false, nil)
+			messages = q.Messages
+			return err
+		})
+		return messages, err
+	})
+	if code(err) == amqp091.NotFound {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("cannot look into queue %q: %w", name, err)
+	}
+	return messages, nil
+}
+
+// call has f make calls over the connection for reports. The library's end with the
+// connection and not with a context, and RabbitMQ answers none while it takes no
+// messages; so f may go on when ctx has ended, but is over when the connection is.
+func call[T any](ctx context.Context, c *Client, f func(*connection) (T, error)) (answer T, err error) {
+	c.mu.Lock()
+	p, blocked := c.session, c.blocked
+	c.mu.Unlock()
+	if p == nil {
+		return answer, ErrNotConnected
+	}
+	if blocked != "" {
+		return answer, fmt.Errorf("%w: it takes no messages", ErrNotConnected)
+	}
+	select {
+	case p.calls <- struct{}{}:
+	case <-ctx.Done():
+		return answer, ctx.Err()
+	}
+	type outcome struct {
+		answer T
+		err    error
+	}
+	done := make(chan outcome, 1)
+	p.mu.Lock()
+	if p.over {
+		p.mu.Unlock()
+		<-p.calls
+		return answer, ErrNotConnected
+	}
+	p.work.Go(func() {
+		defer func() { <-p.calls }()
+		answer, err := f(p.conn)
+		done <- outcome{answer, err}
+	})
+	p.mu.Unlock()
+	select {
+	case o := <-done:
+		return o.answer, o.err
+	case <-ctx.Done():
+		return answer, fmt.Errorf("RabbitMQ does not answer: %w", ctx.Err())
+	}
+}
+
+func (c *Client) ask(ctx context.Context, n *connection, wait time.Duration, question func(celery.Address) (celery.Message, error)) ([]celery.Delivery, error) {
+	if err := n.exchange(celery.ReplyExchange, amqp091.ExchangeDirect, false); err != nil {
+		return nil, err
+	}
+	ch, err := n.Channel()
+	if err != nil {
+		return nil, err
 	}
 	defer ch.Close()
 	key := rand.Text()
 	name := key + "." + celery.ReplyExchange
 	const durable, autoDelete, exclusive = false, true, true
 	if _, err := ch.QueueDeclare(name, durable, autoDelete, exclusive, false, nil); err != nil {
-		return nil, fmt.Errorf("cannot ask the other workers: %w", err)
+		return nil, err
 	}
 	if err := ch.QueueBind(name, key, celery.ReplyExchange, false, nil); err != nil {
-		return nil, fmt.Errorf("cannot ask the other workers: %w", err)
+		return nil, err
 	}
 	replies, err := ch.Consume(name, "", true, true, false, false, nil)
 	if err != nil {
-		return nil, fmt.Errorf("cannot ask the other workers: %w", err)
+		return nil, err
 	}
 	m, err := question(celery.Address{Exchange: celery.ReplyExchange, RoutingKey: key})
 	if err != nil {
 		return nil, err
 	}
 	if err := c.Publish(ctx, m); err != nil && !errors.Is(err, ErrUnroutable) {
-		return nil, fmt.Errorf("cannot ask the other workers: %w", err)
+		return nil, err
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -141,9 +211,9 @@ func (c *Client) Ask(ctx context.Context, wait time.Duration, question func(cele
 			return answers, nil
 		case m, ok := <-replies:
 			if !ok {
-				return nil, fmt.Errorf("cannot ask the other workers: %w", ErrNotConnected)
+				return nil, ErrNotConnected
 			}
-			answers = append(answers, p.conn.delivery(name, &m))
+			answers = append(answers, n.delivery(name, &m))
 		}
 	}
 	return answers, nil

@@ -319,3 +319,39 @@ with app.connection() as conn:
 		t.Errorf("the monitor saw %q", said)
 	}
 }
+
+// A question ends with its context, whatever RabbitMQ answers.
+func TestAskSilent(t *testing.T) {
+	vhost := rabbit.Vhost(t)
+	p := rabbittest.NewProxy(t, rabbit.Addr())
+	w := startWorker(t, brokerURL(p.Addr(), vhost), 1)
+	w.ready()
+	ask := func(d time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), d)
+		defer cancel()
+		_, err := w.client.Ask(ctx, time.Millisecond, func(to celery.Address) (celery.Message, error) {
+			return celery.QueryTask([]string{"x"}, "ticket", to, time.Now().Add(time.Minute), &celery.Clock{})
+		})
+		return err
+	}
+	p.Hold(rabbittest.Down, true)
+	for range 2 * maxQuestions {
+		if err := ask(5 * time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("asked of nobody: %v", err)
+		}
+	}
+	p.Hold(rabbittest.Down, false)
+	if err := ask(time.Minute); err != nil {
+		t.Errorf("asked: %v", err)
+	}
+	rabbit.Alarm(t, true)
+	defer rabbit.Alarm(t, false)
+	// It is a message that makes RabbitMQ say it.
+	if err := ask(time.Second); err == nil {
+		t.Error("it was answered while RabbitMQ is short of memory")
+	}
+	w.trouble("RabbitMQ takes no messages (low on memory)")
+	if err := ask(time.Minute); !errors.Is(err, ErrNotConnected) {
+		t.Errorf("asked while it is short of memory: %v", err)
+	}
+}

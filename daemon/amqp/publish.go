@@ -27,6 +27,7 @@ const farewell = 2 * time.Second
 type publisher struct {
 	conn  *connection
 	slots chan struct{}
+	calls chan struct{} // one for each call under way that is no message
 
 	mu   sync.Mutex
 	idle []*outlet
@@ -82,7 +83,7 @@ func (c *Client) Event(m celery.Message) {
 
 // publish serves Publish and Event over one connection until it or ctx ends.
 func (c *Client) publish(ctx context.Context, n *connection) {
-	p := &publisher{conn: n, slots: make(chan struct{}, maxOutstanding), open: make(chan struct{})}
+	p := &publisher{conn: n, slots: make(chan struct{}, maxOutstanding), calls: make(chan struct{}, maxQuestions), open: make(chan struct{})}
 	close(p.open)
 	var work sync.WaitGroup
 	defer work.Wait()
