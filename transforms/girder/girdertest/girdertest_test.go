@@ -395,3 +395,26 @@ func TestRecordedShapes(t *testing.T) {
 	delete(got, "error") // these recordings hold few; testdata has them
 	check(t, "recordings", got, real)
 }
+
+// A job has the fields that it was made with, and the parent whose task it names.
+func TestJobFields(t *testing.T) {
+	s := New(t, Config{})
+	token := s.AddToken(s.AddUser(false), ScopeCreateJob)
+	for _, other := range []string{`{"celeryTaskId": "a", "meta": {"k": "v"}}`, `{"celeryTaskId": "b", "celeryParentTaskId": "a"}`} {
+		form := url.Values{"title": {"T"}, "type": {"y"}, "handler": {"celery_handler"}, "public": {"True"}, "args": {"[1]"}, "otherFields": {other}}
+		if status, answer := s.ask(t, "POST", "job", token, form, nil); status != 200 {
+			t.Fatal(status, answer)
+		}
+	}
+	a, ok := s.JobOf("a")
+	b, ok2 := s.JobOf("b")
+	if _, ok3 := s.JobOf("c"); !ok || !ok2 || ok3 {
+		t.Error(ok, ok2, ok3)
+	}
+	if a.Title != "T" || a.Type != "y" || a.Handler != "celery_handler" || !a.Public || a.Parent != "" || fmt.Sprint(a.Other["meta"]) != "map[k:v]" || b.Parent != a.ID {
+		t.Errorf("%+v\n%+v", a, b)
+	}
+	if status, answer := s.ask(t, "POST", "job", token, url.Values{"title": {"T"}, "type": {"y"}, "args": {"{"}}, nil); status != 400 || !strings.Contains(answer, "Parameter args must be valid JSON.") {
+		t.Error(status, answer)
+	}
+}

@@ -1,6 +1,8 @@
 package girdertest
 
 import (
+	"encoding/json"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -13,7 +15,12 @@ type job struct {
 	title    string
 	kind     string
 	handler  string
-	token    string // of its jobInfoSpec, as stored
+	public   bool
+	parent   string // a job's id
+	args     any    // as it was given
+	kwargs   map[string]any
+	other    map[string]any // fields at the document's top
+	token    string         // of its jobInfoSpec, as stored
 	status   int
 	log      []string
 	progress *progress
@@ -36,6 +43,12 @@ type Timestamp struct {
 
 // Job is what an administrator sees of a job.
 type Job struct {
+	ID, Title, Type, Handler string
+	Public                   bool
+	// Parent is the job of the task that published this one's; empty: none.
+	Parent string
+	// Other are the fields that it was made with beside Girder's own.
+	Other      map[string]any
 	Status     int
 	Log        []string
 	Timestamps []Timestamp
@@ -74,7 +87,34 @@ func (s *Server) Job(id string) Job {
 	if j == nil {
 		s.tb.Fatalf("no job %q", id)
 	}
-	out := Job{Status: j.status, Log: slices.Clone(j.log), Timestamps: slices.Clone(j.stamps)}
+	return j.seen()
+}
+
+// JobOf returns the job of a Celery task, as its field celeryTaskId tells.
+func (s *Server) JobOf(task string) (Job, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	j := s.jobOf(task)
+	if j == nil {
+		return Job{}, false
+	}
+	return j.seen(), true
+}
+
+func (s *Server) jobOf(task string) *job {
+	for _, j := range s.jobs {
+		if j.other["celeryTaskId"] == task {
+			return j
+		}
+	}
+	return nil
+}
+
+func (j *job) seen() Job {
+	out := Job{
+		ID: j.id, Title: j.title, Type: j.kind, Handler: j.handler, Public: j.public, Parent: j.parent, Other: maps.Clone(j.other),
+		Status: j.status, Log: slices.Clone(j.log), Timestamps: slices.Clone(j.stamps),
+	}
 	if p := j.progress; p != nil {
 		out.Progress = &Progress{}
 		if p.total != nil {
@@ -138,11 +178,17 @@ func (s *Server) jobDocument(j *job, r *request) map[string]any {
 	}
 	doc := map[string]any{
 		"_accessLevel": level, "_id": j.id, "_modelType": "job", "asynchronous": false, "created": stamp(j.created),
-		"handler": j.handler, "interval": 0, "meta": map[string]any{}, "parentId": nil, "progress": nil, "public": false,
+		"handler": j.handler, "interval": 0, "meta": map[string]any{}, "parentId": nil, "progress": nil, "public": j.public,
 		"status": j.status, "timestamps": stamps, "title": j.title, "type": j.kind, "updated": stamp(j.updated), "when": stamp(j.created),
 		"jobInfoSpec": map[string]any{
 			"headers": map[string]any{"Girder-Token": j.token}, "logPrint": true, "method": "PUT", "reference": j.id, "url": s.API() + "/job/" + j.id,
 		},
+	}
+	if j.parent != "" {
+		doc["parentId"] = j.parent
+	}
+	for key, value := range j.other {
+		doc[key] = value
 	}
 	if p := j.progress; p != nil {
 		doc["progress"] = map[string]any{"total": p.total, "current": p.current, "message": p.message, "notificationId": j.notice}
@@ -179,11 +225,37 @@ func (s *Server) postJob(r *request) (any, error) {
 		}
 		return nil, err
 	}
+	fields := map[string]any{}
+	for _, name := range []string{"args", "kwargs", "otherFields"} {
+		if text := r.param(name); text != "" {
+			var value any
+			if err := json.Unmarshal([]byte(text), &value); err != nil {
+				return nil, rest("Parameter %s must be valid JSON.", name)
+			}
+			fields[name] = value
+		}
+	}
 	j := s.addJob(user.id, r.param("handler"))
 	j.title, j.kind = r.param("title"), r.param("type")
+	j.public, _ = strconv.ParseBool(r.param("public"))
+	j.args, j.kwargs, j.other = fields["args"], objectOf(fields["kwargs"]), objectOf(fields["otherFields"])
+	// As the worker plugin does when a job is saved.
+	if parent, ok := j.other["celeryParentTaskId"].(string); ok {
+		if p := s.jobOf(parent); p != nil {
+			j.parent = p.id
+		}
+	}
 	doc := s.jobDocument(j, r)
-	doc["args"], doc["kwargs"], doc["log"] = nil, map[string]any{}, []string{}
+	doc["args"], doc["kwargs"], doc["log"] = j.args, j.kwargs, []string{}
 	return doc, nil
+}
+
+// objectOf is never nil.
+func objectOf(value any) map[string]any {
+	if m, ok := value.(map[string]any); ok && m != nil {
+		return m
+	}
+	return map[string]any{}
 }
 
 func (s *Server) getJob(r *request) (any, error) {
