@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -54,7 +55,7 @@ func (f *front) completeCall(job *queue.Job, p *transforms.Python, secrets *tran
 	if call.Request == nil {
 		call.Request = map[string]any{}
 	}
-	for key, value := range map[string]any{"id": job.ID, "retries": job.Failures, "hostname": f.nodeName()} {
+	for key, value := range map[string]any{"id": namedID(job), "retries": job.Failures, "hostname": f.nodeName()} {
 		if call.Request[key] == nil {
 			call.Request[key] = value
 		}
@@ -66,6 +67,14 @@ func (f *front) completeCall(job *queue.Job, p *transforms.Python, secrets *tran
 	}
 	secrets.Call = data
 	return nil
+}
+
+// namedID is a job's id as who asked for it knows it.
+func namedID(job *queue.Job) string {
+	if uid, is := strings.CutPrefix(job.Owner, "uid:"); is {
+		return strings.TrimSuffix(job.ID, "."+uid)
+	}
+	return job.ID
 }
 
 // nodeName is what a task finds as its worker's name.

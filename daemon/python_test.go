@@ -29,6 +29,26 @@ const systemPython = "/usr/bin/python3"
 
 func newPythonEnv(t testing.TB) *pythonEnv {
 	t.Helper()
+	return newVenv(t, nil, "girder_worker", "girder_worker_utils")
+}
+
+// newCeleryEnv is one with a Girder Worker on Debian's Celery, from testdata.
+func newCeleryEnv(t testing.TB) *pythonEnv {
+	t.Helper()
+	for _, name := range []string{"celery", "jsonpickle"} {
+		if _, err := os.Stat(filepath.Join("/usr/lib/python3/dist-packages", name)); err != nil {
+			t.Skipf("needs Debian's Celery: %v (packaging/deps test installs it)", err)
+		}
+	}
+	e := newVenv(t, []string{"--system-site-packages"}, "girder_worker_utils")
+	if err := os.CopyFS(e.site, os.DirFS("testdata/python/celery")); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func newVenv(t testing.TB, options []string, wheels ...string) *pythonEnv {
+	t.Helper()
 	if _, err := os.Stat(systemPython); err != nil {
 		t.Skipf("no Python: %v", err)
 	}
@@ -41,10 +61,10 @@ func newPythonEnv(t testing.TB) *pythonEnv {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	e := &pythonEnv{t: t, dir: filepath.Join(dir, "venv")}
-	e.command("", systemPython, "-m", "venv", "--without-pip", e.dir)
+	e.command("", systemPython, append(append([]string{"-m", "venv", "--without-pip"}, options...), e.dir)...)
 	e.command("", systemPython, "../contrib/python/build.py", "1.2.3", dir)
 	e.site = strings.TrimSpace(e.command("", e.python(), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"))
-	for _, wheel := range []string{"girder_worker", "girder_worker_utils"} {
+	for _, wheel := range wheels {
 		z, err := zip.OpenReader(filepath.Join(dir, wheel+"-1.2.3-py3-none-any.whl"))
 		if err == nil {
 			err = os.CopyFS(e.site, z)
@@ -70,7 +90,8 @@ func (e *pythonEnv) command(stdin, name string, args ...string) string {
 	return string(out)
 }
 
-// install adds a package with a plugin, from testdata/python or from files.
+// install adds a package with a plugin, from testdata/python or from files; without
+// a class nothing tells of the plugin.
 func (e *pythonEnv) install(name, class string, files map[string]string) {
 	e.t.Helper()
 	if files == nil {
@@ -86,6 +107,9 @@ func (e *pythonEnv) install(name, class string, files map[string]string) {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			e.t.Fatal(err)
 		}
+	}
+	if class == "" {
+		return
 	}
 	info := filepath.Join(e.site, name+"-1.0.dist-info")
 	part := info + ".part"

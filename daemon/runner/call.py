@@ -11,14 +11,11 @@ MAX_RESULT = (1 << 20) - 4096
 MAX_TEXT = 16 << 10
 
 
-class Again(Exception):
-    """The task asks to be run again."""
-
-
 class State:
     """What is known of the one call."""
     canceled = False
     retries = 0
+    called = False
 
 
 def main():
@@ -70,6 +67,8 @@ def run(call):
     except ImportError:
         pass
     from girder_worker.app import app
+    if not hasattr(app, 'config'):
+        app.config = app.conf  # the name in the documentation's example of a plugin class
     if call.get('app_main'):
         app.main = call['app_main']
     if call.get('plugin'):
@@ -133,6 +132,7 @@ def prepare(app, task, call, args, kwargs, restore):
     cls.retry = retry
     if hasattr(task, 'push_request'):  # Celery's
         task.push_request(**known)
+        keep_request(task)
         task.update_state = lambda *a, state=None, **k: task.job_manager.updateProgress(message=str(state))
     else:
         task.request.__dict__.update(known)
@@ -148,6 +148,23 @@ def prepare(app, task, call, args, kwargs, restore):
         task.girder_client = client
 
 
+def keep_request(task):
+    """Celery's own __call__ runs a task with a new request, as if it were called directly. In a worker it keeps the one
+    that there is, the first time."""
+    from celery._state import _task_stack
+    from celery.app.task import Task
+    own, call = task.request_stack.top, Task.__call__
+
+    def __call__(self, *args, **kwargs):
+        if State.called or self.request_stack.top is not own:
+            return call(self, *args, **kwargs)
+        State.called = True
+        return self.run(*args, **kwargs)
+
+    Task.__call__ = __call__
+    _task_stack.push(task)  # celery.current_task
+
+
 def retry(self, args=None, kwargs=None, exc=None, throw=True, eta=None, countdown=None, max_retries=None, **options):
     """Ends this call; the daemon makes the next one."""
     if args is not None and list(args) != list(self.request.args) or kwargs is not None and kwargs != self.request.kwargs:
@@ -156,15 +173,25 @@ def retry(self, args=None, kwargs=None, exc=None, throw=True, eta=None, countdow
     if limit is not None and State.retries >= limit:
         if exc is not None:
             raise exc
-        raise LookupError("Can't retry %s[%s]: it has been tried %d times" % (self.name, self.request.id, State.retries + 1))
+        error = getattr(self, 'MaxRetriesExceededError', None) or retry_classes()[1]
+        raise error("Can't retry %s[%s]: it has been tried %d times" % (self.name, self.request.id, State.retries + 1))
     if countdown is None:
         countdown = self.default_retry_delay
     if eta is not None:
         import datetime
         countdown = max(0.0, (eta - datetime.datetime.now(eta.tzinfo)).total_seconds())
-    again = Again(countdown)
-    again.exc = exc or sys.exc_info()[1]
+    again = retry_classes()[0](exc=exc or sys.exc_info()[1])
+    again.girder_worker_countdown = float(countdown)
     raise again
+
+
+def retry_classes():
+    """Those that tasks know: autoretry_for and what a task catches make an exception of them."""
+    try:
+        from celery import exceptions
+    except ImportError:
+        from girder_worker import exceptions
+    return exceptions.Retry, exceptions.MaxRetriesExceededError
 
 
 class JobManager:
@@ -222,8 +249,9 @@ class JobManager:
 
 def failed(exc):
     """What goes out for an exception. The log gets it with its traceback, as Girder Worker writes it."""
-    if isinstance(exc, Again):
-        end = {'state': 'RETRY', 'countdown': float(exc.args[0])}
+    countdown = getattr(exc, 'girder_worker_countdown', None)
+    if countdown is not None:
+        end = {'state': 'RETRY', 'countdown': countdown}
         if exc.exc is not None:
             end['error'] = described(exc.exc)
         return json.dumps(end).encode()

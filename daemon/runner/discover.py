@@ -8,6 +8,8 @@ import sys
 import traceback
 
 GROUP = 'girder_worker_plugins'
+# What a plugin class sets of these is for its own tasks.
+LIMITS = ('TASK_TIME_LIMIT', 'task_time_limit', 'TASK_SOFT_TIME_LIMIT', 'task_soft_time_limit')
 
 
 def main():
@@ -37,8 +39,10 @@ def main():
         except BaseException as exc:
             tell(problem='girder_worker cannot be imported: ' + said(exc))
             found = []
+    limits = {key: app.conf.get(key) for key in LIMITS} if found else {}
     for name, value in found:
         tell(plugin=name, begin=True)
+        app.conf.update(limits)
         tasks, problem = [], None
         try:
             tasks = look(app, value)
@@ -88,6 +92,8 @@ def application(main):
     except ImportError:
         pass
     app = importlib.import_module('girder_worker.app').app
+    if not hasattr(app, 'config'):
+        app.config = app.conf  # the name in the documentation's example of a plugin class
     if main:
         app.main = main
     return app
