@@ -4,6 +4,7 @@ package runc
 
 /*
 #include "filter_thread.h"
+#include "slack.h"
 */
 import "C"
 
@@ -45,6 +46,8 @@ func init() {
 		fmt.Fprintf(os.Stderr, "cannot start the filter thread: %v\n", syscall.Errno(err))
 		os.Exit(255)
 	}
+	// This thread is the one that executes the job.
+	C.sleep_exactly()
 	// What libcontainer prints as a last resort, above all why the job could
 	// not be executed, is for the runner and not for the job's output. The
 	// socket closes on exec.

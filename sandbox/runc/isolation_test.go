@@ -164,6 +164,17 @@ func TestForbiddenSystemCalls(t *testing.T) {
 	}
 }
 
+// TestTimerSlack: this process sleeps loosely, a job's as on any machine.
+func TestTimerSlack(t *testing.T) {
+	own, err := os.ReadFile("/proc/self/timerslack_ns")
+	if err != nil || string(own) != "250000\n" {
+		t.Errorf("this process's slack is %q, %v", own, err)
+	}
+	if got := script(t, testRunner(t), nil, "cat /proc/self/timerslack_ns"); got != "50000\n" {
+		t.Errorf("a job's slack is %q", got)
+	}
+}
+
 func TestMaskedAndReadonlyPaths(t *testing.T) {
 	r := testRunner(t)
 	got := script(t, r, nil,
