@@ -127,7 +127,7 @@ func runcBundle(b *testing.B, spec *sandbox.Spec) string {
 		b.Fatal(err)
 	}
 
-	config, err := newConfig(spec, rootfs, "/"+testRoot()+"/runc", maskedPaths(), nil, nil)
+	config, err := newConfig(spec, rootfs, "/"+testRoot()+"/runc", maskedPaths(), nil, &configs.Mount{Source: "tmpfs", Destination: "/dev", Device: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_STRICTATIME, Data: "mode=755,size=65536k"}, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -286,7 +286,11 @@ func BenchmarkPhases(b *testing.B) {
 			err = ctl.sendFilter(c.filter)
 		}
 		lap("3-control-ms", err)
-		c.process = newProcess(&spec, ctl.child)
+		null, nullErr := os.OpenFile(filepath.Join(c.work.dev(), "null"), os.O_RDWR, 0)
+		if nullErr != nil {
+			b.Fatal(nullErr)
+		}
+		c.process = newProcess(&spec, ctl.child, null)
 		err = c.lc.Start(c.process)
 		lap("4-start-ms", err)
 		ctl.closeChild()
@@ -296,6 +300,7 @@ func BenchmarkPhases(b *testing.B) {
 		_, err = c.process.Wait()
 		lap("7-wait-ms", err)
 		ctl.close()
+		null.Close()
 		lap("8-destroy-ms", c.Destroy())
 	}
 	b.ReportMetric(0, "ns/op")

@@ -169,10 +169,10 @@ func hostID(mappings []sandbox.IDMapping, id int) (int, bool) {
 }
 
 // newConfig is libcontainer's form of a valid spec. The mounts of spec are
-// given apart, in that form already, as are the place of the root file system and
-// the nodes of the devices.
-func newConfig(spec *sandbox.Spec, rootfs, group string, masked, sources []string, mounts []*configs.Mount) (*configs.Config, error) {
-	nodes, rules := defaultDevices()
+// given apart, in that form already, as are the place of the root file system,
+// /dev, and the nodes of further devices.
+func newConfig(spec *sandbox.Spec, rootfs, group string, masked, sources []string, dev *configs.Mount, mounts []*configs.Mount) (*configs.Config, error) {
+	rules := defaultRules()
 	_, ttyGroup := hostID(spec.GIDMappings, 5)
 	ownNetwork := spec.Network != sandbox.NetworkHost
 	shm := spec.Resources.Shm
@@ -191,8 +191,7 @@ func newConfig(spec *sandbox.Spec, rootfs, group string, masked, sources []strin
 		Namespaces: configs.Namespaces{
 			{Type: configs.NEWNS}, {Type: configs.NEWPID}, {Type: configs.NEWIPC}, {Type: configs.NEWUTS}, {Type: configs.NEWCGROUP},
 		},
-		Mounts:          append(defaultMounts(shm, ttyGroup, ownNetwork), mounts...),
-		Devices:         nodes,
+		Mounts:          append(defaultMounts(dev, shm, ttyGroup, ownNetwork), mounts...),
 		MaskPaths:       masked,
 		ReadonlyPaths:   readonlyPaths,
 		NoNewPrivileges: true,
@@ -327,8 +326,8 @@ func device(d sandbox.Device, source string) (*devices.Rule, *configs.Mount, err
 }
 
 // newProcess is the job's process. The control socket is its descriptor 3
-// until it is executed.
-func newProcess(spec *sandbox.Spec, control *os.File) *libcontainer.Process {
+// until it is executed; null stands for each standard stream that it has not.
+func newProcess(spec *sandbox.Spec, control, null *os.File) *libcontainer.Process {
 	args := spec.Args
 	if spec.Init {
 		args = append([]string{initPath}, args...)
@@ -340,6 +339,9 @@ func newProcess(spec *sandbox.Spec, control *os.File) *libcontainer.Process {
 		GID:              spec.User.GID,
 		AdditionalGroups: spec.User.AdditionalGIDs,
 		Cwd:              spec.Cwd,
+		Stdin:            null,
+		Stdout:           null,
+		Stderr:           null,
 		ExtraFiles:       []*os.File{control},
 		Init:             true,
 		// logrus's warnings. With none, nsenter's C code sends all its debugging.
@@ -348,7 +350,6 @@ func newProcess(spec *sandbox.Spec, control *os.File) *libcontainer.Process {
 	if !slices.ContainsFunc(spec.Env, func(entry string) bool { return strings.HasPrefix(entry, "PATH=") }) {
 		p.Env = append(slices.Clip(spec.Env), "PATH="+defaultPath)
 	}
-	// A nil *os.File in an interface would not be nil.
 	if spec.Stdin != nil {
 		p.Stdin = spec.Stdin
 	}

@@ -44,31 +44,19 @@ const (
 	noSuidNoDev       = unix.MS_NOSUID | unix.MS_NODEV
 )
 
-// defaultDevices are the nodes in /dev and the rules to use them. Everything
-// else is forbidden. Terminals have rules and no nodes: /dev/pts makes them.
-func defaultDevices() ([]*devices.Device, []*devices.Rule) {
+// defaultRules say which devices may be used: the nodes that everyone has, and
+// terminals, which /dev/pts makes. Everything else is forbidden.
+func defaultRules() []*devices.Rule {
 	rules := []*devices.Rule{{Type: devices.WildcardDevice, Major: devices.Wildcard, Minor: devices.Wildcard, Permissions: "rwm"}}
-	var nodes []*devices.Device
-	for _, d := range []struct {
-		path         string
-		major, minor int64
-	}{
-		{"/dev/null", 1, 3},
-		{"/dev/zero", 1, 5},
-		{"/dev/full", 1, 7},
-		{"/dev/random", 1, 8},
-		{"/dev/urandom", 1, 9},
-		{"/dev/tty", 5, 0},
-		{"", 5, 2}, // ptmx
-		{"", 136, devices.Wildcard},
-	} {
-		rule := devices.Rule{Type: devices.CharDevice, Major: d.major, Minor: d.minor, Permissions: "rwm", Allow: true}
-		rules = append(rules, &rule)
-		if d.path != "" {
-			nodes = append(nodes, &devices.Device{Rule: rule, Path: d.path, FileMode: 0o666})
-		}
+	allow := func(major, minor int64) {
+		rules = append(rules, &devices.Rule{Type: devices.CharDevice, Major: major, Minor: minor, Permissions: "rwm", Allow: true})
 	}
-	return nodes, rules
+	for _, n := range defaultNodes {
+		allow(int64(n.major), int64(n.minor))
+	}
+	allow(5, 2) // ptmx
+	allow(136, devices.Wildcard)
+	return rules
 }
 
 // rlimitTypes are the numbers of setrlimit(2).
@@ -93,14 +81,14 @@ var rlimitTypes = map[string]int{
 
 // defaultMounts are mounted in this order. ttyGroup is whether the group tty
 // (5, as everywhere) is mapped.
-func defaultMounts(shm int64, ttyGroup, ownNetwork bool) []*configs.Mount {
+func defaultMounts(dev *configs.Mount, shm int64, ttyGroup, ownNetwork bool) []*configs.Mount {
 	ptsData := "newinstance,ptmxmode=0666,mode=0620"
 	if ttyGroup {
 		ptsData += ",gid=5"
 	}
 	mounts := []*configs.Mount{
 		{Source: "proc", Destination: "/proc", Device: "proc", Flags: noExecNoSuidNoDev},
-		{Source: "tmpfs", Destination: "/dev", Device: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_STRICTATIME, Data: "mode=755,size=65536k"},
+		dev,
 		{Source: "devpts", Destination: "/dev/pts", Device: "devpts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC, Data: ptsData},
 		{Source: "mqueue", Destination: "/dev/mqueue", Device: "mqueue", Flags: noExecNoSuidNoDev},
 		{Source: "shm", Destination: "/dev/shm", Device: "tmpfs", Flags: noExecNoSuidNoDev, Data: tmpfsData(shm, 0o1777)},

@@ -203,11 +203,15 @@ func (r *Runner) prepare(ctx context.Context, spec *sandbox.Spec) (_ *container,
 		}
 		mounts = append(mounts, init)
 	}
+	dev, err := c.work.makeDev(spec)
+	if err != nil {
+		return nil, nil, err
+	}
 	nodes, err := c.work.deviceNodes(spec.Resources.Devices)
 	if err != nil {
 		return nil, nil, err
 	}
-	config, err := newConfig(spec, rootfs, path, r.masked, nodes, mounts)
+	config, err := newConfig(spec, rootfs, path, r.masked, nodes, dev, mounts)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -241,6 +245,12 @@ func (c *container) start(ctx context.Context, spec *sandbox.Spec) error {
 	if err := ownPipes(spec); err != nil {
 		return fmt.Errorf("cannot start container %s: %w", c.id, err)
 	}
+	// The host's own must not get into the container.
+	null, err := os.OpenFile(filepath.Join(c.work.dev(), "null"), os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("cannot start container %s: %w", c.id, err)
+	}
+	defer null.Close()
 	// libcontainer knows no context: what it waits for is killed.
 	started := make(chan struct{})
 	ended := make(chan struct{})
@@ -253,7 +263,7 @@ func (c *container) start(ctx context.Context, spec *sandbox.Spec) error {
 			c.killUntil(started)
 		}
 	}()
-	err = c.startProcess(spec, newProcess(spec, ctl.child), ctl)
+	err = c.startProcess(spec, newProcess(spec, ctl.child, null), ctl)
 	close(started)
 	<-ended
 	if err != nil && ctx.Err() != nil {
