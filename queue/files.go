@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -156,6 +157,9 @@ func (s *Store) openFiles() error {
 		}
 	}
 	hdb, err := openDB(historyPath, historySchema)
+	if errors.Is(err, errDamaged) && !missing {
+		return fmt.Errorf("%w; or move it away, and the queue goes on without the jobs that had ended", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -323,8 +327,9 @@ var errDamaged = errors.New("the file is damaged: restore it from a backup")
 
 // openDB opens a database that is there and brings its layout up to date.
 func openDB(path string, sc schema) (db *bolt.DB, err error) {
+	// bbolt panics on pages that make no sense, and reads where there are none.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
-		// bbolt panics on pages that make no sense.
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%w (%v)", errDamaged, r)
 		}
@@ -340,12 +345,36 @@ func openDB(path string, sc schema) (db *bolt.DB, err error) {
 		}
 	}()
 	// bbolt would take an empty file for a new one.
-	if fi, err := os.Stat(path); err != nil {
+	fi, err := os.Stat(path)
+	if err != nil {
 		return nil, err
-	} else if fi.Size() == 0 {
+	}
+	if fi.Size() == 0 {
 		return nil, errDamaged
 	}
-	db, err = bolt.Open(path, 0o600, boltOptions())
+	// It must have all its pages before one is read.
+	db, err = openBolt(path, &bolt.Options{Timeout: time.Second, ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	err = db.View(func(tx *bolt.Tx) error {
+		if fi.Size() < tx.Size() {
+			return fmt.Errorf("%w (it has %d bytes of %d)", errDamaged, fi.Size(), tx.Size())
+		}
+		return nil
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		return nil, err
+	}
+	if db, err = openBolt(path, boltOptions()); err != nil {
+		return nil, err
+	}
+	db.AllocSize = growBy
+	return db, sc.migrate(db)
+}
+
+func openBolt(path string, o *bolt.Options) (*bolt.DB, error) {
+	db, err := bolt.Open(path, 0o600, o)
 	var errno unix.Errno
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
@@ -355,8 +384,7 @@ func openDB(path string, sc schema) (db *bolt.DB, err error) {
 	case err != nil:
 		return nil, fmt.Errorf("%w (%w)", errDamaged, err)
 	}
-	db.AllocSize = growBy
-	return db, sc.migrate(db)
+	return db, nil
 }
 
 // newest is the largest sequence among the jobs of db.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
 
@@ -90,13 +91,13 @@ func TestDamagedFiles(t *testing.T) {
 		want error
 		text string
 	}{
-		"empty queue": {func(dir string) error { return os.Truncate(filepath.Join(dir, activeName), 0) }, nil, "damaged"},
+		"empty queue": {func(dir string) error { return os.Truncate(filepath.Join(dir, activeName), 0) }, nil, "damaged: restore"},
 		"cut queue":   {func(dir string) error { return os.Truncate(filepath.Join(dir, activeName), 5000) }, nil, "damaged"},
 		"noise": {func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, activeName), []byte(strings.Repeat("noise", 5000)), 0o600)
 		}, nil, "damaged"},
 		"missing queue": {func(dir string) error { return os.Remove(filepath.Join(dir, activeName)) }, nil, "restore it from a backup"},
-		"cut history":   {func(dir string) error { return os.Truncate(filepath.Join(dir, historyName), 5000) }, nil, "damaged"},
+		"cut history":   {func(dir string) error { return os.Truncate(filepath.Join(dir, historyName), 5000) }, nil, "or move it away"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := open(t)
@@ -111,6 +112,42 @@ func TestDamagedFiles(t *testing.T) {
 			refuse(t, s.dir, c.want, c.text)
 			refuse(t, s.dir, c.want, c.text) // and it stays as it was
 		})
+	}
+}
+
+// TestCutFiles: wherever a file was cut, it is told for damaged before a page that is
+// missing is needed.
+func TestCutFiles(t *testing.T) {
+	s := open(t)
+	for range 50 {
+		submit(t, s, sub())
+	}
+	claim(t, s, roomy, 20)
+	active, err := s.Active()
+	must(t, err)
+	for _, j := range active {
+		run(t, s, j.ID, 0)
+	}
+	must(t, s.moveFinished(ctx))
+	must(t, s.Close())
+	for name, sc := range map[string]schema{activeName: activeSchema, historyName: historySchema} {
+		path := filepath.Join(s.dir, name)
+		db, err := openDB(path, sc)
+		must(t, err)
+		var needed int64
+		must(t, db.View(func(tx *bolt.Tx) error { needed = tx.Size(); return nil }))
+		must(t, db.Close())
+		// With the room that files have beyond it, it does not matter.
+		for size := needed + 4096; size > 0; size -= 4096 {
+			must(t, os.Truncate(path, size))
+			db, err := openDB(path, sc)
+			if cut := size < needed; cut != errors.Is(err, errDamaged) {
+				t.Errorf("%s with %d bytes of %d: %v", name, size, needed, err)
+			}
+			if db != nil {
+				must(t, db.Close())
+			}
+		}
 	}
 }
 

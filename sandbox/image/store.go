@@ -283,7 +283,7 @@ func readDocument(path string, into any) error {
 		return blame(ErrCorrupt, "%s has %d bytes", path, st.Size())
 	}
 	if err := json.NewDecoder(f).Decode(into); err != nil {
-		return blame(ErrCorrupt, "the index file %s cannot be read (%v); restore it or import the image again", path, err)
+		return blame(ErrCorrupt, "the index file %s cannot be read (%v); restore it, or move it away and import again what has lost its name or is missing then", path, err)
 	}
 	return nil
 }
