@@ -4,13 +4,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/attempt"
+	"girderworker/daemon/jobsync"
 	"girderworker/queue"
+	"girderworker/sandbox"
 	"girderworker/transforms"
 )
 
@@ -60,6 +63,13 @@ func (f *front) completeCall(job *queue.Job, p *transforms.Python, secrets *tran
 			call.Request[key] = value
 		}
 	}
+	settings, err := reportSettings(f.config.Load())
+	if err != nil {
+		return err
+	}
+	if err := functionGirders(&call, p, job, settings.Reach); err != nil {
+		return err
+	}
 	call.Module, call.Plugin, call.Path, call.AppMain = p.Module, p.Plugin, p.Path, p.AppMain
 	data, err := json.Marshal(call)
 	if err != nil {
@@ -67,6 +77,36 @@ func (f *front) completeCall(job *queue.Job, p *transforms.Python, secrets *tran
 	}
 	secrets.Call = data
 	return nil
+}
+
+// functionGirders gives a function's servers the addresses that are good in its
+// container. Of a task's it may reach those that a transfer may wherever they are, see
+// [reachGirder]; of a person's call all, as far as policy has services of this machine
+// among transfers.
+func functionGirders(call *transforms.PythonCall, p *transforms.Python, job *queue.Job, reach func(string) string) error {
+	amqp, own := job.Source == queue.SourceAMQP, ""
+	if target, err := jobsync.TargetOf(job.Origin, nil); err == nil && amqp {
+		own = reach(target.URL)
+	}
+	return call.MoveGirders(func(api string) string {
+		at := api
+		if amqp { // a person names the address that is good here
+			if at = reach(api); own == "" {
+				own = at
+			}
+			if at == api && !transforms.SameServer(at, own) {
+				return api
+			}
+		}
+		inside, service := transforms.FromContainer(at)
+		if _, err := sandbox.ParseService(service); err != nil {
+			return at
+		}
+		if !slices.Contains(p.Girders, service) {
+			p.Girders = append(p.Girders, service)
+		}
+		return inside
+	})
 }
 
 // namedID is a job's id as who asked for it knows it.

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"girderworker/daemon/amqp/celerytest"
 	"girderworker/transforms/girder/girdertest"
 )
 
@@ -144,6 +145,43 @@ except ValueError as e:
 		},
 	},
 	{
+		name: "file", page: "Using Girder Worker with Girder: Downloading files from Girder for use in tasks", ways: everyWay,
+		program: `
+from girder_worker_utils.transforms.girder_io import GirderFileId
+from my_worker_tasks import my_task
+result = my_task.delay(input_file=GirderFileId(os.environ['FILE'], gc=girder()))
+print(result.get(timeout=90))`,
+		prints: "a scan\n",
+	},
+	{
+		name: "upload", page: "girder_worker_utils: result hooks", ways: everyWay,
+		program: `
+from girder_worker_utils.transforms.girder_io import GirderFileId, GirderUploadToFolder
+from my_worker_tasks.tasks import copy
+result = copy.delay(GirderFileId(os.environ['FILE'], gc=girder()), girder_result_hooks=[GirderUploadToFolder(os.environ['FOLDER'], gc=girder())])
+print(result.get(timeout=90) == os.environ['FOLDER'])`,
+		prints: "True\n",
+	},
+	{
+		name: "client", page: "girder_worker.task: the client of Girder that a task has", ways: []string{"girder"},
+		program: `
+from my_worker_tasks.tasks import asks_girder
+result = asks_girder.delay()
+print(result.get(timeout=90))`,
+		prints: "3.2.9\n",
+	},
+	{
+		name: "worker_handler", page: "Girder's jobs: a job with celeryTaskName", ways: []string{"girder"},
+		program: `
+import uuid
+from girder_worker.app import app
+id = str(uuid.uuid4())
+job = new_job(id, title='Legacy', type='legacy', handler='worker_handler', other={'celeryTaskName': 'my_worker_tasks.tasks.my_task'})
+result = app.send_task(job['celeryTaskName'], [1, 2], {'kwarg1': 'hello'}, task_id=id, headers={'jobInfoSpec': job['jobInfoSpec'], 'apiUrl': API})
+print(result.get(timeout=90))`,
+		prints: "[1, 2, 'hello', None]\n", title: "Legacy", kind: "legacy",
+	},
+	{
 		name: "session", page: "Using Girder Worker with Girder: Customizing communication back to Girder server", ways: everyWay,
 		program: `
 from my_worker_tasks import my_task
@@ -203,7 +241,15 @@ var documentedPackages = map[string]string{
 // beforeAll begins every program, and asGirder does after it where there is a Girder.
 const (
 	beforeAll = `
-import sys
+import os, sys
+def girder():
+    try:
+        from girder_client import GirderClient
+    except ImportError:
+        return None  # the one that the environment names
+    gc = GirderClient(apiUrl=os.environ['GIRDER_API_URL'])
+    gc.token = os.environ['GIRDER_TOKEN']
+    return gc
 def running(result):
     print('running', result.id, flush=True)
     sys.stdin.readline()
@@ -212,14 +258,17 @@ def running(result):
 import json, os, urllib.parse, urllib.request
 from celery.signals import before_task_publish
 API, TOKEN = os.environ['API'], os.environ['TOKEN']
-def make_job(headers=None, **kwargs):
-    fields = {k: headers.get('girder_job_' + k) for k in ('title', 'type', 'handler', 'public')}
-    fields['otherFields'] = json.dumps({'celeryTaskId': headers['id'], **headers['girder_job_other_fields']})
+def new_job(id, other=None, **fields):
+    fields['otherFields'] = json.dumps({'celeryTaskId': id, **(other or {})})
     request = urllib.request.Request(API + '/job', urllib.parse.urlencode(fields).encode(), {'Girder-Token': TOKEN})
     with urllib.request.urlopen(request) as answer:
-        headers['jobInfoSpec'] = json.load(answer)['jobInfoSpec']
+        return json.load(answer)
+def publish(headers=None, **kwargs):
+    if 'jobInfoSpec' not in headers:
+        fields = {k: headers.get('girder_job_' + k) for k in ('title', 'type', 'handler', 'public')}
+        headers['jobInfoSpec'] = new_job(headers['id'], headers['girder_job_other_fields'], **fields)['jobInfoSpec']
     headers['girder_api_url'], headers['girder_client_token'] = API, TOKEN
-before_task_publish.connect(make_job, weak=False)
+before_task_publish.connect(publish, weak=False)
 `
 )
 
@@ -283,6 +332,9 @@ func testDocumented(t *testing.T, interpreter, path string, ways map[string][]st
 	g := girdertest.New(t, girdertest.Config{})
 	user := g.AddUser(false)
 	token := g.AddToken(user, girdertest.ScopeCreateJob)
+	data := g.AddToken(user, girdertest.ScopeRead, girdertest.ScopeWrite)
+	folder, results := g.AddFolder(user, "data"), g.AddFolder(user, "results")
+	file := g.AddFile(g.AddItem(folder, "scan"), "scan.txt", []byte("a scan"))
 	w := newWorld(t)
 	w.stop()
 	w.allowPython()
@@ -306,7 +358,7 @@ func testDocumented(t *testing.T, interpreter, path string, ways map[string][]st
 					program := beforeAll + d.program + "\nprint(result.id)\n"
 					env := []string{
 						"GIRDER_WORKER_SOCKET=" + socket, "GIRDER_WORKER_BROKER=" + url, "GIRDER_WORKER_BACKEND=rpc://",
-						"API=" + g.API(), "TOKEN=" + token, "HOME=/nonexistent",
+						"API=" + g.API(), "TOKEN=" + token, "GIRDER_API_URL=" + g.API(), "GIRDER_TOKEN=" + data, "FILE=" + file, "FOLDER=" + results, "HOME=/nonexistent",
 					}
 					if way == "girder" {
 						program = asGirder + program
@@ -408,4 +460,65 @@ func (w *world) caller(t *testing.T, g *girdertest.Server, way string, env, comm
 		prints = strings.Join(lines[:last], "\n") + "\n"
 	}
 	return prints, shown(lines[last])
+}
+
+// TestPythonElsewhere: api_url is for what a function calls, too; of this machine's
+// services it reaches its own Girder and no other.
+func TestPythonElsewhere(t *testing.T) {
+	e := newPythonEnv(t)
+	e.install("my_worker_tasks", "MyWorkerTasks", nil)
+	g, other := girdertest.New(t, girdertest.Config{}), girdertest.New(t, girdertest.Config{})
+	vhost := rabbit.Vhost(t)
+	url := "amqp://guest:guest@" + rabbit.Addr() + "/" + vhost
+	c := celerytest.New(t, url)
+	w := newWorld(t)
+	w.stop()
+	policy := filepath.Join(w.dir, "etc", "policy.toml")
+	if err := os.WriteFile(policy, []byte("[amqp]\npython = true\n[socket]\ntransfers = [\"*\"]\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.configure("slots = 4", "python = "+e.dir, "policy_file = "+policy, "api_url = http://girder.invalid/api/v1="+g.API(), "[celery]", "broker = "+url, "hostname = celery@test")
+	w.start()
+	w.discovered("my_worker_tasks.tasks.my_task")
+	fileOn := func(g *girdertest.Server) (id, token string) {
+		user := g.AddUser(false)
+		return g.AddFile(g.AddItem(g.AddFolder(user, "data"), "scan"), "scan.txt", []byte("a scan")), g.AddToken(user, girdertest.ScopeRead)
+	}
+	file, token := fileOn(g)
+	otherFile, otherToken := fileOn(other)
+	job, jobToken := g.AddJob(g.AddUser(false), "celery_handler")
+	said := c.Run(t, fmt.Sprintf(`
+API, JOB, TOKEN = 'http://girder.invalid/api/v1', %q, %q
+def file(api, id, token):
+    return {'py/object': 'girder_worker_utils.transforms.girder_io.GirderFileId', 'file_id': id,
+            'gc': {'py/object': 'girder_client.GirderClient', 'urlBase': api + '/', 'token': token}}
+def send(name, kwargs={}, **headers):
+    r = app.send_task('my_worker_tasks.tasks.' + name, kwargs=kwargs, headers={'girder_api_url': API, 'girder_client_token': 'x', **headers})
+    try:
+        say(r.get(timeout=90))
+    except Exception as e:
+        say(repr(e))
+send('my_task', {'input_file': file(API, %q, %q)}, jobInfoSpec={'method': 'PUT', 'url': API + '/job/' + JOB, 'reference': JOB, 'logPrint': True, 'headers': {'Girder-Token': TOKEN}})
+send('asks_girder')
+send('my_task', {'input_file': file(%q, %q, %q)})
+`, job, jobToken, file, token, other.API(), otherFile, otherToken))
+	if string(said[0]) != `"a scan"`+"\n" || string(said[1]) != `"3.2.9"`+"\n" || !strings.Contains(string(said[2]), "URLError") {
+		t.Errorf("said %s", said)
+	}
+	w.eventually("the job is told", func() bool { return g.Job(job).Status == 3 })
+
+	// A person's call reaches what their transfers may.
+	program := fmt.Sprintf(`
+from girder_worker_utils._girder import GirderClient
+from girder_worker_utils.transforms.girder_io import GirderFileId
+from my_worker_tasks import my_task
+gc = GirderClient(apiUrl=%q)
+gc.token = %q
+print(my_task.delay(input_file=GirderFileId(%q, gc=gc)).get(timeout=90, propagate=False))`, other.API(), otherToken, otherFile)
+	if got := w.prompt(t, e, personUID, program); !strings.Contains(got, "urlopen error") {
+		t.Errorf("without local transfers: %s", got)
+	}
+	if calls := other.Calls(""); len(calls) > 0 {
+		t.Errorf("the other server was asked: %+v", calls)
+	}
 }

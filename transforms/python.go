@@ -31,6 +31,9 @@ type Python struct {
 	TmpRoot string `json:"tmp_root,omitempty"`
 	// Previous tells what becomes of the results of After.
 	Previous Previous `json:"previous,omitempty"`
+	// Girders are where its call's Girders are, as host:port: with a private network
+	// it reaches them, on this machine too. Of a plan alone, made at the start.
+	Girders []string `json:"girders,omitempty"`
 }
 
 // Previous is what becomes of the result of an earlier job.
@@ -65,6 +68,8 @@ func (p *Python) Check() error {
 		return inField("python.tmp_root", problem("%.200q: want a clean absolute path", p.TmpRoot))
 	case len(p.Path) > MaxPythonPath || slices.ContainsFunc(p.Path, func(s string) bool { return !clean(s) }):
 		return inField("python.path", problem("want at most %d clean absolute paths", MaxPythonPath))
+	case slices.ContainsFunc(p.Girders, func(s string) bool { _, err := sandbox.ParseService(s); return err != nil }):
+		return inField("python.girders", problem("want host:port"))
 	case !slices.Contains([]Previous{"", PreviousNone, PreviousOne, PreviousList}, p.Previous):
 		return inField("python.previous", problem("%.40q: want none, one or list", p.Previous))
 	}
@@ -281,21 +286,6 @@ func unshared(v jsonpickle.Value, left *int) (jsonpickle.Value, error) {
 		return &jsonpickle.Object{Class: v.Class, Attrs: m}, err
 	}
 	return v, nil
-}
-
-// TellFunction lets a function know of the Girder that it may call in its caller's name.
-func (f *JobFile) TellFunction(apiURL, token string) error {
-	if apiURL == "" && token == "" {
-		return nil
-	}
-	var call PythonCall
-	if err := json.Unmarshal(f.Function, &call); err != nil {
-		return inField("args", problem("cannot read them again"))
-	}
-	call.Request["girder_api_url"], call.Request["girder_client_token"] = apiURL, token
-	var err error
-	f.Function, err = json.Marshal(call)
-	return err
 }
 
 // Decode gives the task the arguments that jsonpickle has written: a list or tuple,

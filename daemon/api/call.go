@@ -100,7 +100,7 @@ func (s *Server) callDocument(in *apitype.Call) (*transforms.JobFile, error) {
 		if err := f.Python.Check(); err != nil {
 			return nil, err
 		}
-		if err := f.TellFunction(in.APIURL, in.Token); err != nil {
+		if err := f.TellFunction(in.APIURL, in.Token, nil); err != nil {
 			return nil, err
 		}
 	case in.Previous != "" && in.Previous != string(transforms.PreviousNone):

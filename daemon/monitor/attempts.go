@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -189,6 +190,10 @@ func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request, right
 	}
 	if r.Plan.Network == sandbox.NetworkPrivate {
 		network := rights.Network()
+		// A function is its own transfer process: it reaches what that would.
+		if p := r.Plan.Python; p != nil && (r.Identity.Source == policy.AMQP || slices.Contains(rights.Transfers(), sandbox.LocalServices)) {
+			network.Host = append(network.Host, p.Girders...)
+		}
 		r.Grant.Network = &network
 	}
 	if len(r.Resources.GPUs) > 0 {

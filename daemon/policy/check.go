@@ -119,6 +119,8 @@ var rules = map[string]func(*checker){
 	// Which interpreters there are, the admin has said elsewhere, see the monitor's judge.
 	"Plan.Python":        (*checker).python,
 	"Python.Interpreter": nil, "Python.Module": nil, "Python.Plugin": nil, "Python.Path": nil, "Python.AppMain": nil, "Python.TmpRoot": nil, "Python.Previous": nil,
+	// Where it connects to is decided when the monitor makes its network.
+	"Python.Girders": nil,
 
 	"Plan.Network": (*checker).network,
 	// A name in the container's own /etc/hosts leads nowhere that its address would not.

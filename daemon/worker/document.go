@@ -39,12 +39,27 @@ func DocumentBy(t *celery.Task, make func(transforms.Task) (*transforms.JobFile,
 		return nil, transforms.Secrets{}, errNoGirder
 	}
 	if f.Python != nil {
-		if err := f.TellFunction(t.APIURL, t.ClientToken); err != nil {
+		if err := f.TellFunction(t.APIURL, t.ClientToken, functionRequest(t)); err != nil {
 			return nil, transforms.Secrets{}, err
 		}
 	}
 	secrets, err := f.TakeSecrets()
 	return f, secrets, err
+}
+
+// functionRequest is what a function finds of its message as its request.
+func functionRequest(t *celery.Task) map[string]any {
+	request := map[string]any{
+		"delivery_info": map[string]any{"exchange": t.Exchange, "routing_key": t.RoutingKey, "priority": t.Priority, "redelivered": t.Redelivered},
+	}
+	for name, text := range map[string]string{
+		"root_id": t.RootID, "parent_id": t.ParentID, "group": t.Group, "reply_to": t.ReplyTo, "correlation_id": t.CorrelationID, "origin": t.Origin,
+	} {
+		if text != "" {
+			request[name] = text
+		}
+	}
+	return request
 }
 
 var errNoGirder = errors.New("an argument is an id in Girder, and nothing says which server and with whose token; pass it as GirderFileIdToVolume(ID) or another transform of Girder")

@@ -1,3 +1,4 @@
+import shutil
 import sys
 import time
 
@@ -10,6 +11,11 @@ def my_task(arg1=None, arg2=None, kwarg1=None, kwarg2=None, input_file=None):
         with open(input_file) as f:
             return f.read()
     return [arg1, arg2, kwarg1, kwarg2]
+
+
+@app.task
+def copy(path):
+    return shutil.copy(path, '/tmp/copy.txt')
 
 
 @app.task(bind=True)

@@ -31,7 +31,10 @@ class Task(celery.Task):
     def __call__(self, *args, **kwargs):
         def transformed(value):
             return value.transform() if callable(getattr(value, 'transform', None)) else value
-        return super().__call__(*_walk_obj(args, transformed), **_walk_obj(kwargs, transformed))
+        result = super().__call__(*_walk_obj(args, transformed), **_walk_obj(kwargs, transformed))
+        for hook in getattr(self.request, 'girder_result_hooks', []):
+            result = hook.transform(result)
+        return result
 
     @property
     def job_manager(self):
