@@ -14,7 +14,8 @@ STAMP   := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # A build of one commit is the same bytes on every machine with the same
 # compilers: no paths of the machine, no build id, no state of the checkout
 # but the commit.
-GOBUILD := $(GO) build -trimpath -buildvcs=false -tags '$(TAGS)'
+GOBUILD := $(GO) build -trimpath -buildvcs=false
+LDFLAGS := -s -w -buildid= -extldflags -static
 BINARY  := build/girder-worker
 SCRIPTS := .ci/run $(shell find packaging contrib -type f -perm -u+x 2>/dev/null)
 PACKAGES ?= ./...
@@ -37,10 +38,11 @@ build-deps:
 	@packaging/deps build
 
 # The static libraries of glibc and libseccomp go in, so that one file runs on
-# every Linux.
+# every Linux, and so does the small program that runners and containers start as.
 binary:
-	@mkdir -p $(dir $(BINARY))
-	$(GOBUILD) -ldflags '-s -w -buildid= -extldflags -static $(STAMP)' -o $(BINARY) .
+	@mkdir -p build $(dir $(BINARY))
+	$(GOBUILD) -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o build/runner ./daemon/runner/program
+	$(GOBUILD) -tags '$(TAGS) embedded' -ldflags '$(LDFLAGS) $(STAMP)' -o $(BINARY) .
 
 # Who answers for the packages, "NAME <ADDRESS>": a lab that makes its own says
 # its own name.

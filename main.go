@@ -26,5 +26,6 @@ func main() {
 		LookupEnv: os.LookupEnv,
 		Version:   version,
 		Commit:    commit,
+		Runner:    runnerProgram,
 	}))
 }

@@ -49,6 +49,7 @@ type Options struct {
 	Args    []string
 	Version string
 	Commit  string
+	Runner  string // its program, see [monitor.Options]
 }
 
 // Run is `girder-worker daemon`: it returns when the daemon has ended. An error
@@ -102,6 +103,7 @@ func run(o Options) error {
 		Girder:    monitor.Girder{URL: c.GirderURL, KeyFile: c.GirderKeyFile},
 		Front:     o.Args,
 		Over:      func() { settled.Reset(settleAfter) },
+		Runner:    o.Runner,
 		Logger:    logger.With("part", "monitor"),
 
 		Interpreters: mayInterpret(&c),

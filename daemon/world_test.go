@@ -47,9 +47,8 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	binary = filepath.Join(dir, "girder-worker")
-	out, err := exec.Command("go", "build", "-tags", "seccomp netgo osusergo", "-o", binary, "girderworker").CombinedOutput()
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "cannot build the program: %v\n%s", err, out)
+	if err := buildProgram(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	busybox, err := imagetest.Busybox()
@@ -64,6 +63,26 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	return m.Run()
+}
+
+// buildProgram builds the program as it is shipped, with that of runners in it,
+// which it finds outside the source tree.
+func buildProgram(dir string) error {
+	program, overlay := filepath.Join(dir, "runner"), filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(overlay, fmt.Appendf(nil, `{"Replace":{"build/runner":%q}}`, program), 0o644); err != nil {
+		return err
+	}
+	for _, args := range [][]string{
+		{"-tags", "seccomp netgo osusergo", "-o", program, "./daemon/runner/program"},
+		{"-tags", "seccomp netgo osusergo embedded", "-overlay", overlay, "-o", binary, "."},
+	} {
+		cmd := exec.Command("go", append([]string{"build"}, args...)...)
+		cmd.Dir = ".."
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("cannot build the program: %w\n%s", err, out)
+		}
+	}
+	return nil
 }
 
 // Ids without an entry in /etc/passwd: the front, who may submit, and a person.

@@ -33,6 +33,8 @@ type Process struct {
 	LookupEnv      func(string) (string, bool)
 	// Version and Commit are stamped into the binary.
 	Version, Commit string
+	// Runner is the program of runners, as a file has it; empty is this one.
+	Runner string
 }
 
 // The exit codes that are not a job's own.

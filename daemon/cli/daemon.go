@@ -108,6 +108,7 @@ func (a *app) daemonOptions(flags *pflag.FlagSet) daemon.Options {
 		Sources: config.Sources{Environ: os.Environ(), Flags: map[string]string{}, Check: daemon.Check},
 		Version: a.Version,
 		Commit:  a.Commit,
+		Runner:  a.Runner,
 	}
 	file, _ := a.LookupEnv("GIRDER_WORKER_CONFIG")
 	flags.Visit(func(f *pflag.Flag) {

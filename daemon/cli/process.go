@@ -18,12 +18,6 @@ func runOwnProcess(p Process) (code int, ok bool) {
 	switch args := p.Args[1:]; p.Args[0] {
 	case image.UnpackCommand:
 		return image.Main(args), true
-	case runner.Command:
-		return runner.Main(args), true
-	case runner.TransferCommand:
-		return runner.TransferMain(args), true
-	case runner.NetworkCommand:
-		return runner.NetworkMain(args), true
 	case "front":
 		return (&app{Process: p}).frontProcess(args), true
 	case daemon.FetchCommand:
@@ -35,7 +29,7 @@ func runOwnProcess(p Process) (code int, ok bool) {
 	case "images-helper":
 		return (&app{Process: p}).imageHelper(), true
 	}
-	return 0, false
+	return runner.Process(p.Args)
 }
 
 // Arguments are the program's, from os.Args: what the Python worker calls

@@ -71,7 +71,17 @@ func newPlace(t *testing.T) *place {
 		}
 	})
 	p.binary = filepath.Join(p.dir, "girder-worker")
-	build(t, p.binary, "girderworker", "-tags", "seccomp netgo osusergo", "-ldflags", "-s -w -extldflags -static")
+	// As it is shipped: with the program of runners in it.
+	runner, overlay := filepath.Join(p.dir, "runner"), filepath.Join(p.dir, "overlay.json")
+	place, err := filepath.Abs("../../build/runner")
+	if err == nil {
+		err = os.WriteFile(overlay, fmt.Appendf(nil, `{"Replace":{%q:%q}}`, place, runner), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	build(t, runner, "girderworker/daemon/runner/program", "-tags", "seccomp netgo osusergo", "-ldflags", "-s -w -extldflags -static")
+	build(t, p.binary, "girderworker", "-tags", "seccomp netgo osusergo embedded", "-overlay", overlay, "-ldflags", "-s -w -extldflags -static")
 	return p
 }
 

@@ -52,7 +52,10 @@ type Options struct {
 	Over func()
 	// Self is the command that is this program; empty is /proc/self/exe, which
 	// stays the same through an upgrade.
-	Self   []string
+	Self []string
+	// Runner is a program, as a file has it, that knows the commands of runners
+	// and starts faster than this one; empty is Self.
+	Runner string
 	Logger *slog.Logger
 }
 
@@ -388,7 +391,7 @@ func (m *Monitor) newLauncher(ctx context.Context) (launcher, error) {
 	}
 	switch kind {
 	case "session":
-		return newSessions(m.options.Self, cgroupBase(m.options.State), layout{m.options.State}, m.logger), nil
+		return newSessions(m.options.Self, m.options.Runner, cgroupBase(m.options.State), layout{m.options.State}, m.logger), nil
 	case "systemd":
 		self, err := os.Executable()
 		if err != nil {

@@ -322,7 +322,7 @@ func TestRunnersDieAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSessions([]string{"/bin/false"}, cgroupBase(o.State), layout{o.State}, o.Logger)
+	s := newSessions([]string{"/bin/false"}, "", cgroupBase(o.State), layout{o.State}, o.Logger)
 	p, err := s.start(t.Context(), dir, lock, 0)
 	s.close()
 	removeEmptyCgroups(cgroupBase(o.State), filepath.Join(o.State, "work"))

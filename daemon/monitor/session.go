@@ -23,10 +23,13 @@ import (
 // cgroup of its own where there is a v2 hierarchy. One runner is kept warm: it
 // has been executed and waits for its attempt.
 type sessions struct {
-	self   []string // the command that is this program
+	self   []string // the command that is a runner's program
 	base   string   // cgroup path that all of this daemon's are below
 	layout layout
 	logger *slog.Logger
+	// program is what self names, where that is in memory and in no file; nil: none.
+	program *os.File
+	init    string // the file that is a container's init then
 
 	// begun is part of the names of cgroups: the record of a runner that an
 	// earlier monitor started must never mean one of ours.
@@ -54,8 +57,14 @@ const refill = 10 * time.Millisecond
 // handover is how long a runner may take to answer; a machine may be very busy.
 const handover = time.Minute
 
-func newSessions(self []string, base string, layout layout, logger *slog.Logger) *sessions {
+// newSessions starts runners as self, or as the program that is given.
+func newSessions(self []string, program string, base string, layout layout, logger *slog.Logger) *sessions {
 	s := &sessions{self: self, base: base, layout: layout, logger: logger, begun: time.Now().UnixNano()}
+	if program != "" {
+		if err := s.useProgram(program); err != nil {
+			s.logger.Warn("Starting containers is slower than it could be", "error", err)
+		}
+	}
 	s.prepare(0)
 	return s
 }
@@ -166,6 +175,9 @@ func (s *sessions) spawn() (_ *warmRunner, err error) {
 		args = append(args, "--scratch", strconv.FormatInt(s.disk, 10), "--cache", s.layout.cache(), "--work", s.layout.work())
 	}
 	s.mu.Unlock()
+	if s.program != nil {
+		args = append(args, "--init", s.init)
+	}
 	cmd := exec.Command(s.self[0], args...)
 	cmd.Env = runnerEnvironment()
 	cmd.Dir = "/"
@@ -272,6 +284,9 @@ func (s *sessions) close() {
 	s.wg.Wait()
 	if w != nil {
 		s.discard(w)
+	}
+	if s.program != nil {
+		s.program.Close()
 	}
 }
 

@@ -60,6 +60,7 @@ type attemptRun struct {
 	transfer  *transfer       // nil where there is nothing to move
 	pipes     *fifo.Dir       // nil where there are none
 	disk      *scratch.Disk   // nil where the machine cannot make one
+	init      string          // the program of its container's init; empty is this one
 	ahead     *diskAhead      // what was ready for an attempt like this
 	network   *privateNetwork // nil where it is none
 	container sandbox.Container
@@ -198,6 +199,7 @@ func (a *attemptRun) start(ctx context.Context, spec *sandbox.Spec) error {
 	runner, err := runc.New(runc.Options{
 		CacheDir: a.request.Grant.CacheDir,
 		Cgroup:   path.Dir(a.request.Grant.Cgroup),
+		Init:     a.init,
 		Logger:   a.logger,
 	})
 	if err != nil {

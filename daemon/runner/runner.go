@@ -61,12 +61,32 @@ const (
 	TransferCommand = "transfer"
 )
 
+// Process runs the process of an attempt that a program's arguments name, unless
+// they name none of them.
+func Process(args []string) (code int, ok bool) {
+	if len(args) == 0 {
+		return 0, false
+	}
+	switch args[0] {
+	case Command:
+		return Main(args[1:]), true
+	case TransferCommand:
+		return TransferMain(args[1:]), true
+	case NetworkCommand:
+		return NetworkMain(args[1:]), true
+	}
+	return 0, false
+}
+
 // Main is the sub-command "runner", with its arguments. It has two forms:
 //
 //	--directory DIR   run the attempt of that directory
 //	--warm-fd N       get ready, and wait on the socket N for an attempt
 //	                  (see [attempt.ReceiveStart]) or for its end; with
 //	                  --scratch, --cache and --work it has a scratch disk ready
+//
+// With --init PROGRAM that is the init of a container which is to have one; else
+// it is this program, which must be in a file then.
 //
 // The exit code is 0 when exit.json tells how the attempt ended, however that
 // was, and when a warm runner was not needed.
@@ -87,6 +107,7 @@ func run(args []string, logger *slog.Logger) error {
 	flags := flag.NewFlagSet(Command, flag.ContinueOnError)
 	directory := flags.String("directory", "", "run the attempt of this directory")
 	warmFD := flags.Int("warm-fd", -1, "wait on this socket for an attempt")
+	init := flags.String("init", "", "the program that is a container's init")
 	var ahead diskAhead
 	flags.StringVar(&ahead.cache, "cache", "", "the directory of caches of that attempt")
 	flags.StringVar(&ahead.work, "work", "", "the directory that its work directory will be in")
@@ -124,7 +145,7 @@ func run(args []string, logger *slog.Logger) error {
 		if err != nil {
 			return err
 		}
-		return runAttempt(dir, lock, nil, stop, logger)
+		return runAttempt(dir, lock, *init, nil, stop, logger)
 	}
 	if err := unix.SetNonblock(*warmFD, true); err != nil {
 		return fmt.Errorf("cannot use descriptor %d: %w", *warmFD, err)
@@ -147,7 +168,7 @@ func run(args []string, logger *slog.Logger) error {
 		return err
 	}
 	socket.Close()
-	return runAttempt(dir, lock, &ahead, stop, logger)
+	return runAttempt(dir, lock, *init, &ahead, stop, logger)
 }
 
 // startMemory is what a runner may have in use before garbage is collected for
@@ -169,7 +190,7 @@ func settle() {
 }
 
 // runAttempt runs an attempt that is locked, and leaves exit.json.
-func runAttempt(dir attempt.Dir, lock *attempt.Lock, ahead *diskAhead, stop *stopper, logger *slog.Logger) error {
+func runAttempt(dir attempt.Dir, lock *attempt.Lock, init string, ahead *diskAhead, stop *stopper, logger *slog.Logger) error {
 	defer lock.Close()
 	defer time.AfterFunc(settleAfter, settle).Stop()
 	logger = logger.With("attempt", dir.ID())
@@ -200,7 +221,7 @@ func runAttempt(dir attempt.Dir, lock *attempt.Lock, ahead *diskAhead, stop *sto
 	}
 	defer events.Close()
 
-	a := &attemptRun{dir: dir, gid: gid, events: events, ahead: ahead, stop: stop, logger: logger}
+	a := &attemptRun{dir: dir, gid: gid, events: events, init: init, ahead: ahead, stop: stop, logger: logger}
 	defer a.cleanUp()
 	exit := a.guard(a.run)
 	exit.Finished = time.Now()
