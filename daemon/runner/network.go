@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -20,10 +19,6 @@ import (
 	"girderworker/daemon/attempt"
 	"girderworker/sandbox/network"
 )
-
-// NetworkCommand is the hidden sub-command under which the binary must call
-// [NetworkMain].
-const NetworkCommand = "network"
 
 const (
 	// networkPatience is how long the network's process may take to report when
@@ -101,9 +96,7 @@ func (n *privateNetwork) serve() error {
 	}
 	conn := c.(*net.UnixConn)
 	defer conn.Close()
-	cmd := exec.Command("/proc/self/exe", NetworkCommand)
-	cmd.ExtraFiles = []*os.File{n.tun, theirs}
-	process, err := startAs(n.identity, cmd)
+	process, err := startAs(n.identity, NetworkCommand, n.tun, theirs)
 	if err != nil {
 		return fmt.Errorf("cannot start it: %w", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -43,17 +42,14 @@ func NetworkMain([]string) int {
 }
 
 func networkMain() error {
-	if os.Geteuid() == 0 {
-		return errors.New("the process for the job's network must not be root")
+	if err := checkUnprivileged(); err != nil {
+		return err
 	}
 	if err := unix.SetNonblock(networkConn, true); err != nil {
 		return fmt.Errorf("this command is for a runner to start: %w", err)
 	}
 	unix.CloseOnExec(networkTun)
 	unix.CloseOnExec(networkConn)
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("cannot hide from debuggers: %w", err)
-	}
 	debug.SetMemoryLimit(networkMemory)
 	for resource, limit := range map[int]uint64{unix.RLIMIT_DATA: networkData, unix.RLIMIT_NOFILE: networkFiles, unix.RLIMIT_CORE: 0} {
 		if err := lowerLimit(resource, limit); err != nil {

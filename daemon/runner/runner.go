@@ -54,11 +54,12 @@ import (
 	"girderworker/sandbox/runc"
 )
 
-// Command and TransferCommand are the hidden sub-commands under which the
-// binary must call [Main] and [TransferMain].
+// Command, TransferCommand and NetworkCommand are the hidden sub-commands under
+// which the binary must call [Main], [TransferMain] and [NetworkMain].
 const (
 	Command         = runc.RunnerCommand
-	TransferCommand = "transfer"
+	TransferCommand = runc.TransferCommand
+	NetworkCommand  = runc.NetworkCommand
 )
 
 // Process runs the process of an attempt that a program's arguments name, unless

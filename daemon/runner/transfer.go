@@ -8,7 +8,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"os/exec"
 	"path"
 	"strings"
 	"sync/atomic"
@@ -62,9 +61,7 @@ func startTransfer(id attempt.Identity, grant *attempt.Grant) (*transfer, error)
 		return nil, err
 	}
 	defer theirs.Close()
-	cmd := exec.Command("/proc/self/exe", TransferCommand)
-	cmd.ExtraFiles = []*os.File{theirs}
-	process, err := startAs(id, cmd)
+	process, err := startAs(id, TransferCommand, theirs)
 	if err != nil {
 		ours.close()
 		return nil, fmt.Errorf("cannot start the process for the job's files: %w", err)

@@ -36,18 +36,13 @@ func TransferMain([]string) int {
 }
 
 func transferMain() error {
-	if os.Geteuid() == 0 {
-		return errors.New("the process for the job's files must not be root")
+	if err := checkUnprivileged(); err != nil {
+		return err
 	}
 	if err := unix.SetNonblock(transferFD, true); err != nil {
 		return fmt.Errorf("this command is for a runner to start: %w", err)
 	}
 	unix.CloseOnExec(transferFD)
-	// Other processes of the submitter have no business in here, and what is in
-	// memory belongs in no core file.
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("cannot hide from debuggers: %w", err)
-	}
 	unix.Umask(0o022)
 	m := &mover{opener: newOpener(nil, nil), wire: newWire(os.NewFile(transferFD, "runner"))}
 	return m.serve()

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -21,8 +22,15 @@ type unprivileged struct {
 	gone chan struct{} // closed when it was waited for
 }
 
-// startAs starts a command of this program. The caller must call end.
-func startAs(id attempt.Identity, cmd *exec.Cmd) (*unprivileged, error) {
+// startAs starts a sub-command of this program, one that takes on an identity
+// before anything of it can be looked into (sandbox/runc/identity.c). The caller
+// must call end.
+func startAs(id attempt.Identity, command string, files ...*os.File) (*unprivileged, error) {
+	if id.UID <= 0 || id.GID < 0 {
+		return nil, fmt.Errorf("a process for a job's submitter cannot have the ids %d and %d", id.UID, id.GID)
+	}
+	cmd := exec.Command("/proc/self/exe", command, strconv.Itoa(id.UID), strconv.Itoa(id.GID))
+	cmd.ExtraFiles = files
 	groups := make([]uint32, len(id.Groups))
 	for i, g := range id.Groups {
 		groups[i] = uint32(g)
@@ -32,20 +40,20 @@ func startAs(id attempt.Identity, cmd *exec.Cmd) (*unprivileged, error) {
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Credential: &syscall.Credential{Uid: uint32(id.UID), Gid: uint32(id.GID), Groups: groups},
+		Credential: &syscall.Credential{Groups: groups}, // the rest it does itself
 		Pdeathsig:  syscall.SIGKILL,
 		Setsid:     true,
 	}
 	p := &unprivileged{gone: make(chan struct{})}
 	started := make(chan error)
 	go func() {
-		// What the kernel should take from the process is taken from the thread
+		// What the kernel should deny to the process is denied to the thread
 		// that forks it, because a Go program cannot do it to all of its own.
 		// The thread stays until the process is gone, since its end would count
 		// as the parent's death, and never becomes another goroutine's.
 		runtime.LockOSThread()
 		defer close(p.gone)
-		err := dropPrivileges()
+		err := noNewPrivileges()
 		if err == nil {
 			err = cmd.Start()
 		}
@@ -75,14 +83,34 @@ func (p *unprivileged) end() {
 // capabilities or can get any. The thread itself keeps those that it needs to
 // become another user.
 func dropPrivileges() error {
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("cannot set no_new_privs: %w", err)
+	if err := noNewPrivileges(); err != nil {
+		return err
 	}
 	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
 		// EINVAL: the kernel is older than this capability.
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("cannot drop capability %d: %w", c, err)
 		}
+	}
+	return nil
+}
+
+func noNewPrivileges() error {
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("cannot set no_new_privs: %w", err)
+	}
+	return nil
+}
+
+// checkUnprivileged is for a process that was started with startAs.
+func checkUnprivileged() error {
+	if os.Geteuid() == 0 {
+		return errors.New("a process for a job's submitter must not be root")
+	}
+	// Other processes of the submitter have no business in here, and what is in
+	// memory belongs in no core file.
+	if seen, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil || seen != 0 {
+		return errors.New("this command is for a runner to start")
 	}
 	return nil
 }

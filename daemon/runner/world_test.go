@@ -38,6 +38,8 @@ func TestMain(m *testing.M) {
 			os.Exit(TransferMain(os.Args[2:]))
 		case NetworkCommand:
 			os.Exit(NetworkMain(os.Args[2:]))
+		case attackCommand:
+			os.Exit(attack())
 		case image.UnpackCommand:
 			os.Exit(image.Main(os.Args[2:]))
 		}

@@ -1,4 +1,4 @@
-/* Command of this program that runs containers, see RunnerCommand in mountns.go. */
+/* Command of this program that runs containers, RunnerCommand of options.go. */
 #define RUNNER_COMMAND "runner"
 
 #define NOT_ASKED -1

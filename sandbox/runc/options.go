@@ -33,6 +33,15 @@ import "log/slog"
 // stands in mountns.h, too.
 const RunnerCommand = "runner"
 
+// TransferCommand and NetworkCommand are sub-commands that a runner executes as
+// root with a user id and a group id as their arguments: they have that identity
+// when Go starts, no capability, and a memory that nobody but root may look into.
+// They die with their parent.
+const (
+	TransferCommand = "transfer"
+	NetworkCommand  = "network"
+)
+
 // DefaultMountDir is used when [Options] names none. It is not in the daemon's
 // runtime directory, which not everyone need be able to search.
 const DefaultMountDir = "/run/girder-worker-mounts"
