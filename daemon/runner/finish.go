@@ -219,10 +219,10 @@ func (a *attemptRun) endOfWork() context.Context {
 	return ctx
 }
 
-// resumeTransfer starts a process that knows the servers and the volumes.
+// resumeTransfer starts a process that knows the volumes in directories of the
+// submitter, and with all the other places and the servers.
 func (a *attemptRun) resumeTransfer(ctx context.Context, made []attempt.HostVolume, all bool) error {
-	var err error
-	if a.transfer, err = a.newTransfer(ctx, a.patience()); err != nil {
+	if err := a.newTransfer(); err != nil {
 		return err
 	}
 	for i := range made {
@@ -235,6 +235,9 @@ func (a *attemptRun) resumeTransfer(ctx context.Context, made []attempt.HostVolu
 	}
 	if !all {
 		return nil
+	}
+	if err := a.addServers(ctx, a.patience()); err != nil {
+		return err
 	}
 	for _, v := range a.request.Plan.Volumes {
 		if v.HostDir != "" {

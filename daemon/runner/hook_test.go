@@ -425,14 +425,24 @@ func TestOutageOver(t *testing.T) {
 }
 
 // TestAbandoned: what a runner that was killed made in the submitter's directory
-// is removed by the next one, which does nothing else.
+// is removed by the next one, which does nothing else, and so needs no server:
+// not even a key for it.
 func TestAbandoned(t *testing.T) {
 	w := newGirderWorld(t, sh("cd "+volumeTarget+"; mkdir d; : >d/f; chmod 0 d; echo up; exec sleep 1000")...)
 	host := filepath.Join(w.files, "scratch")
 	w.request.Plan.Volumes[0].HostDir = host
 	w.hook(transforms.HookItem, w.item, "d")
+	w.request.Plan.Girders[0].MachineKey, w.request.Grant.KeeperID = true, subIDs
+	err := w.dir.RemoveSecrets()
+	if err == nil {
+		err = w.dir.WriteSecrets(transforms.Secrets{MachineKey: w.AddAPIKey(w.user)})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	p := w.start()
 	w.waitLog("up")
+	calls := len(w.Calls(""))
 	if made, err := os.ReadDir(host); err != nil || len(made) != 1 {
 		t.Fatalf("made are %v, %v", made, err)
 	}
@@ -450,6 +460,9 @@ func TestAbandoned(t *testing.T) {
 	}
 	if left, err := os.ReadDir(host); err != nil || len(left) > 0 {
 		t.Errorf("left are %v, %v; notes %s", left, err, w.notes())
+	}
+	if n := len(w.Calls("")); n != calls {
+		t.Errorf("Girder was called %d times more", n-calls)
 	}
 	if abandoned, err := w.dir.Abandoned(); err != nil || abandoned {
 		t.Error(abandoned, err)

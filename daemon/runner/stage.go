@@ -34,33 +34,34 @@ func needsTransfer(p *transforms.Plan) bool {
 	return len(p.Streams)+len(p.Binds)+len(p.Volumes)+len(p.Inserts) > 0 || p.SlicerProgress
 }
 
-// newTransfer starts the process for the submitter's files and tells it of all
-// servers, which may be out of reach for so long.
-func (a *attemptRun) newTransfer(ctx context.Context, outage time.Duration) (*transfer, error) {
-	t, err := startTransfer(a.request.Identity, &a.request.Grant)
-	if err != nil {
-		return nil, err
+// newTransfer starts the process for the submitter's files.
+func (a *attemptRun) newTransfer() (err error) {
+	if a.transfer, err = startTransfer(a.request.Identity, &a.request.Grant); err != nil {
+		return err
 	}
-	t.onDoing = a.doing
-	t.onNote = a.note
+	a.transfer.onDoing, a.transfer.onNote = a.doing, a.note
+	return nil
+}
+
+// addServers tells it of all servers, which may be out of reach for so long.
+func (a *attemptRun) addServers(ctx context.Context, outage time.Duration) (err error) {
 	for _, g := range a.request.Plan.Girders {
 		s := &server{Girder: g, Token: a.secrets.Tokens[g.Name], APIKey: a.secrets.APIKeys[g.Name], Headers: a.secrets.Headers[g.Name], Proxies: a.secrets.Proxies[g.Name], Outage: outage}
 		var keeper *os.File
 		if g.MachineKey {
-			keeper, err = t.startKeeper(ctx, a.request.Grant.KeeperID, s, a.secrets.MachineKey)
+			keeper, err = a.transfer.startKeeper(ctx, a.request.Grant.KeeperID, s, a.secrets.MachineKey)
 		}
 		if err == nil {
-			err = t.tell(ctx, message{Op: opGirder, Server: s}, keeper)
+			err = a.transfer.tell(ctx, message{Op: opGirder, Server: s}, keeper)
 		}
 		if keeper != nil {
 			keeper.Close()
 		}
 		if err != nil {
-			t.end()
-			return nil, err
+			return err
 		}
 	}
-	return t, nil
+	return nil
 }
 
 func (a *attemptRun) doing(text string) { a.tell(attempt.Event{Doing: text}) }
@@ -68,7 +69,10 @@ func (a *attemptRun) doing(text string) { a.tell(attempt.Event{Doing: text}) }
 // stage makes the volumes, opens the binds and has everything fetched. It
 // returns what is to be mounted, also with an error.
 func (a *attemptRun) stage(ctx context.Context) (mounts []sandbox.Mount, err error) {
-	if a.transfer, err = a.newTransfer(ctx, a.outage()); err != nil {
+	if err := a.newTransfer(); err != nil {
+		return nil, err
+	}
+	if err := a.addServers(ctx, a.outage()); err != nil {
 		return nil, err
 	}
 	plan := &a.request.Plan
