@@ -141,6 +141,10 @@ func hanging(t *testing.T) string {
 	return u.URL
 }
 
+// cancelBound is what a machine that runs other tests, too, may take for what is
+// to be done within a second.
+const cancelBound = 5 * time.Second
+
 // TestCancelAnywhere: whatever server and container do, a cancel ends the
 // attempt at once, beyond the grace that the container has.
 func TestCancelAnywhere(t *testing.T) {
@@ -227,11 +231,12 @@ func TestCancelAnywhere(t *testing.T) {
 			begun := time.Now()
 			w.cancel(attempt.Cancel{Outcome: attempt.OutcomeCanceled, Reason: "enough", Grace: -1})
 			exit := w.end(p)
-			// Within a second, where the machine has nothing else to do.
-			if took := time.Since(begun); took > 10*time.Second {
-				t.Errorf("the end took %v", took)
+			// Within a second, but for what else the machine has to do.
+			events := w.events()
+			if took := events[len(events)-1].Time.Sub(begun); took > cancelBound {
+				t.Errorf("the end came %v after the cancel", took)
 			} else {
-				t.Logf("the end took %v", took)
+				t.Logf("the end came %v after the cancel", took)
 			}
 			if exit.Outcome == attempt.OutcomeExited { // it was uploading
 				if done := w.done(); !strings.Contains(done.Error, "enough") {
