@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"girderworker/daemon/apitype"
@@ -64,17 +62,7 @@ func TestMachineKey(t *testing.T) {
 		}
 	}
 
-	submit := func(document []byte) string {
-		t.Helper()
-		cmd := exec.Command(binary, "--socket", w.socket(), "submit", "--file", "-")
-		cmd.Stdin, cmd.Dir, cmd.Env = bytes.NewReader(document), "/", []string{"HOME=/nonexistent"}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: personUID, Gid: personUID, Groups: []uint32{memberGID}}}
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-		return strings.TrimSpace(string(out))
-	}
+	submit := w.submitAsPerson
 	// A token that has ended is replaced.
 	g.Fail("GET /file/{id}/download", 1, girdertest.Status(401))
 	g.Fail("POST /api_key/token", 1, girdertest.Status(503))

@@ -116,13 +116,14 @@ func TestCancelUpload(t *testing.T) {
 }
 
 // TestUploadsTakeTurns: while Girder is away, few of the jobs that wait for it
-// have a process; one of the others can be canceled; and when Girder is back, all
-// arrive.
+// have a process; one of the others can be canceled; somebody else's go on; and
+// when Girder is back, all arrive.
 func TestUploadsTakeTurns(t *testing.T) {
 	u := newUploader(t)
 	u.girder.Mend()
 	u.girder.Fail("POST /file/chunk", -1, girdertest.Status(503))
-	const n = attempt.UploadTurns + 4
+	const most = attempt.UploadTurns + 1 // one of them is their owner's own
+	const n = most + 4
 	var ids []string
 	for range n {
 		item := u.girder.AddItem(u.folder, "item")
@@ -146,10 +147,9 @@ func TestUploadsTakeTurns(t *testing.T) {
 				return false
 			}
 		}
-		return len(waiting()) == n-attempt.UploadTurns
+		return len(waiting()) == n-most
 	})
-	most := attempt.UploadTurns + 1 // one is kept warm
-	u.eventually(fmt.Sprintf("at most %d runners", most), func() bool {
+	u.eventually(fmt.Sprintf("at most %d runners", most+1), func() bool { // one is kept warm
 		runners := 0
 		for _, pid := range u.processes() {
 			line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
@@ -157,8 +157,23 @@ func TestUploadsTakeTurns(t *testing.T) {
 				runners++
 			}
 		}
-		return runners <= most
+		return runners <= most+1
 	})
+	other := girdertest.New(t, girdertest.Config{MinChunk: 1})
+	user := other.AddUser(true)
+	item := other.AddItem(other.AddFolder(user, "data"), "item")
+	for n := range 3 {
+		// Two at a time: one waits for the other.
+		other.Fail("POST /file/chunk", 1, girdertest.Status(503))
+		name := fmt.Sprintf("%d.txt", n)
+		u.submitAsPerson(document("echo -n "+name+" >/mnt/girder_worker/default/"+name,
+			"girder", map[string]any{"api_url": other.API(), "token": other.AddToken(user, girdertest.ScopeRead, girdertest.ScopeWrite)},
+			"uploads", []map[string]any{{"path": name, "item_id": item}}))
+	}
+	u.eventually("somebody else's uploads arrive", func() bool { return len(other.Files(item)) == 3 })
+	if n := len(waiting()); n != len(ids)-most {
+		t.Errorf("%d of the first wait, want %d as before", n, len(ids)-most)
+	}
 	canceled := waiting()[0]
 	begun := time.Now()
 	if _, err := u.client.Cancel(t.Context(), canceled, "enough"); err != nil {

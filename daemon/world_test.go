@@ -405,6 +405,19 @@ func (w *world) submit(script string, fields ...any) apitype.Job {
 	return job
 }
 
+// submitAsPerson submits a document as somebody who is not root, and returns the id.
+func (w *world) submitAsPerson(document []byte) string {
+	w.t.Helper()
+	cmd := exec.Command(binary, "--socket", w.socket(), "submit", "--file", "-")
+	cmd.Stdin, cmd.Dir, cmd.Env = bytes.NewReader(document), "/", []string{"HOME=/nonexistent"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: personUID, Gid: personUID, Groups: []uint32{memberGID}}}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		w.t.Fatalf("%v: %s", err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
 func (w *world) job(id string) apitype.Job {
 	w.t.Helper()
 	job, err := w.client.Job(w.t.Context(), id)

@@ -83,13 +83,11 @@ type Monitor struct {
 	stop context.CancelCauseFunc
 	wg   sync.WaitGroup // everything that must have ended before Run returns
 
-	// turnstile holds an element while an attempt waits at the head of those that
-	// have uploads left and no runner.
-	turnstile chan struct{}
-
 	mu       sync.Mutex
 	live     map[Attempt]*live
 	removing map[string]bool // jobs whose directories are being deleted
+	// turnstiles are where attempts wait that have uploads left and no runner, by owner.
+	turnstiles map[string]chan struct{}
 }
 
 // Run is the monitor from the lock of the state directory to its release. It
@@ -134,13 +132,12 @@ func open(o Options) (_ *Monitor, err error) {
 		o.Self = []string{"/proc/self/exe"}
 	}
 	m := &Monitor{
-		options:  o,
-		files:    layout{o.State},
-		logger:   o.Logger,
-		live:     map[Attempt]*live{},
-		removing: map[string]bool{},
-
-		turnstile: make(chan struct{}, 1),
+		options:    o,
+		files:      layout{o.State},
+		logger:     o.Logger,
+		live:       map[Attempt]*live{},
+		removing:   map[string]bool{},
+		turnstiles: map[string]chan struct{}{},
 	}
 	if o.Audit == "" {
 		o.Audit = filepath.Join(o.State, "audit.jsonl")

@@ -71,21 +71,27 @@ func (m *Monitor) goOn(l *live) bool {
 const turnPoll = 100 * time.Millisecond
 
 // inTurn goes on with the uploads of an attempt when there is a turn for it,
-// which its runner then takes: one attempt after another, in the order in which
-// they came.
+// which its runner then takes: one attempt of an owner after another, in the
+// order in which they came.
 func (m *Monitor) inTurn(l *live) error {
+	r, err := l.dir.ReadRequest()
+	if err != nil {
+		return m.relaunch(l) // a runner of another release may know it
+	}
+	owner := r.Identity.TurnOwner()
+	turnstile := m.turnstile(owner)
 	select {
-	case m.turnstile <- struct{}{}:
+	case turnstile <- struct{}{}:
 	case <-l.hurry:
 		return m.relaunch(l)
 	case <-m.ctx.Done():
 		return m.ctx.Err()
 	}
-	defer func() { <-m.turnstile }()
+	defer func() { <-turnstile }()
 	tick := time.NewTicker(turnPoll)
 	defer tick.Stop()
 	for {
-		turn, err := attempt.TakeTurn(m.options.State)
+		turn, err := attempt.TakeTurn(m.options.State, owner)
 		if turn != nil {
 			turn.Close()
 		}
@@ -100,6 +106,16 @@ func (m *Monitor) inTurn(l *live) error {
 			return m.ctx.Err()
 		}
 	}
+}
+
+// turnstile holds an element while an attempt waits at the head of its owner's.
+func (m *Monitor) turnstile(owner string) chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.turnstiles[owner] == nil {
+		m.turnstiles[owner] = make(chan struct{}, 1)
+	}
+	return m.turnstiles[owner]
 }
 
 // relaunch starts a runner for an attempt that has had one.

@@ -284,7 +284,7 @@ func (a *attemptRun) takeTurn() bool {
 		return true
 	}
 	var err error
-	if a.turn, err = attempt.TakeTurn(filepath.Dir(filepath.Dir(a.request.Grant.WorkDir))); err != nil {
+	if a.turn, err = attempt.TakeTurn(filepath.Dir(filepath.Dir(a.request.Grant.WorkDir)), a.request.Identity.TurnOwner()); err != nil {
 		a.logger.Error("Uploading without a turn", "error", err)
 		return true
 	}

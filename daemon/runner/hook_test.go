@@ -349,14 +349,15 @@ func TestTurns(t *testing.T) {
 	w := newGirderWorld(t, sh("echo -n one >"+in("1"))...)
 	w.hook(transforms.HookItem, w.item, "1")
 	state := filepath.Dir(filepath.Dir(w.request.Grant.WorkDir))
+	owner := w.request.Identity.TurnOwner()
 	var taken []*os.File
-	for turn, err := attempt.TakeTurn(state); turn != nil; turn, err = attempt.TakeTurn(state) {
+	for turn, err := attempt.TakeTurn(state, owner); turn != nil; turn, err = attempt.TakeTurn(state, owner) {
 		if err != nil {
 			t.Fatal(err)
 		}
 		taken = append(taken, turn)
 	}
-	if len(taken) != attempt.UploadTurns {
+	if len(taken) != attempt.UploadTurns+1 {
 		t.Fatalf("%d turns", len(taken))
 	}
 	waits := func(p *process, turns int) {
