@@ -246,9 +246,20 @@ func (b *broker) free() int {
 	if rests {
 		return 0
 	}
+	if b.fullOfETA() {
+		return 0
+	}
 	waiting := b.f.store.Counts()[queue.Queued]
 	// A job in doubt takes no slot: it may be what RabbitMQ delivers again.
-	return b.f.Capacity().Slots - waiting + b.inDoubt() - b.f.store.InUse().Slots
+	return b.f.Capacity().Slots - max(0, waiting-b.inDoubt()) - b.f.store.InUse().Slots
+}
+
+// fullOfETA tells whether so many jobs wait for their time that no more tasks are taken:
+// they stay in RabbitMQ, for other machines or until one of these is due. As in
+// Celery, a task with an ETA is taken when it comes and takes no slot before its time,
+// so without a bound a machine would take all of them.
+func (b *broker) fullOfETA() bool {
+	return b.f.store.Counts()[queue.Delayed] >= b.f.config.Load().Celery.ETALimit
 }
 
 // wake has the broker asked again for tasks, since there may be room.

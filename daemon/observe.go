@@ -308,6 +308,9 @@ func (f *front) surroundings(st *apitype.Status) {
 		if now.State == amqp.Connecting {
 			st.Degraded = append(st.Degraded, "not yet connected to RabbitMQ: no tasks are taken")
 		}
+		if b.fullOfETA() {
+			st.Degraded = append(st.Degraded, "no tasks are taken: as many jobs wait for their time as celery.worker_eta_task_limit allows")
+		}
 	}
 	for _, s := range st.Servers {
 		if s.Problem != "" {

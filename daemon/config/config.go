@@ -91,6 +91,8 @@ type Celery struct {
 	CA, Cert, Key, ServerName string // of amqps://
 	Hostname                  string // NAME@HOST; empty: celery@ and the machine's name
 	Queues                    string // separated by commas
+	// ETALimit is how many jobs may wait for their time before no more tasks are taken.
+	ETALimit int
 }
 
 // Python is where tasks are functions of Python packages.
@@ -241,7 +243,7 @@ func Default() Config {
 		TasksDir:       "/etc/girder-worker/tasks.d",
 		Outage:         6 * time.Hour,
 		Launcher:       LauncherAuto,
-		Celery:         Celery{Queues: "celery"},
+		Celery:         Celery{Queues: "celery", ETALimit: 10_000},
 		Python:         Python{AppMain: "girder_worker", TmpRoot: "tmp"},
 		MaxQueue:       2_000_000,
 		// Above systemd's ranges for services and containers, above what

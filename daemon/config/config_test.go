@@ -156,7 +156,7 @@ func TestValuesRoundTrip(t *testing.T) {
 	c := Default()
 	c.Socket, c.DropDir, c.AuditLog, c.MetricsWebConfig, c.GirderKeyFile = "/s", "/d", "/a", "/w", "/g"
 	c.RunOptions = `{"shm_size":"1g"}`
-	c.Celery = Celery{"amqp://h;amqp://i", "/ca", "/c", "/k", "n", "w@h", "a,b"}
+	c.Celery = Celery{"amqp://h;amqp://i", "/ca", "/c", "/k", "n", "w@h", "a,b", 7}
 	c.fill(8, 16<<30, 1<<40)
 	again := Default()
 	again.Hardware = c.Hardware

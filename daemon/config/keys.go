@@ -130,6 +130,7 @@ func (c *Config) Keys() []Key {
 		{sectionCelery, "broker_server_name", "name in the broker's certificate (default: the host)", false, (*textValue)(&c.Celery.ServerName)},
 		{sectionCelery, "hostname", "name of this worker, NAME@HOST (default: celery@ and the machine's)", false, (*textValue)(&c.Celery.Hostname)},
 		{sectionCelery, "queues", "queues to take tasks from, by commas", false, (*textValue)(&c.Celery.Queues)},
+		{sectionCelery, "worker_eta_task_limit", "tasks with an ETA that are held; with so many no more tasks are taken", true, &countValue{&c.Celery.ETALimit, 1, 1_000_000}},
 		{sectionDocker, "run_options", "keywords of docker-py that tasks get which have them not: a JSON object", true, (*keywordsValue)(&c.RunOptions)},
 		{sectionLimits, "cpus", "processors of a job that names none (default: cpus / slots)", true, (*cpusValue)(&c.Limits.CPUs)},
 		{sectionLimits, "memory", "memory of a job that names none (default: memory / slots)", true, (*sizeValue)(&c.Limits.Memory)},
