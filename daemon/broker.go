@@ -48,9 +48,9 @@ type broker struct {
 	settling sync.RWMutex
 
 	mu      sync.Mutex
-	doubts  map[string]time.Time // jobs that may be another machine's: when that is looked into
-	rest    time.Time            // nothing is taken until then
-	total   map[string]int64     // tasks accepted, by name
+	doubts  map[string]doubt // jobs that may be another machine's
+	rest    time.Time        // nothing is taken until then
+	total   map[string]int64 // tasks accepted, by name
 	refused map[celery.Reason]int64
 }
 
@@ -84,7 +84,7 @@ func newBroker(f *front, c *config.Config) (*broker, error) {
 	}
 	b := &broker{
 		f: f, logger: f.logger.With("part", "broker"), node: node, brokers: brokers, replies: make(chan struct{}, maxReplies),
-		changed: make(chan struct{}, 1), doubted: make(chan struct{}, 1), drained: make(chan struct{}, 1), doubts: map[string]time.Time{}, total: map[string]int64{}, refused: map[celery.Reason]int64{},
+		changed: make(chan struct{}, 1), doubted: make(chan struct{}, 1), drained: make(chan struct{}, 1), doubts: map[string]doubt{}, total: map[string]int64{}, refused: map[celery.Reason]int64{},
 	}
 	b.intake = worker.Intake{Settings: b.settings, Document: b.document}
 	b.client = amqp.New(amqp.Config{

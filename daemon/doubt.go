@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"girderworker/daemon/amqp"
+	"girderworker/daemon/celery"
+	"girderworker/daemon/worker"
 	"girderworker/queue"
 	"girderworker/transforms/girder"
 )
@@ -14,9 +16,19 @@ import (
 const (
 	// doubtPatience is how long it waits for a Girder that does not answer.
 	doubtPatience = 10 * time.Minute
+	// handedPatience is how long a task that was being handed back waits for its
+	// queue to be empty: what is in there may be it.
+	handedPatience = time.Hour
 	// doubtCheck bounds one question to Girder.
 	doubtCheck = 30 * time.Second
 )
+
+// doubt is what is known of one.
+type doubt struct {
+	due   time.Time // it is looked into
+	since time.Time
+	empty bool // its queue was, when that was looked at last
+}
 
 // doubtTime is how long a task, of which nobody knows whether RabbitMQ has our
 // acknowledgement, waits for being delivered again. RabbitMQ notices a dead
@@ -28,7 +40,7 @@ func (b *broker) doubtTime() time.Duration {
 // doubtAbout notes that a job may be another machine's.
 func (b *broker) doubtAbout(job *queue.Job) {
 	b.mu.Lock()
-	b.doubts[job.ID] = time.Now().Add(b.doubtTime())
+	b.doubts[job.ID] = doubt{due: time.Now().Add(b.doubtTime()), since: time.Now()}
 	b.mu.Unlock()
 	select {
 	case b.doubted <- struct{}{}:
@@ -73,19 +85,20 @@ func (b *broker) settleDoubts(ctx context.Context) {
 		var due []string
 		var next time.Time
 		b.mu.Lock()
-		for id, at := range b.doubts {
-			if !time.Now().Before(at) {
+		for id, d := range b.doubts {
+			if !time.Now().Before(d.due) {
 				due = append(due, id)
-			} else if next.IsZero() || at.Before(next) {
-				next = at
+			} else if next.IsZero() || d.due.Before(next) {
+				next = d.due
 			}
 		}
 		b.mu.Unlock()
 		for _, id := range due {
 			again := b.settleDoubt(ctx, id)
 			b.mu.Lock()
-			if _, still := b.doubts[id]; still && again {
-				b.doubts[id] = time.Now().Add(b.doubtTime())
+			if d, still := b.doubts[id]; still && again {
+				d.due = time.Now().Add(b.doubtTime())
+				b.doubts[id] = d
 				next = time.Now() // it is looked at again, with those in between
 			} else if !again {
 				delete(b.doubts, id)
@@ -106,16 +119,19 @@ func (b *broker) settleDoubt(ctx context.Context, id string) (again bool) {
 	if err != nil || !job.Doubtful {
 		return false
 	}
-	if _, draining := b.f.Paused(); draining {
+	if _, draining := b.f.Paused(); draining && !job.HandedBack {
 		return true // nothing is delivered to us meanwhile
 	}
+	b.mu.Lock()
+	since := b.doubts[id].since
+	b.mu.Unlock()
 	bounded, cancel := context.WithTimeout(ctx, doubtCheck)
 	defer cancel()
 	status, err := b.f.reports.Look(bounded, &job)
 	switch {
 	case ctx.Err() != nil:
 		return true
-	case err != nil && time.Since(job.Created) < doubtPatience:
+	case err != nil && time.Since(since) < doubtPatience:
 		b.logger.Info("A task may be another machine's, and Girder does not answer; asking again", "job", id, "after", b.doubtTime(), "error", err)
 		return true
 	case elsewhere(status):
@@ -127,14 +143,58 @@ func (b *broker) settleDoubt(ctx context.Context, id string) (again bool) {
 	switch {
 	case ctx.Err() != nil:
 		return true
-	case err != nil && time.Since(job.Created) < doubtPatience:
+	case err != nil && time.Since(since) < doubtPatience:
 		b.logger.Info("A task may be another machine's, and the others cannot be asked; asking again", "job", id, "after", b.doubtTime(), "error", err)
 		return true
 	case peer != "":
 		return b.forget(ctx, &job, peer+" has it")
+	case job.HandedBack && b.mayWait(bounded, &job, time.Since(since) < handedPatience):
+		return true
+	}
+	if _, draining := b.f.Paused(); draining {
+		// Only those that were handed back come here.
+		b.logger.Info("A task that was handed back has not arrived; handing it back again", "job", id)
+		done, err := b.handBackOne(ctx, &job)
+		if err != nil {
+			b.logger.Info("Cannot hand a task back", "job", id, "error", err)
+			b.drain() // nothing was sent, so it is as if it never had been
+		}
+		return err == nil && !done
 	}
 	b.logger.Info("A task was not delivered again, so it is this machine's", "job", id)
 	b.f.store.Confirm(id)
+	return false
+}
+
+// mayWait tells whether a task that was handed back, and that no other worker has, may
+// be waiting in its queue. It may not if that is empty, and was when it was last
+// looked at: whoever took it in between would have been asked since.
+func (b *broker) mayWait(ctx context.Context, job *queue.Job, patient bool) bool {
+	secrets, err := b.f.store.Secrets(ctx, job.ID)
+	var original celery.Message
+	if err == nil {
+		original, err = worker.OriginalOf(secrets)
+	}
+	messages := 0
+	if err == nil {
+		messages, err = b.client.Waiting(ctx, original.RoutingKey)
+	}
+	empty := err == nil && messages == 0
+	b.mu.Lock()
+	d, known := b.doubts[job.ID]
+	was := d.empty
+	if d.empty = empty; known {
+		b.doubts[job.ID] = d
+	}
+	b.mu.Unlock()
+	switch {
+	case empty:
+		return !was
+	case patient:
+		b.logger.Info("A task that was being handed back may be in its queue; asking again", "job", job.ID, "waiting", messages, "after", b.doubtTime(), "error", err)
+		return true
+	}
+	b.logger.Warn("A task that was being handed back was not seen; should it be in its queue still, it runs twice", "job", job.ID, "for", handedPatience)
 	return false
 }
 

@@ -87,8 +87,10 @@ func (b *broker) handBackAll(ctx context.Context) (left int) {
 }
 
 // handBackOne publishes a task as it came, and forgets it when RabbitMQ has it for
-// certain. It is in doubt in between: a crash then leaves it to what RabbitMQ, Girder
-// and the peers know. An error says that it may go another time.
+// certain. It is in doubt in between, and marked as handed back, on disk: after a
+// crash, or without an answer, it is not started here before it is settled that it is
+// neither in its queue nor with another worker; see settleDoubt. An error says that it
+// may go another time.
 func (b *broker) handBackOne(ctx context.Context, job *queue.Job) (done bool, err error) {
 	secrets, err := b.f.store.Secrets(ctx, job.ID)
 	if err != nil {

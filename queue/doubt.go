@@ -38,7 +38,7 @@ func (t *txn) settleConfirmed() (done func(), err error) {
 			return nil, err
 		}
 		err = t.edit(&j, func(j *Job) {
-			j.Doubtful = false
+			j.Doubtful, j.HandedBack = false, false
 			if j.startable() {
 				j.Queued = t.now
 			}
@@ -58,8 +58,8 @@ func (t *txn) settleConfirmed() (done func(), err error) {
 	}, nil
 }
 
-// Doubt makes a job doubtful that has not been started, because it is about to be
-// given to somebody else.
+// Doubt makes a job doubtful that has not been started, because its message is about
+// to be published again for somebody else: from here on it is marked as handed back.
 func (s *Store) Doubt(ctx context.Context, id string) error {
 	return s.do(ctx, func(t *txn) error {
 		j, err := t.load(id)
@@ -72,7 +72,7 @@ func (s *Store) Doubt(ctx context.Context, id string) error {
 			return fmt.Errorf("cannot give job %s away: %w", id, ErrWaitedFor)
 		}
 		t.unconfirm(id)
-		return t.edit(&j, func(j *Job) { j.Doubtful = true })
+		return t.edit(&j, func(j *Job) { j.Doubtful, j.HandedBack = true, true })
 	})
 }
 

@@ -116,6 +116,9 @@ type Job struct {
 	// Doubtful says that the job may be another machine's: it is not claimed until
 	// that is settled; see [Store.Confirm].
 	Doubtful bool `json:"doubtful,omitempty"`
+	// HandedBack says of a job in doubt that its message may be in its queue again,
+	// because this machine published it; see [Store.Doubt].
+	HandedBack bool `json:"handed_back,omitempty"`
 
 	// pending counts the jobs of After and AfterAny that have not ended yet: a
 	// queued job is startable when it is 0, and not doubtful.

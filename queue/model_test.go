@@ -64,7 +64,7 @@ func (m *model) set(j *Job, to State) {
 	}
 	switch {
 	case to.Final():
-		j.Doubtful = false
+		j.Doubtful, j.HandedBack = false, false
 	}
 	switch {
 	case to.Final() && m.late != nil:
@@ -169,7 +169,7 @@ func (m *model) settle() {
 func (m *model) claim(total Capacity, most int) (ids []string) {
 	for id := range m.settled {
 		if j := m.job(id); j != nil {
-			j.Doubtful = false
+			j.Doubtful, j.HandedBack = false, false
 		}
 	}
 	m.settled = map[string]bool{}
@@ -591,7 +591,7 @@ func TestModel(tt *testing.T) {
 					}
 				default:
 					check(err)
-					j.Doubtful = true
+					j.Doubtful, j.HandedBack = true, true
 					delete(m.settled, j.ID)
 				}
 			},
@@ -635,7 +635,7 @@ func TestModel(tt *testing.T) {
 					got, err := s.Job(j.ID)
 					check(err)
 					if got.State != j.State || got.Attempt != j.Attempt || got.Failures != j.Failures || got.CancelRequested != j.CancelRequested ||
-						got.Doubtful != j.Doubtful ||
+						got.Doubtful != j.Doubtful || got.HandedBack != j.HandedBack ||
 						!got.passed.Equal(j.passed) || !got.NotBefore.Equal(clean(j.NotBefore)) || (got.Result == nil) != (j.Result == nil) {
 						t.Fatalf("the store has\n%+v, the model\n%+v", got, *j)
 					}

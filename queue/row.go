@@ -51,6 +51,7 @@ const (
 	fieldPassed
 	fieldUntold
 	fieldDoubtful
+	fieldHandedBack
 )
 
 // message builds a row. Zero values are left out.
@@ -157,6 +158,7 @@ func encodeJob(j *Job) []byte {
 	m.time(fieldPassed, j.passed)
 	m.string(fieldUntold, j.Untold)
 	m.bool(fieldDoubtful, j.Doubtful)
+	m.bool(fieldHandedBack, j.HandedBack)
 	return m
 }
 
@@ -336,6 +338,8 @@ func decodeJob(seq uint64, row []byte) (Job, error) {
 			j.Report = Sinks(f.int())
 		case fieldDoubtful:
 			j.Doubtful = f.int() != 0
+		case fieldHandedBack:
+			j.HandedBack = f.int() != 0
 		case fieldPending:
 			j.pending = int(f.int())
 		case fieldPassed:

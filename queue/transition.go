@@ -40,7 +40,7 @@ func (t *txn) move(j *Job, to State, edit func(*Job)) error {
 	case to == Queued && j.startable():
 		j.Queued = t.now
 	case to.Final():
-		j.Finished, j.Doubtful = t.now, false
+		j.Finished, j.Doubtful, j.HandedBack = t.now, false, false
 		if err := t.forgetDependencies(j); err != nil {
 			return err
 		}

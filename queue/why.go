@@ -59,7 +59,11 @@ func (s *Store) why(tx *bolt.Tx, j *Job, total Capacity) (waits []Wait, ahead in
 		waits = append(waits, Wait{"time", text})
 	}
 	if j.Doubtful {
-		waits = append(waits, Wait{"doubt", "whether RabbitMQ gave it to this machine or to another one is being settled"})
+		text := "whether RabbitMQ gave it to this machine or to another one is being settled"
+		if j.HandedBack {
+			text = "it was being handed back to its queue, and whether RabbitMQ has it is being settled"
+		}
+		waits = append(waits, Wait{"doubt", text})
 	}
 	if ids := unmet(tx, j); len(ids) > 0 {
 		waits = append(waits, Wait{"after", "it starts after " + strings.Join(ids, ", ")})
