@@ -172,7 +172,9 @@ app.send_task(TASK, args=['busybox'], kwargs={'container_args': ['true']}, task_
 // lost, nothing runs twice.
 func TestCeleryRestarts(t *testing.T) {
 	const tasks = 24
-	w, c, vhost := newCeleryWorld(t, 4)
+	vhost := rabbit.Vhost(t)
+	url := "amqp://guest:guest@" + rabbit.Addr() + "/" + vhost
+	w, c := newWorker(t, 4, url+"?heartbeat=3", "test"), celerytest.New(t, url) // a doubt takes four of them
 	said := c.Run(t, script+fmt.Sprintf("for i in range(%d): say(run('-c', 'usleep 200000; echo %%d' %% i).id)\n", tasks))
 	for i := range 4 {
 		var id string
