@@ -2,6 +2,7 @@ package packaging_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -361,6 +362,70 @@ func TestPackages(t *testing.T) {
 			t.Errorf("its removal took the queue along: %v", err)
 		}
 	})
+}
+
+// TestDNF: as an admin without a network would, from files and with what they depend on
+// there already: installed, upgraded and removed by dnf, below a root of its own.
+func TestDNF(t *testing.T) {
+	needs(t, "dnf", "rpmbuild")
+	if os.Geteuid() != 0 {
+		t.Skip("installing into a root needs root")
+	}
+	t.Parallel()
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root")
+	makeRoot(t, root)
+	const newer = version + ".1"
+	first := pack(t, binary(t, version), filepath.Join(dir, "first"), version, []string{"rpm"})[0]
+	next := pack(t, binary(t, newer), filepath.Join(dir, "next"), newer, []string{"rpm"})[0]
+	write := func(name, text string) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	// What a machine of that family has.
+	spec := write("e2fsprogs.spec", "Name: e2fsprogs\nVersion: 1\nRelease: 1\nSummary: a stand-in\nLicense: none\nBuildArch: noarch\nProvides: /bin/sh\n%description\na stand-in\n%files\n")
+	run(t, nil, "rpmbuild", "--quiet", "--define", "_topdir "+dir, "--define", "_dbpath "+filepath.Join(dir, "db"), "-bb", spec)
+	config := write("dnf.conf", strings.ReplaceAll("[main]\nreposdir=@/none\ncachedir=@/cache\npersistdir=@/persist\nlogdir=@/log\ngpgcheck=0\nplugins=0\n", "@", dir))
+	dnf := func(args ...string) (calls string) {
+		t.Helper()
+		at := filepath.Join(root, "calls")
+		if err := os.RemoveAll(at); err != nil {
+			t.Fatal(err)
+		}
+		run(t, nil, "unshare", append([]string{"--net", "dnf", "--assumeyes", "--config", config, "--installroot", root, "--releasever", "9"}, args...)...)
+		text, err := os.ReadFile(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	for _, step := range []struct {
+		args []string
+		want []string
+		not  string
+	}{
+		{[]string{"install", filepath.Join(dir, "RPMS/noarch/e2fsprogs-1-1.noarch.rpm"), first}, []string{"systemd-sysusers girder-worker.conf", "systemctl start girder-worker.socket girder-worker.service"}, "stop"},
+		{[]string{"upgrade", next}, []string{"systemctl daemon-reload", "systemctl try-restart girder-worker.service"}, "stop"},
+		{[]string{"remove", "girder-worker"}, []string{"systemctl stop girder-worker.socket girder-worker.service", "systemctl disable girder-worker.socket girder-worker.service"}, "start"},
+	} {
+		calls := dnf(step.args...)
+		for _, want := range step.want {
+			if !strings.Contains(calls, want+"\n") {
+				t.Errorf("%s did not call %s, but\n%s", step.args[0], want, calls)
+			}
+		}
+		if strings.Contains(calls, "systemctl "+step.not) {
+			t.Errorf("%s called systemctl %s:\n%s", step.args[0], step.not, calls)
+		}
+		_, err := os.Lstat(filepath.Join(root, "usr/bin/girder-worker"))
+		if gone := step.args[0] == "remove"; gone != errors.Is(err, os.ErrNotExist) {
+			t.Errorf("after %s: %v", step.args[0], err)
+		}
+	}
 }
 
 // makeRoot makes a root in which scripts can run: busybox, and programs of
