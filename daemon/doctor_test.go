@@ -110,6 +110,18 @@ func TestDoctor(t *testing.T) {
 	w.configure("slots = none", "[celery]", "broker = amqp://"+freeAddress(t))
 	found, _ = w.doctor(0)
 	level(t, found, "configuration", "failure", w.config+":")
+	w.configure("api_url = http://u:geheim@127.0.0.1/api/v1")
+	credential := filepath.Join(filepath.Dir(w.config), "broker")
+	if err := os.WriteFile(credential, []byte("amqp://u:geheim@"+freeAddress(t)+"/\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	found, _ = w.doctor(0)
+	level(t, found, "configuration", "failure", "api_url")
+	level(t, found, "broker", "failure", "nothing listens")
+	level(t, found, "broker", "warning", "others than root may read "+credential)
+	if strings.Contains(fmt.Sprint(found), "geheim") {
+		t.Error("a password is told")
+	}
 	w.configure("api_url = http://"+freeAddress(t)+"/api/v1", "[celery]", "broker = amqp://u:geheim@"+freeAddress(t))
 	found, _ = w.doctor(0)
 	level(t, found, "broker", "failure", "nothing listens")

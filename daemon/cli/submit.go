@@ -21,8 +21,7 @@ document: a JSON object, or {"jobs": [...]} with up to 1,000 of them, which are
 accepted all or none. --file - reads it from stdin. girder-worker-job(5) tells its
 fields, among them what only a document can say: volumes, girder, downloads,
 uploads, stdout, stderr. Any other is refused by name. Its paths on the
-host are absolute. The disk space that a job writes in its container is not
-bounded yet, whatever resources.scratch says.`
+host are absolute.`
 
 const submitExample = `  girder-worker submit --name nightly segment:1.0 --in /slides/1.tif
   girder-worker submit --after 0000012h4kd report:2.1

@@ -24,7 +24,7 @@ func (p *patient) configuration(context.Context) (all []Finding) {
 	switch {
 	case errors.As(p.problem, &invalid):
 		for _, one := range invalid {
-			all = append(all, bad(hint, "%s", one)...)
+			all = append(all, bad(hint, "%s", config.MaskURLs(fmt.Sprint(one)))...)
 		}
 	case denied(p.problem):
 		return unseen("the configuration: it may hold a password; the defaults are looked at here")
@@ -129,21 +129,32 @@ func (p *patient) gpus(context.Context) (all []Finding) {
 
 func (p *patient) broker(ctx context.Context) []Finding {
 	c := p.config.Celery
+	var all []Finding
+	if c.Broker == "" && p.root {
+		// The service has it as a credential from there, where there is one.
+		file := filepath.Join(filepath.Dir(p.Sources.Files()[0]), "broker")
+		if url, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(url)) != "none" {
+			c.Broker = strings.TrimSpace(string(url))
+			if st, err := os.Stat(file); err == nil && st.Mode()&0o077 != 0 {
+				all = warn("chmod 0600 "+file, "others than root may read %s, and the password in it: its mode is %04o", file, st.Mode().Perm())
+			}
+		}
+	}
 	switch {
 	case c.Broker == "" && p.status != nil && p.status.Broker != nil:
 		// The password is not for everybody, and what the daemon knows is.
 		if p.status.Broker.State == "ready" {
 			return ok("the daemon is connected to %s", p.status.Broker.Address)
 		}
-		return bad("as root, doctor tries it itself", "the daemon says: %s", strings.Join(p.status.Broker.Problems, "; "))
+		return bad("`sudo girder-worker doctor` tries it itself", "the daemon says: %s", strings.Join(p.status.Broker.Problems, "; "))
 	case c.Broker == "":
 		return ok("none is configured: jobs come from this machine only")
 	case p.Offline:
-		return skip("not asked, as it is another machine")
+		return append(all, skip("not asked, as it is another machine")...)
 	}
 	brokers, err := amqp.ParseBrokers(c.Broker)
 	if err != nil {
-		return bad("mend celery.broker", "%v", err)
+		return append(all, bad("mend celery.broker, or the file broker beside worker.cfg", "%v", err)...)
 	}
 	var queues []string
 	for name := range strings.SplitSeq(c.Queues, ",") {
@@ -158,17 +169,17 @@ func (p *patient) broker(ctx context.Context) []Finding {
 		TLS: amqp.TLS{CA: c.CA, Cert: c.Cert, Key: c.Key, ServerName: c.ServerName},
 	})
 	if err != nil {
-		return bad("jobs that were taken go on, and results wait", "%v", err)
+		return append(all, bad("jobs that were taken go on, and results wait", "%v", err)...)
 	}
-	var all []Finding
+	told := len(all)
 	for _, text := range problems {
 		all = append(all, bad("", "%s", text)...)
 	}
 	if len(missing) > 0 {
 		all = append(all, warn("the worker makes them when it connects, if it may; or the name is wrong (celery.queues)", "%s has no queue %s", address, strings.Join(missing, ", "))...)
 	}
-	if len(all) == 0 {
-		all = ok("%s lets the worker in, with %s", address, strings.Join(queues, ", "))
+	if len(all) == told {
+		all = append(all, ok("%s lets the worker in, with %s", address, strings.Join(queues, ", "))...)
 	}
 	return all
 }
