@@ -257,7 +257,7 @@ def failed(exc):
         return json.dumps(end).encode()
     error = described(exc)
     frames = traceback.extract_tb(exc.__traceback__)
-    while len(frames) > 1 and frames[0].filename == __file__:
+    while len(frames) > 1 and (frames[0].filename in (__file__, importlib.__file__) or frames[0].filename.startswith('<frozen importlib')):
         frames.pop(0)
     try:
         sys.stdout.flush()

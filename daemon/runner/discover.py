@@ -37,7 +37,10 @@ def main():
         try:
             app = application(request.get('app_main'))
         except BaseException as exc:
-            tell(problem='girder_worker cannot be imported: ' + said(exc))
+            hint = ''
+            if isinstance(exc, ModuleNotFoundError) and exc.name == 'girder_worker':
+                hint = '; install it there: Kitware\'s, or the wheels in contrib/python'
+            tell(problem='girder_worker cannot be imported: ' + said(exc) + hint)
             found = []
     limits = {key: app.conf.get(key) for key in LIMITS} if found else {}
     for name, value in found:
