@@ -262,6 +262,28 @@ try:
     app.send_task('no.such.task')
 except WorkerError as e:
     print(str(e)[:27], e.kind)`, "unknown task \"no.such.task\" not-found\n"},
+		"wrong arguments": {`
+from labtasks.tasks import add
+try:
+    add.delay(1, c=2)
+except TypeError as e:
+    print(e)`, "labtasks.tasks.add(): got an unexpected keyword argument 'c'\n"},
+		"within a task": {`
+from labtasks.tasks import starts_another
+try:
+    starts_another.delay().get(timeout=60)
+except Exception as e:
+    print(type(e).__name__, str(e)[:55])`, "RuntimeError labtasks.tasks.add cannot be started from within a task\n"},
+		"names of Girder 5": {`
+from girder_worker.utils.transforms.common import TemporaryDirectory
+from girder_worker.utils.transforms.girder_io import GirderFileId, GirderUploadToItem
+from girder_worker.utils.decorators import argument
+from girder_worker.utils.transform import ResultTransform
+from girder_worker.utils import types, girder_job
+from girder_worker import _pickle
+flat = _pickle.flatten(GirderFileId('1'))
+flat['py/object'] = flat['py/object'].replace('girder_worker_utils', 'girder_worker.utils')
+print(_pickle.restore(flat).file_id, issubclass(GirderUploadToItem, ResultTransform), types.Integer.__name__)`, "1 True Integer\n"},
 		"timeout": {`
 from labtasks.tasks import until_canceled
 from girder_worker.exceptions import TimeoutError

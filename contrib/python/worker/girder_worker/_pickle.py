@@ -81,6 +81,8 @@ def restore(flat):
 def _instance(flat):
     name = flat['py/object']
     module, _, cls = name.rpartition('.')
+    if module.startswith('girder_worker.utils.'):  # Girder 5's name
+        module = 'girder_worker_utils.' + module[len('girder_worker.utils.'):]
     if name == 'datetime.datetime':
         return datetime.datetime(base64.b64decode(flat['__reduce__'][1][0]))
     if name == 'bson.objectid.ObjectId':

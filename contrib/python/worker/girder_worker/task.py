@@ -1,4 +1,6 @@
 """The base class of tasks."""
+import inspect
+
 from . import exceptions
 from .canvas import Signature, new_id, previous_of
 from .result import GirderAsyncResult
@@ -147,6 +149,15 @@ class Task:
                 if name in given:
                     fields[name] = given.pop(name)
         ids, listed = previous_of(_previous)
+        if self.app is not None and self.app.current_task is not None:
+            raise RuntimeError(
+                '%s cannot be started from within a task, which does not see the daemon; have the caller put them together: '
+                'a.s() | b.s(), group or chord of girder_worker.canvas' % self.name)
+        if self.typing and type(self) is not Task and not (ids and _with_result):
+            try:
+                inspect.signature(self.run).bind(*args, **kwargs)
+            except TypeError as exc:
+                raise TypeError('%s(): %s' % (self.name, exc)) from None
         call = {
             'id': task_id or new_id(),
             'task': self.name,

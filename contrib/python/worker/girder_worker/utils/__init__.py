@@ -42,6 +42,6 @@ def is_revoked(task):
     return task.canceled
 
 
-from .task import Task  # noqa: E402 - task.py needs the names above
+from ..task import Task  # noqa: E402 - task.py needs the names above
 
 __all__ = ['JobStatus', 'JobSpecNotFound', 'StateTransitionException', 'Task', 'girder_job', 'is_revoked']

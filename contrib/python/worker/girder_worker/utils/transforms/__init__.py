@@ -1,0 +1,1 @@
+"""Transforms, by the names that they have since Girder 5."""
