@@ -37,21 +37,39 @@ func (c *Client) mailbox(ctx context.Context, n *connection) error {
 	}
 	name := c.config.NodeName + "." + celery.ControlExchange
 	msgs, ch, err := c.openMailbox(n, name)
-	if is := code(err); is == amqp091.ResourceLocked || is == amqp091.PreconditionFailed {
+	problem := ""
+	if taken(err) {
 		// The last connection of this worker, not yet noticed to be dead, or another
 		// worker. What is sent to all reaches a queue of any name.
-		c.logger.Warn("The control queue of this node name is taken: another worker of the same name is on this RabbitMQ, or was a moment ago", "queue", name)
+		problem = fmt.Sprintf("another worker on this RabbitMQ is called %s, or was a moment ago: give one of them another name (celery.hostname)", c.config.NodeName)
 		msgs, ch, err = c.openMailbox(n, name+"."+rand.Text()[:8])
 	}
 	if err != nil {
 		return err
 	}
-	defer ch.Close()
-	c.setControl("", true)
+	defer func() { ch.Close() }()
+	c.setControl(problem, true)
+	var again <-chan time.Time
+	if problem != "" {
+		ticker := time.NewTicker(c.config.Retry.Denied)
+		defer ticker.Stop()
+		again = ticker.C
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return errStopped
+		case <-again:
+			own, opened, err := c.openMailbox(n, name)
+			if taken(err) {
+				continue
+			} else if err != nil {
+				return err
+			}
+			// Until now both have what comes, and nothing is done twice by being asked twice.
+			ch.Close()
+			msgs, ch, again = own, opened, nil
+			c.setControl("", true)
 		case msg, ok := <-msgs:
 			if !ok {
 				return errors.New("RabbitMQ closed the control queue")
@@ -62,6 +80,12 @@ func (c *Client) mailbox(ctx context.Context, n *connection) error {
 			}
 		}
 	}
+}
+
+// taken tells whether a queue is another connection's.
+func taken(err error) bool {
+	is := code(err)
+	return is == amqp091.ResourceLocked || is == amqp091.PreconditionFailed
 }
 
 func (c *Client) openMailbox(n *connection, name string) (msgs <-chan amqp091.Delivery, ch *amqp091.Channel, err error) {

@@ -278,10 +278,7 @@ func TestControlAndEvents(t *testing.T) {
 	a := startWorker(t, brokerURL(rabbit.Addr(), vhost), 0)
 	a.ready()
 	b := startWorker(t, brokerURL(rabbit.Addr(), vhost), 0)
-	b.ready()
-	if !strings.Contains(b.log.String(), "another worker of the same name") {
-		t.Error("the second of a name is not told of")
-	}
+	b.trouble("another worker on this RabbitMQ is called celery@test")
 	c := celerytest.New(t, "amqp://guest:guest@"+rabbit.Addr()+"/"+vhost)
 	c.Run(t, "app.control.revoke('some-id')")
 	for _, w := range []*worker{a, b} {
@@ -291,6 +288,9 @@ func TestControlAndEvents(t *testing.T) {
 		}
 	}
 	a.stop()
+	b.ready()
+	c.Run(t, "app.control.revoke('another-id')")
+	b.until("the request", func() bool { return len(b.control) > 1 })
 	stop := make(chan struct{})
 	sent := make(chan struct{})
 	go func() {

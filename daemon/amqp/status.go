@@ -119,7 +119,7 @@ func (c *Client) setControl(problem string, listening bool) {
 		return
 	}
 	if problem != "" && problem != old {
-		c.logger.Warn("Cannot listen for remote control; trying again", "reason", problem)
+		c.logger.Warn("Remote control does not work as it should; trying again", "reason", problem)
 	}
 	c.config.Changed()
 }
