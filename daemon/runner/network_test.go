@@ -65,7 +65,7 @@ func childOf(t testing.TB, parent int, command string) int {
 	for _, dir := range all {
 		line, _ := os.ReadFile(dir + "/cmdline")
 		status, _ := os.ReadFile(dir + "/status")
-		if bytes.HasSuffix(line, []byte("\x00"+command+"\x00")) && bytes.Contains(status, fmt.Appendf(nil, "\nPPid:\t%d\n", parent)) {
+		if bytes.Contains(line, []byte("\x00"+command+"\x00")) && bytes.Contains(status, fmt.Appendf(nil, "\nPPid:\t%d\n", parent)) {
 			pid, err := strconv.Atoi(filepath.Base(dir))
 			if err != nil {
 				t.Fatal(err)
@@ -275,7 +275,11 @@ func TestNetworkProcessKilled(t *testing.T) {
 	w := networkWorld(t, sandbox.Network{}, "nslookup host.docker.internal; echo up; exec sleep 1000")
 	p := w.start()
 	w.waitLog("up\n")
-	if err := unix.Kill(networkProcess(t, p.Process.Pid), unix.SIGKILL); err != nil {
+	pid := networkProcess(t, p.Process.Pid)
+	if pid == 0 {
+		t.Fatal("there is no process for the network") // 0 would be this one's whole group
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	w.want(w.end(p), attempt.OutcomeError, attempt.CodeError, "the process for the job's network died")

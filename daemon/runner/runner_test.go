@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -527,23 +526,11 @@ func TestTransferKilled(t *testing.T) {
 // transferOf finds the transfer process of a runner.
 func transferOf(t *testing.T, runner int) int {
 	t.Helper()
-	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
+	pid := childOf(t, runner, TransferCommand)
+	if pid == 0 {
+		t.Fatal("the runner has no transfer process")
 	}
-	for _, file := range files {
-		line, _ := os.ReadFile(file)
-		status, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "status"))
-		if bytes.HasSuffix(line, []byte("\x00"+TransferCommand+"\x00")) && bytes.Contains(status, fmt.Appendf(nil, "\nPPid:\t%d\n", runner)) {
-			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			return pid
-		}
-	}
-	t.Fatal("the runner has no transfer process")
-	return 0
+	return pid
 }
 
 func TestPartialInput(t *testing.T) {
