@@ -174,18 +174,20 @@ func newUpload(t *testing.T) *upload {
 	return u
 }
 
-// TestGirderStreams: several at once, each end of another kind.
+// TestGirderStreams: several at once, each end of another kind. One stands still
+// until the others have ended.
 func TestGirderStreams(t *testing.T) {
 	data := make([]byte, 3<<20)
 	rand.NewChaCha8([32]byte{1}).Read(data)
 	u := newUpload(t)
-	w := newGirderWorld(t, "sh", "-c", `cat /data/in >/data/out & echo to the log >`+transforms.PipeDirectory+`/log & cat >`+transforms.PipeDirectory+`/copy; wait; echo gone; echo err >&2`)
+	w := newGirderWorld(t, "sh", "-c", `exec 3</data/still; cat /data/in >/data/out & echo to the log >`+transforms.PipeDirectory+`/log & cat >`+transforms.PipeDirectory+`/copy; wait; cat <&3 | wc -c; echo gone; echo err >&2`)
 	file := w.AddFile(w.item, "in.raw", data)
 	w.Fail("GET /file/{id}/download", 1, girdertest.Truncate(1<<20)) // and goes on from there
 	copied := filepath.Join(w.files, "copy")
 	stdout := filepath.Join(w.files, "stdout")
 	w.request.Plan.Streams = []transforms.Stream{
 		{Name: "in", Kind: transforms.StreamInput, Path: "/data/in", Girder: &transforms.GirderFile{Girder: "g", ID: file}},
+		{Name: "still", Kind: transforms.StreamInput, Path: "/data/still", Girder: &transforms.GirderFile{Girder: "g", ID: file}},
 		{Name: "stdin", Kind: transforms.StreamStdin, Girder: &transforms.GirderFile{Girder: "g", ID: file}},
 		{Name: "out", Kind: transforms.StreamOutput, Path: "/data/out", HTTP: &transforms.HTTPTarget{URL: u.URL + "/out"}},
 		{Name: "copy", Kind: transforms.StreamOutput, Path: transforms.PipeDirectory + "/copy", File: copied},
@@ -204,7 +206,7 @@ func TestGirderStreams(t *testing.T) {
 	exit := w.run()
 	w.want(exit, attempt.OutcomeExited, 0, "")
 	sum := sha256.Sum256(data)
-	for _, name := range []string{"in", "stdin", "out", "copy"} {
+	for _, name := range []string{"in", "still", "stdin", "out", "copy"} {
 		if s := streamNamed(t, exit, name); s.Bytes != int64(len(data)) || s.SHA256 != hex.EncodeToString(sum[:]) || s.Partial || s.Error != "" {
 			t.Errorf("stream %s is %+v", name, s)
 		}
@@ -217,7 +219,7 @@ func TestGirderStreams(t *testing.T) {
 	if got, err := os.ReadFile(copied); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("copied %d bytes, %v", len(got), err)
 	}
-	if got, err := os.ReadFile(stdout); err != nil || string(got) != "gone\n" {
+	if got, err := os.ReadFile(stdout); err != nil || string(got) != fmt.Sprintf("%d\ngone\n", len(data)) {
 		t.Errorf("standard output is %q, %v", got, err)
 	}
 	if got := w.log(); got != "[2:to the log\n]" {

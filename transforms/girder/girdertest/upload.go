@@ -404,6 +404,9 @@ func (s *Server) deleteUpload(r *request) (any, error) {
 	return map[string]any{"message": "Upload canceled."}, nil
 }
 
+// postArtifact and listArtifacts are as in the branch of Girder that they come
+// from (job-artifacts at 1cbfb8d90, plugins/jobs/girder_jobs/job_rest.py): no release
+// has them but with a plugin.
 func (s *Server) postArtifact(r *request) (any, error) {
 	s.mu.Lock()
 	user, err := r.mustBe(ScopeWrite)
@@ -447,6 +450,9 @@ func (s *Server) listArtifacts(r *request) (any, error) {
 		return nil, err
 	}
 	j, err := find(s.jobs, "job", "id", r.PathValue("id"))
+	if err == nil && !user.admin && user.id != j.user {
+		err = denied(http.StatusForbidden, "Read access denied for job %s (user %s).", j.id, user.id)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -456,7 +462,7 @@ func (s *Server) listArtifacts(r *request) (any, error) {
 			all = append(all, f)
 		}
 	}
-	page, err := paged(r, all, func(a, b *file) bool { return a.order < b.order })
+	page, err := paged(r, all, func(a, b *file) bool { return a.name < b.name })
 	return documents(page, func(f *file) map[string]any { return s.fileDocument(f, user) }), err
 }
 
