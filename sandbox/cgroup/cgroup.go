@@ -106,6 +106,28 @@ func (g Group) Exists() bool {
 	return false
 }
 
+// A Hierarchy is the group's directory in one hierarchy of cgroup v1.
+type Hierarchy struct {
+	Name string // "memory", "cpu,cpuacct", "systemd"
+	Dir  string
+}
+
+// Make makes the group in every hierarchy of cgroup v1, without limits, and
+// returns where. On v2 it does nothing.
+func (g Group) Make() ([]Hierarchy, error) {
+	var all []Hierarchy
+	for _, d := range g.dirs {
+		if d.v2 {
+			continue
+		}
+		if err := os.MkdirAll(d.path, 0o755); err != nil {
+			return nil, fmt.Errorf("cannot make the control group %s: %w", g.path, err)
+		}
+		all = append(all, Hierarchy{d.controllers, d.path})
+	}
+	return all, nil
+}
+
 // Join makes the group if need be and moves a process into it: on v2 the
 // group itself, on v1 one hierarchy, which is enough for [Group.Kill] to find
 // the process. It sets no limits.

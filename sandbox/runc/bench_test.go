@@ -127,7 +127,7 @@ func runcBundle(b *testing.B, spec *sandbox.Spec) string {
 		b.Fatal(err)
 	}
 
-	config, err := newConfig(spec, rootfs, "/"+testRoot()+"/runc", maskedPaths(), nil, &configs.Mount{Source: "tmpfs", Destination: "/dev", Device: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_STRICTATIME, Data: "mode=755,size=65536k"}, nil)
+	config, err := newConfig(spec, rootfs, "/"+testRoot()+"/runc", maskedPaths(), nil, &configs.Mount{Source: "tmpfs", Destination: "/dev", Device: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_STRICTATIME, Data: "mode=755,size=65536k"}, cgroupMount(), nil)
 	if err != nil {
 		b.Fatal(err)
 	}

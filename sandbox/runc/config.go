@@ -170,8 +170,8 @@ func hostID(mappings []sandbox.IDMapping, id int) (int, bool) {
 
 // newConfig is libcontainer's form of a valid spec. The mounts of spec are
 // given apart, in that form already, as are the place of the root file system,
-// /dev, and the nodes of further devices.
-func newConfig(spec *sandbox.Spec, rootfs, group string, masked, sources []string, dev *configs.Mount, mounts []*configs.Mount) (*configs.Config, error) {
+// /dev, control groups, and the nodes of further devices.
+func newConfig(spec *sandbox.Spec, rootfs, group string, masked, sources []string, dev, cgroupfs *configs.Mount, mounts []*configs.Mount) (*configs.Config, error) {
 	rules := defaultRules()
 	_, ttyGroup := hostID(spec.GIDMappings, 5)
 	ownNetwork := spec.Network != sandbox.NetworkHost
@@ -191,7 +191,7 @@ func newConfig(spec *sandbox.Spec, rootfs, group string, masked, sources []strin
 		Namespaces: configs.Namespaces{
 			{Type: configs.NEWNS}, {Type: configs.NEWPID}, {Type: configs.NEWIPC}, {Type: configs.NEWUTS}, {Type: configs.NEWCGROUP},
 		},
-		Mounts:          append(defaultMounts(dev, shm, ttyGroup, ownNetwork), mounts...),
+		Mounts:          append(defaultMounts(dev, cgroupfs, shm, ttyGroup, ownNetwork), mounts...),
 		MaskPaths:       masked,
 		ReadonlyPaths:   readonlyPaths,
 		NoNewPrivileges: true,

@@ -81,7 +81,7 @@ var rlimitTypes = map[string]int{
 
 // defaultMounts are mounted in this order. ttyGroup is whether the group tty
 // (5, as everywhere) is mapped.
-func defaultMounts(dev *configs.Mount, shm int64, ttyGroup, ownNetwork bool) []*configs.Mount {
+func defaultMounts(dev, cgroupfs *configs.Mount, shm int64, ttyGroup, ownNetwork bool) []*configs.Mount {
 	ptsData := "newinstance,ptmxmode=0666,mode=0620"
 	if ttyGroup {
 		ptsData += ",gid=5"
@@ -103,5 +103,10 @@ func defaultMounts(dev *configs.Mount, shm int64, ttyGroup, ownNetwork bool) []*
 			RecAttr: &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY},
 		})
 	}
-	return append(mounts, &configs.Mount{Source: "cgroup", Destination: "/sys/fs/cgroup", Device: "cgroup", Flags: noExecNoSuidNoDev | unix.MS_RELATIME | unix.MS_RDONLY})
+	return append(mounts, cgroupfs)
+}
+
+// cgroupMount is for libcontainer to make.
+func cgroupMount() *configs.Mount {
+	return &configs.Mount{Source: "cgroup", Destination: "/sys/fs/cgroup", Device: "cgroup", Flags: noExecNoSuidNoDev | unix.MS_RELATIME | unix.MS_RDONLY}
 }

@@ -191,6 +191,27 @@ func TestMaskedAndReadonlyPaths(t *testing.T) {
 	}
 }
 
+// TestControlGroupsInside: a job reads its own limits, as many programs do to
+// fit into them, and can change nothing of them.
+func TestControlGroupsInside(t *testing.T) {
+	got := script(t, testRunner(t), func(s *sandbox.Spec) {
+		s.Resources.Memory = 64 << 20
+		s.Capabilities = append(s.Capabilities, "CAP_SYS_ADMIN")
+	},
+		"cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max",
+		"grep -c ' /sys/fs/cgroup' /proc/self/mountinfo | grep -v '^0$' | tr -d 0-9",
+		"awk '$5 ~ \"^/sys/fs/cgroup\" && $5 != \"/sys/fs/cgroup\" && ($4 != \"/\" || $6 !~ /^ro,nosuid,nodev,noexec/)' /proc/self/mountinfo",
+		"for d in /sys/fs/cgroup /sys/fs/cgroup/*/; do",
+		"	mkdir $d/new 2>/dev/null && echo made in $d",
+		"	mount -o remount,bind,rw $d 2>/dev/null && echo remounted $d",
+		"	umount $d 2>/dev/null && echo unmounted $d",
+		"	[ ! -e $d/release_agent ] || echo $d is a root",
+		"done; :")
+	if got != "67108864\n\n" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestNetworks(t *testing.T) {
 	r := testRunner(t)
 	links := func(mode sandbox.NetworkMode) string {

@@ -62,10 +62,17 @@ func (w *workspace) state() string { return filepath.Join(w.dir, "state") }
 
 // attach mounts a detached mount on a path of the workspace.
 func (w *workspace) attach(mount int, target string) error {
+	if err := moveMount(mount, target); err != nil {
+		return err
+	}
+	w.mounted = append(w.mounted, target)
+	return nil
+}
+
+func moveMount(mount int, target string) error {
 	if err := unix.MoveMount(mount, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return &os.PathError{Op: "move_mount", Path: target, Err: err}
 	}
-	w.mounted = append(w.mounted, target)
 	return nil
 }
 

@@ -156,7 +156,7 @@ func (r *Runner) create(ctx context.Context, spec *sandbox.Spec) (*container, er
 	}
 	if c.lc, err = libcontainer.Create(c.work.state(), spec.ID, config); err != nil {
 		err = fmt.Errorf("cannot create container %s: %w", spec.ID, err)
-		return nil, errors.Join(err, c.work.remove())
+		return nil, errors.Join(err, c.work.remove(), c.group.Remove())
 	}
 	return c, nil
 }
@@ -179,7 +179,7 @@ func (r *Runner) prepare(ctx context.Context, spec *sandbox.Spec) (_ *container,
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, c.work.remove())
+			err = errors.Join(err, c.work.remove(), group.Remove())
 		}
 	}()
 	rootfs, shifted, err := c.work.mountRootfs(ctx, spec, r.options.NoIDMap)
@@ -207,11 +207,15 @@ func (r *Runner) prepare(ctx context.Context, spec *sandbox.Spec) (_ *container,
 	if err != nil {
 		return nil, nil, err
 	}
+	cgroupfs, err := c.work.makeCgroup(group)
+	if err != nil {
+		return nil, nil, err
+	}
 	nodes, err := c.work.deviceNodes(spec.Resources.Devices)
 	if err != nil {
 		return nil, nil, err
 	}
-	config, err := newConfig(spec, rootfs, path, r.masked, nodes, dev, mounts)
+	config, err := newConfig(spec, rootfs, path, r.masked, nodes, dev, cgroupfs, mounts)
 	if err != nil {
 		return nil, nil, err
 	}
