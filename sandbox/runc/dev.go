@@ -55,6 +55,16 @@ func (w *workspace) makeDev(spec *sandbox.Spec) (_ *configs.Mount, err error) {
 			return nil, err
 		}
 	}
+	// What is mounted there, is mounted in the container.
+	for _, name := range []string{"pts", "shm", "mqueue"} {
+		point := filepath.Join(dev, name)
+		if err := mkdir(point, 0o755); err != nil {
+			return nil, err
+		}
+		if err := os.Lchown(point, uid, gid); err != nil {
+			return nil, err
+		}
+	}
 	for name, target := range map[string]string{
 		"ptmx": "pts/ptmx", "fd": "/proc/self/fd",
 		"stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
