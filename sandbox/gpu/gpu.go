@@ -245,12 +245,6 @@ func rootOnly(path string) error {
 	}
 }
 
-// Kind is the kind of a qualified name.
-func Kind(name string) string {
-	kind, _, _ := strings.Cut(name, "=")
-	return kind
-}
-
 // Apply adds to a container what it needs for the devices, in the order of names.
 // hooks are the programs that may be run. The caller closes the sources of mounts
 // that were added, also after an error.

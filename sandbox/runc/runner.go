@@ -103,16 +103,6 @@ func ownMounts(dir string) error {
 	return nil
 }
 
-// Warm does ahead of time what the next [Runner.Start] would wait for: it
-// loads or compiles the seccomp filter for a process with these capabilities
-// and makes the kernel ready to move processes between control groups. The
-// latter holds for some milliseconds only, so a process that waits for work
-// calls Warm when it starts to wait and again as soon as work arrives.
-func (r *Runner) Warm(capabilities []string) error {
-	_, err := r.filter(capabilities, false)
-	return errors.Join(err, cgroup.Warm())
-}
-
 func (r *Runner) filter(capabilities []string, noSetUID bool) (*filter, error) {
 	f, cacheErr, err := r.filters.get(capabilities, noSetUID)
 	if cacheErr != nil {
