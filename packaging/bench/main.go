@@ -81,6 +81,7 @@ func run(ctx context.Context, binary, only string, quick bool) (missed int, err 
 		{"throughput", throughputSection},
 		{"cost", costSection},
 		{"celery", celerySection},
+		{"python", pythonSection},
 		{"pipes", pipeSection},
 		{"memory", memorySection},
 		{"million", millionSection},
