@@ -107,6 +107,8 @@ func run(o Options) error {
 		Logger:    logger.With("part", "monitor"),
 
 		Interpreters: mayInterpret(&c),
+		Ahead:        c.Python.Ready,
+		AheadTime:    c.Python.ReadyTime,
 	}, signals)
 }
 

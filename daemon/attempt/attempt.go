@@ -133,6 +133,9 @@ type Grant struct {
 	KeeperID int `json:"keeper_id,omitempty"`
 	// WorkDir is <state>/work/<job>-<attempt>, existing and empty.
 	WorkDir string `json:"work_dir"`
+	// Ahead is the work directory of the container that waited for this attempt, if
+	// one did: <state>/work/_ahead-<n>, removed before WorkDir.
+	Ahead string `json:"ahead,omitempty"`
 	// ImageDir is the image store.
 	ImageDir string `json:"image_dir"`
 	// CacheDir holds compiled seccomp filters; root only.

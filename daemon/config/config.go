@@ -105,6 +105,10 @@ type Python struct {
 	Enabled, LoadPath []string
 	// AppMain is what tasks of a program are named after.
 	AppMain string
+	// Ready is how many interpreters wait in a container for another call by who has just
+	// called a function, and ReadyTime for how long.
+	Ready     int
+	ReadyTime time.Duration
 	// TmpRoot is where the temporary directory of a function is made; one that is
 	// not absolute means the job's own scratch space.
 	TmpRoot string
@@ -244,7 +248,7 @@ func Default() Config {
 		Outage:         6 * time.Hour,
 		Launcher:       LauncherAuto,
 		Celery:         Celery{Queues: "celery", ETALimit: 10_000},
-		Python:         Python{AppMain: "girder_worker", TmpRoot: "tmp"},
+		Python:         Python{AppMain: "girder_worker", TmpRoot: "tmp", Ready: 2, ReadyTime: time.Minute},
 		MaxQueue:       2_000_000,
 		// Above systemd's ranges for services and containers, above what
 		// useradd gives to people, below 2^31.

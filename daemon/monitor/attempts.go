@@ -6,15 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"girderworker/daemon/attempt"
-	"girderworker/daemon/policy"
-	"girderworker/sandbox"
 	"girderworker/sandbox/cgroup"
 	"girderworker/transforms"
 )
@@ -160,73 +157,6 @@ func (m *Monitor) vacate(ctx context.Context, job string) error {
 	}
 }
 
-// launch makes the attempt's directory, which is its fence, and its runner.
-func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request, rights *policy.Rights, secrets transforms.Secrets) error {
-	d := l.dir
-	base := m.options.IDs.slice(l.slice)
-	if r.Identity.Source == policy.AMQP {
-		r.Identity.UID, r.Identity.GID = base, base
-	}
-	work := filepath.Join(m.files.work(), d.ID())
-	r.Grant = attempt.Grant{
-		UIDMappings: keepID(0, r.Identity.UID, base, nil),
-		GIDMappings: keepID(0, r.Identity.GID, base, r.Identity.Groups),
-		Roots:       rights.Roots(),
-		Closed:      m.closed(),
-		Transfers:   rights.Transfers(),
-		WorkDir:     work,
-		ImageDir:    m.files.image(),
-		CacheDir:    m.files.cache(),
-		Cgroup:      l.cgroup,
-		BootID:      m.bootID,
-		GroupID:     m.options.GID,
-	}
-	if secrets.MachineKey != "" {
-		r.Grant.KeeperID = base // which no process of the container has: it is root's there, and root is the submitter
-	}
-	// A function's container shows the machine's files as binds do.
-	if !rights.SwitchUser() && (len(r.Plan.Binds) > 0 || r.Plan.Python != nil) {
-		r.Grant.Withheld = []string{"CAP_SETUID", "CAP_SETGID"}
-	}
-	if r.Plan.Network == sandbox.NetworkPrivate {
-		network := rights.Network()
-		// A function is its own transfer process: it reaches what that would.
-		if p := r.Plan.Python; p != nil && (r.Identity.Source == policy.AMQP || slices.Contains(rights.Transfers(), sandbox.LocalServices)) {
-			network.Host = append(network.Host, p.Girders...)
-		}
-		r.Grant.Network = &network
-	}
-	if len(r.Resources.GPUs) > 0 {
-		r.Grant.GPUs = &m.options.GPUs
-	}
-	if err := d.Create(m.options.GID); err != nil {
-		if errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("%w: it was started before", ErrRefused)
-		}
-		return err
-	}
-	lock, err := d.Lock()
-	if err != nil {
-		return err
-	}
-	err = d.WriteRequest(r)
-	if err == nil {
-		err = d.WriteSecrets(secrets)
-	}
-	if err == nil {
-		err = os.Mkdir(work, 0o700)
-	}
-	if err != nil {
-		lock.Close()
-		return err
-	}
-	proc, err := m.launcher.start(ctx, d, lock, r.Resources.Scratch)
-	m.mu.Lock()
-	l.proc = proc
-	m.mu.Unlock()
-	return err
-}
-
 // watch waits for the end of an attempt's runner and cleans up after it.
 func (m *Monitor) watch(l *live) {
 	m.wg.Go(func() {
@@ -323,6 +253,11 @@ func (m *Monitor) sweep(d attempt.Dir, cgroup string) error {
 	if err := endCgroup(ctx, cgroup); err != nil {
 		return err
 	}
+	if r, err := d.ReadRequest(); err == nil && r.Grant.Ahead != "" {
+		if err := m.removeAhead(filepath.Base(r.Grant.Ahead)); err != nil {
+			return err
+		}
+	}
 	work, err := attempt.WorkDir(m.files.state, d.Job(), d.Number())
 	if err != nil {
 		return err
@@ -352,6 +287,9 @@ func (m *Monitor) scan(ctx context.Context) error {
 		return fmt.Errorf("cannot find live attempts: %w", err)
 	}
 	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), attempt.AheadPrefix) {
+			continue // after them all
+		}
 		cut := strings.LastIndexByte(e.Name(), '-')
 		if cut < 0 {
 			m.logger.Warn("Leaving a stranger in the work directory", "name", e.Name())
@@ -372,7 +310,7 @@ func (m *Monitor) scan(ctx context.Context) error {
 			return fmt.Errorf("cannot find live attempts: %w", err)
 		}
 	}
-	return nil
+	return m.sweepAhead()
 }
 
 // revive watches an attempt if its runner lives, and else sweeps it.

@@ -25,6 +25,7 @@ func (m *Monitor) discover(ctx context.Context, d attempt.Discovery, out *os.Fil
 	if err := policy.CheckPython(d.Interpreter, d.Path); err != nil {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
+	m.ahead.forget(d.Interpreter) // what it has imported may have changed
 	d.UID = m.options.IDs.unprivileged()
 	input, err := json.Marshal(d)
 	if err != nil {

@@ -38,8 +38,11 @@ type Options struct {
 	Launcher string
 	// GPUs say where the machine's devices are described.
 	GPUs attempt.GPUs
-	// Interpreters are those whose functions may be called.
+	// Interpreters are those whose functions may be called. Ahead of them wait in a
+	// container for the next call of who has just called a function, for AheadTime.
 	Interpreters []string
+	Ahead        int
+	AheadTime    time.Duration
 	// Drop is the directory watched for images.
 	Drop string
 	// Quota is how many bytes the image store's layers may have, 0 for any number.
@@ -76,6 +79,7 @@ type Monitor struct {
 	warming  atomic.Bool
 	bootID   string
 	launcher launcher
+	ahead    *aheads  // nil: none is kept
 	lock     *os.File // the state directory's
 	conn     *conn    // to the front; nil before there is one
 
@@ -196,6 +200,9 @@ func (m *Monitor) close() {
 	}
 	m.stop(nil)
 	m.wg.Wait()
+	if m.ahead != nil {
+		m.ahead.close()
+	}
 	if m.launcher != nil {
 		m.launcher.close()
 		removeEmptyCgroups(cgroupBase(m.options.State), m.files.work())
@@ -388,7 +395,11 @@ func (m *Monitor) newLauncher(ctx context.Context) (launcher, error) {
 	}
 	switch kind {
 	case "session":
-		return newSessions(m.options.Self, m.options.Runner, cgroupBase(m.options.State), layout{m.options.State}, m.logger), nil
+		s := newSessions(m.options.Self, m.options.Runner, cgroupBase(m.options.State), layout{m.options.State}, m.logger)
+		if m.options.Ahead > 0 && len(m.options.Interpreters) > 0 {
+			m.ahead = &aheads{m: m, sessions: s, making: map[string]chan struct{}{}}
+		}
+		return s, nil
 	case "systemd":
 		self, err := os.Executable()
 		if err != nil {

@@ -80,7 +80,7 @@ func (s *sessions) prepare(after time.Duration) {
 	s.making = made
 	s.wg.Go(func() {
 		time.Sleep(after)
-		w, err := s.spawn()
+		w, err := s.spawn(nil)
 		if err != nil {
 			s.logger.Warn("Cannot keep a runner ready; the next attempt starts slower", "error", err)
 		}
@@ -116,7 +116,7 @@ func (s *sessions) take(ctx context.Context) (*warmRunner, error) {
 	if w != nil {
 		return w, nil
 	}
-	return s.spawn()
+	return s.spawn(nil)
 }
 
 func (s *sessions) start(ctx context.Context, d attempt.Dir, lock *attempt.Lock, scratch int64) (_ *process, err error) {
@@ -133,17 +133,11 @@ func (s *sessions) start(ctx context.Context, d attempt.Dir, lock *attempt.Lock,
 		if err != nil {
 			return nil, err
 		}
-		// Before the lock is theirs, so that whoever finds it locked finds a record.
-		err = writeRecord(d, record{PID: w.pid, Start: w.start, Cgroup: w.cgroup})
-		if err == nil {
-			err = w.socket.SetReadDeadline(time.Now().Add(handover))
-		}
-		if err != nil {
+		if err := w.record(d); err != nil {
 			s.discard(w)
 			return nil, err
 		}
-		if err = attempt.SendStart(w.socket, d, lock); err == nil {
-			w.socket.Close()
+		if err = w.send(d, lock); err == nil {
 			return w.process, nil
 		}
 		s.discard(w)
@@ -156,8 +150,27 @@ func (s *sessions) start(ctx context.Context, d attempt.Dir, lock *attempt.Lock,
 	}
 }
 
-// spawn executes a runner that waits for an attempt on its socket.
-func (s *sessions) spawn() (_ *warmRunner, err error) {
+// record comes before the lock is theirs, so that whoever finds it locked finds a record.
+func (w *warmRunner) record(d attempt.Dir) error {
+	err := writeRecord(d, record{PID: w.pid, Start: w.start, Cgroup: w.cgroup})
+	if err == nil {
+		err = w.socket.SetReadDeadline(time.Now().Add(handover))
+	}
+	return err
+}
+
+// send gives a runner its attempt. After an error it must be discarded.
+func (w *warmRunner) send(d attempt.Dir, lock *attempt.Lock) error {
+	err := attempt.SendStart(w.socket, d, lock)
+	if err == nil {
+		w.socket.Close()
+	}
+	return err
+}
+
+// spawn executes a runner that waits for an attempt on its socket. It has a container
+// ready for the request in ahead, where that is not nil.
+func (s *sessions) spawn(ahead *os.File) (_ *warmRunner, err error) {
 	ours, theirs, err := attempt.WarmPair()
 	if err != nil {
 		return nil, err
@@ -171,7 +184,9 @@ func (s *sessions) spawn() (_ *warmRunner, err error) {
 	pidfd := -1
 	args := append(s.self[1:len(s.self):len(s.self)], "runner", "--warm-fd", "3")
 	s.mu.Lock()
-	if s.disk > 0 {
+	if ahead != nil {
+		args = append(args, "--ahead-fd", "4")
+	} else if s.disk > 0 {
 		args = append(args, "--scratch", strconv.FormatInt(s.disk, 10), "--cache", s.layout.cache(), "--work", s.layout.work())
 	}
 	s.mu.Unlock()
@@ -183,6 +198,9 @@ func (s *sessions) spawn() (_ *warmRunner, err error) {
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{theirs}
+	if ahead != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, ahead)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd}
 	group, err := s.newCgroup()
 	if err != nil {

@@ -31,14 +31,28 @@ def main():
     signal.signal(signal.SIGINT, cancel)
     sys.stdout.reconfigure(line_buffering=True, errors='backslashreplace')
     sys.stderr.reconfigure(errors='backslashreplace')
-    data = b''
-    while True:
-        piece = conn.recv(1 << 20)
-        if not piece:
-            break
-        data += piece
+    if len(sys.argv) > 1:
+        with os.fdopen(int(sys.argv[1]), 'rb') as f:
+            data = f.read()
+    else:
+        data = receive(conn, lambda data: b'\n' in data)
+    ready, _, data = data.partition(b'\n')
+    # Nothing is called yet, and perhaps not for a while.
+    app, problem, seen = None, None, {}
     try:
-        end = run(json.loads(data))
+        app = load(json.loads(ready))
+        seen = files()
+    except BaseException as exc:
+        problem = exc
+    waited = not data
+    if len(sys.argv) == 1:
+        data = receive(conn, lambda data: False, data)
+    if waited and data and (problem is not None or seen != files(seen)):
+        start_again(conn, ready + b'\n' + data)
+    try:
+        if problem is not None:
+            raise problem
+        end = run(app, json.loads(data))
     except BaseException as exc:  # SystemExit, too: a task that exits has not returned
         end = failed(exc)
     if os.getpid() != own:
@@ -58,8 +72,43 @@ def cancel(signum, frame):
     State.canceled = True
 
 
-def run(call):
-    sys.path[:0] = call.get('path') or []
+def receive(conn, enough, data=b''):
+    while not enough(data):
+        piece = conn.recv(1 << 20)
+        if not piece:
+            break
+        data += piece
+    return data
+
+
+def files(known=None):
+    """When the files of all modules were changed, but for those of Python itself."""
+    if known is None:
+        own = os.path.dirname(os.__file__) + os.sep
+        known = {m.__file__ for m in list(sys.modules.values()) if isinstance(getattr(m, '__file__', None), str)}
+        known = [f for f in known if not f.startswith(own) or '-packages' in f]
+    found = {}
+    for f in known:
+        try:
+            found[f] = os.stat(f).st_mtime_ns
+        except OSError:
+            found[f] = None
+    return found
+
+
+def start_again(conn, data):
+    """What was imported is not what is installed now."""
+    fd = os.memfd_create('call', 0)
+    with os.fdopen(os.dup(fd), 'wb') as f:
+        f.write(data)
+    os.lseek(fd, 0, os.SEEK_SET)
+    os.dup2(conn.fileno(), 0)
+    os.execv(sys.executable, [sys.executable, '-I', '-B', '-X', 'utf8', __file__, str(fd)])
+
+
+def load(what):
+    """Imports what will be called, and returns the application that has its tasks."""
+    sys.path[:0] = what.get('path') or []
     try:
         # Kitware's loads all plugins when it is imported, and fails with the first that does.
         from girder_worker import entrypoint
@@ -69,15 +118,19 @@ def run(call):
     from girder_worker.app import app
     if not hasattr(app, 'config'):
         app.config = app.conf  # the name in the documentation's example of a plugin class
-    if call.get('app_main'):
-        app.main = call['app_main']
-    if call.get('plugin'):
-        module, _, name = call['plugin'].partition(':')
+    if what.get('app_main'):
+        app.main = what['app_main']
+    if what.get('plugin'):
+        module, _, name = what['plugin'].partition(':')
         target = importlib.import_module(module)
         for part in filter(None, name.split('.')):
             target = getattr(target, part)
         target(app)
-    importlib.import_module(call['module'])
+    importlib.import_module(what['module'])
+    return app
+
+
+def run(app, call):
     task = app.tasks[call['task']]
     restore = unpickler()
     # What earlier tasks returned is data, whatever it looks like.

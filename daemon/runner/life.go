@@ -67,6 +67,13 @@ type attemptRun struct {
 	copied    chan error // result of output.copy
 	call      *call      // nil where no function is called
 
+	stopSignal os.Signal
+	ready      *attemptRun   // a container that waits for an attempt like this
+	work       string        // its work directory
+	untold     []string      // notes from when there was no attempt
+	began      time.Time     // when it was taken over
+	before     sandbox.Usage // of its container, until then
+
 	secrets transforms.Secrets
 	made    []attempt.HostVolume // in directories of the submitter
 	ends    []*os.File           // the container's ends of its standard streams
@@ -93,18 +100,24 @@ func (a *attemptRun) run(ctx context.Context) attempt.Exit {
 	a.tell(attempt.Event{Stage: stagePreparing})
 	a.log = a.dir.NewLogWriter(r.Resources.Log, r.Grant.GroupID)
 
-	spec, err := a.prepare(ctx)
-	if err == nil {
-		err = a.start(ctx, spec)
-	}
-	closeFiles(spec)
-	if err != nil {
-		return a.notStarted(err)
+	if a.takeOver() {
+		a.hear()
+		a.begin()
+	} else {
+		spec, err := a.prepare(ctx)
+		if err == nil {
+			err = a.start(ctx, spec)
+		}
+		closeFiles(spec)
+		if err != nil {
+			return a.notStarted(err)
+		}
+		a.stopSignal = stopSignalOf(spec)
 	}
 	a.ran = true
 	a.tell(attempt.Event{Stage: stageRunning, Started: &attempt.Started{PID: a.container.PID()}})
 	settled := time.AfterFunc(settleAfter, settle)
-	exit, err := a.supervise(stopSignalOf(spec))
+	exit, err := a.supervise(a.stopSignal)
 	settled.Stop()
 	if err != nil {
 		return failure(err)
@@ -196,6 +209,19 @@ func (a *attemptRun) root() (layers []string, mounts []sandbox.Mount, config *im
 
 // start starts the container and what listens to it.
 func (a *attemptRun) start(ctx context.Context, spec *sandbox.Spec) error {
+	a.hear()
+	if err := a.launch(ctx, spec); err != nil {
+		return err
+	}
+	if a.call != nil {
+		a.call.prepare(a.request.Plan.Python)
+	}
+	a.begin()
+	return nil
+}
+
+// launch starts the container.
+func (a *attemptRun) launch(ctx context.Context, spec *sandbox.Spec) error {
 	runner, err := runc.New(runc.Options{
 		CacheDir: a.request.Grant.CacheDir,
 		Cgroup:   path.Dir(a.request.Grant.Cgroup),
@@ -205,30 +231,12 @@ func (a *attemptRun) start(ctx context.Context, spec *sandbox.Spec) error {
 	if err != nil {
 		return err
 	}
-	if a.transfer != nil {
-		a.transfer.onActivity = a.output.touch
-		a.transfer.onProgress = func(p attempt.Progress) {
-			a.output.touch()
-			a.tell(attempt.Event{Progress: &p})
-		}
-		a.transfer.onBroken = func(stream, text string) {
-			a.stop.stop(&stopReason{outcome: attempt.OutcomeError, text: fmt.Sprintf("input %s broke off: %s", stream, text), grace: -1})
-		}
-		a.transfer.onLost = func() {
-			if len(a.transfer.streams) == 0 {
-				return // it has done all that it was there for
-			}
-			// The container would wait for ever at pipes that nobody serves.
-			a.stop.stop(&stopReason{outcome: attempt.OutcomeInterrupted, text: errEndedEarly.Error(), grace: -1, lost: true})
-		}
-		a.transfer.listen(a.crashed)
-	}
 	if spec.Network == sandbox.NetworkPrivate {
 		a.network = &privateNetwork{identity: a.request.Identity}
 		if rules := a.request.Grant.Network; rules != nil {
 			a.network.config.Rules = *rules
 		}
-		a.network.onLost = func(text string) { a.stop.stop(&stopReason{outcome: attempt.OutcomeError, text: text, grace: -1}) }
+		a.network.onLost = a.networkLost
 		spec.OnTunnel = func(tun *os.File) error {
 			a.network.attach(tun, a.crashed)
 			return nil
@@ -239,6 +247,39 @@ func (a *attemptRun) start(ctx context.Context, spec *sandbox.Spec) error {
 	}
 	a.output.started()
 	a.connected()
+	return nil
+}
+
+// networkLost ends a container whose network is gone.
+func (a *attemptRun) networkLost(text string) {
+	a.stop.stop(&stopReason{outcome: attempt.OutcomeError, text: text, grace: -1})
+}
+
+// hear listens to the transfer process.
+func (a *attemptRun) hear() {
+	if a.transfer == nil {
+		return
+	}
+	a.transfer.onActivity = a.output.touch
+	a.transfer.onProgress = func(p attempt.Progress) {
+		a.output.touch()
+		a.tell(attempt.Event{Progress: &p})
+	}
+	a.transfer.onBroken = func(stream, text string) {
+		a.stop.stop(&stopReason{outcome: attempt.OutcomeError, text: fmt.Sprintf("input %s broke off: %s", stream, text), grace: -1})
+	}
+	a.transfer.onLost = func() {
+		if len(a.transfer.streams) == 0 {
+			return // it has done all that it was there for
+		}
+		// The container would wait for ever at pipes that nobody serves.
+		a.stop.stop(&stopReason{outcome: attempt.OutcomeInterrupted, text: errEndedEarly.Error(), grace: -1, lost: true})
+	}
+	a.transfer.listen(a.crashed)
+}
+
+// begin has the attempt's container heard and told.
+func (a *attemptRun) begin() {
 	if a.call != nil {
 		a.call.start(a.secrets.Call, a.crashed)
 	}
@@ -251,7 +292,6 @@ func (a *attemptRun) start(ctx context.Context, spec *sandbox.Spec) error {
 		err = a.output.copy()
 	}()
 	a.stop.whenIdle(a.request.Limits.Idle, a.output.lastOutput)
-	return nil
 }
 
 // leaveForContainer moves this process out of the control group in which the
@@ -361,6 +401,12 @@ func (a *attemptRun) supervise(stopSignal os.Signal) (sandbox.Exit, error) {
 
 // finish brings to the disk what the container produced, and says how it ended.
 func (a *attemptRun) finish(ended sandbox.Exit, reason *stopReason) attempt.Exit {
+	if !a.began.IsZero() {
+		ended.Started = a.began
+		ended.Usage.CPU -= a.before.CPU
+		ended.Usage.ReadBytes -= a.before.ReadBytes
+		ended.Usage.WriteBytes -= a.before.WriteBytes
+	}
 	exit := attempt.Exit{Outcome: attempt.OutcomeExited, Code: ended.Code, Container: &ended}
 	switch {
 	case reason != nil:
@@ -451,6 +497,12 @@ func codeOf(o attempt.Outcome) int {
 
 // tell appends an event. One that cannot be written is lost, and nothing else.
 func (a *attemptRun) tell(e attempt.Event) {
+	if a.events == nil { // there is no attempt yet
+		if e.Note != "" {
+			a.untold = append(a.untold, e.Note)
+		}
+		return
+	}
 	if err := a.events.Append(e); err != nil {
 		a.logger.Warn("An event is lost", "error", err)
 	}
@@ -510,7 +562,9 @@ func (a *attemptRun) cleanUp() {
 		err = a.disk.Close()
 	}
 	if err == nil && a.request != nil && !a.keepWork {
-		err = attempt.RemoveWork(a.request.Grant.WorkDir)
+		if err = attempt.RemoveWork(a.workDir()); err == nil && a.work != "" {
+			err = attempt.RemoveWork(a.request.Grant.WorkDir) // by which it is known that something is left
+		}
 	}
 	if err != nil {
 		a.logger.Error("Cannot clean up", "error", err)

@@ -2,6 +2,7 @@ package runner
 
 import (
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -177,6 +178,13 @@ func newCall() (*call, error) {
 		return nil, fmt.Errorf("cannot use a function's socket: %w", err)
 	}
 	return c, nil
+}
+
+// prepare has the interpreter import what will be called.
+func (c *call) prepare(p *transforms.Python) {
+	data, _ := json.Marshal(map[string]any{"module": p.Module, "plugin": p.Plugin, "path": p.Path, "app_main": p.AppMain})
+	// Less than a socket takes. Who does not read it is told by a missing result.
+	_, _ = c.ours.Write(append(data, '\n'))
 }
 
 // start sends what the function is called with and waits for its result.

@@ -84,7 +84,8 @@ func Process(args []string) (code int, ok bool) {
 //	--directory DIR   run the attempt of that directory
 //	--warm-fd N       get ready, and wait on the socket N for an attempt
 //	                  (see [attempt.ReceiveStart]) or for its end; with
-//	                  --scratch, --cache and --work it has a scratch disk ready
+//	                  --scratch, --cache and --work it has a scratch disk ready, and
+//	                  with --ahead-fd the container of a function's next call (ahead.go)
 //
 // With --init PROGRAM that is the init of a container which is to have one; else
 // it is this program, which must be in a file then.
@@ -109,6 +110,7 @@ func run(args []string, logger *slog.Logger) error {
 	directory := flags.String("directory", "", "run the attempt of this directory")
 	warmFD := flags.Int("warm-fd", -1, "wait on this socket for an attempt")
 	init := flags.String("init", "", "the program that is a container's init")
+	aheadFD := flags.Int("ahead-fd", -1, "have a container ready for the request in this file")
 	var ahead diskAhead
 	flags.StringVar(&ahead.cache, "cache", "", "the directory of caches of that attempt")
 	flags.StringVar(&ahead.work, "work", "", "the directory that its work directory will be in")
@@ -146,7 +148,7 @@ func run(args []string, logger *slog.Logger) error {
 		if err != nil {
 			return err
 		}
-		return runAttempt(dir, lock, *init, nil, stop, logger)
+		return runAttempt(dir, lock, *init, nil, nil, stop, logger)
 	}
 	if err := unix.SetNonblock(*warmFD, true); err != nil {
 		return fmt.Errorf("cannot use descriptor %d: %w", *warmFD, err)
@@ -156,12 +158,23 @@ func run(args []string, logger *slog.Logger) error {
 	ahead.make()
 	runc.Ready()
 	_, _ = json.Marshal(&attempt.Request{}) // the same for the first thing that is read
+	var ready *attemptRun
+	if f := aheadFile(*aheadFD); f != nil {
+		var err error
+		if ready, err = prepareAhead(f, *init, stop, logger); err != nil && stop.ctx.Err() == nil {
+			logger.Warn("Cannot have a container ready; the next attempt starts slower", "error", err)
+		}
+		f.Close()
+	}
 	// What getting ready has left behind would stay for as long as the wait.
 	settled := time.AfterFunc(settleAfter, debug.FreeOSMemory)
 	undo := context.AfterFunc(stop.ctx, func() { _ = socket.SetReadDeadline(time.Unix(1, 0)) })
 	dir, lock, err := attempt.ReceiveStart(socket)
 	undo()
 	settled.Stop()
+	if err != nil && ready != nil {
+		ready.discard()
+	}
 	if errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil // there is no attempt, or the machine is shutting down
 	}
@@ -169,7 +182,7 @@ func run(args []string, logger *slog.Logger) error {
 		return err
 	}
 	socket.Close()
-	return runAttempt(dir, lock, *init, &ahead, stop, logger)
+	return runAttempt(dir, lock, *init, &ahead, ready, stop, logger)
 }
 
 // startMemory is what a runner may have in use before garbage is collected for
@@ -191,8 +204,14 @@ func settle() {
 }
 
 // runAttempt runs an attempt that is locked, and leaves exit.json.
-func runAttempt(dir attempt.Dir, lock *attempt.Lock, init string, ahead *diskAhead, stop *stopper, logger *slog.Logger) error {
+func runAttempt(dir attempt.Dir, lock *attempt.Lock, init string, ahead *diskAhead, ready *attemptRun, stop *stopper, logger *slog.Logger) error {
 	defer lock.Close()
+	a := &attemptRun{dir: dir, init: init, ahead: ahead, ready: ready, stop: stop}
+	defer func() {
+		if a.ready != nil {
+			a.ready.discard()
+		}
+	}()
 	defer time.AfterFunc(settleAfter, settle).Stop()
 	logger = logger.With("attempt", dir.ID())
 	stop.watch(dir)
@@ -222,7 +241,7 @@ func runAttempt(dir attempt.Dir, lock *attempt.Lock, init string, ahead *diskAhe
 	}
 	defer events.Close()
 
-	a := &attemptRun{dir: dir, gid: gid, events: events, init: init, ahead: ahead, stop: stop, logger: logger}
+	a.gid, a.events, a.logger = gid, events, logger
 	defer a.cleanUp()
 	exit := a.guard(a.run)
 	exit.Finished = time.Now()

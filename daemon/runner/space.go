@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -17,7 +18,10 @@ import (
 // other job's is gone with this process.
 
 // space is the directory where the container's writable layer and its volumes are.
-func (a *attemptRun) space() string { return filepath.Join(a.request.Grant.WorkDir, "space") }
+func (a *attemptRun) space() string { return filepath.Join(a.workDir(), "space") }
+
+// workDir is where all that is on the disk of this attempt, and not its record.
+func (a *attemptRun) workDir() string { return cmp.Or(a.work, a.request.Grant.WorkDir) }
 
 func (a *attemptRun) spaceImage() string { return filepath.Join(a.request.Grant.WorkDir, "space.img") }
 
@@ -36,7 +40,7 @@ func (a *attemptRun) makeSpace() error {
 	disk := a.ahead.take(want, image == "")
 	var err error
 	if disk == nil {
-		disk, err = scratch.Make(want.templates(), r.Grant.WorkDir, image, want.size)
+		disk, err = scratch.Make(want.templates(), a.workDir(), image, want.size)
 	}
 	if err == nil {
 		a.disk = disk

@@ -52,6 +52,9 @@ func newSpec(r *attempt.Request, config *image.Config) (*sandbox.Spec, error) {
 	if hostname == "" {
 		hostname = r.Job[:min(len(r.Job), 63)]
 	}
+	if r.Plan.Python != nil && r.Plan.Hostname == "" {
+		hostname = "girder-worker" // its container may be older than the job
+	}
 	cwd := r.Plan.Cwd
 	if cwd == "" {
 		cwd = config.WorkingDir

@@ -211,7 +211,7 @@ func (a *attemptRun) connect(ctx context.Context, spec *sandbox.Spec) error {
 		}
 	}
 	// Everyone in the container may open the pipes, so nobody else may reach them.
-	closed := filepath.Join(a.request.Grant.WorkDir, "closed")
+	closed := filepath.Join(a.workDir(), "closed")
 	if err := os.Mkdir(closed, 0o700); err != nil {
 		return fmt.Errorf("cannot make a directory for named pipes: %w", err)
 	}

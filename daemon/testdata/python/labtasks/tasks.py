@@ -155,6 +155,14 @@ def large():
     return 'x' * (2 << 20)
 
 
+IMPORTED = time.time()
+
+
+@app.task
+def imported():
+    return IMPORTED, os.getuid(), os.path.exists('/tmp/mark'), os.close(os.open('/tmp/mark', os.O_CREAT | os.O_WRONLY))
+
+
 @app.task
 def pickled():
     return {'py/object': 'datetime.date', 'py/reduce': [{'py/type': 'os.getcwd'}, []]}

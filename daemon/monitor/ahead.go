@@ -1,0 +1,274 @@
+package monitor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"girderworker/daemon/attempt"
+	"girderworker/daemon/policy"
+)
+
+// An ahead is a runner with a container in which an interpreter waits for one call. It
+// is for who has just called a function of that module, with the same rights and limits,
+// and for nobody else.
+type ahead struct {
+	*warmRunner
+	name        string // of its container and its work directory
+	key         string
+	interpreter string
+	slice       int // of ids, which it holds
+	expires     *time.Timer
+}
+
+// aheads are all of them; a nil one has none.
+type aheads struct {
+	m        *Monitor
+	sessions *sessions
+
+	mu     sync.Mutex
+	next   int
+	ready  []*ahead                 // oldest first
+	making map[string]chan struct{} // by key; closed when it is made
+	closed bool
+	wg     sync.WaitGroup // of what makes and what ends them
+}
+
+// aheadRefill leaves the processor to the attempt that was just started.
+const aheadRefill = 20 * time.Millisecond
+
+func (s *aheads) cgroup(name string) string { return s.sessions.base + "/" + name }
+
+func (s *aheads) work(name string) string { return filepath.Join(s.m.files.work(), name) }
+
+// keyOf tells requests apart that need a container each. Whoever comes from the message
+// queue has ids that are chosen anew.
+func keyOf(r *attempt.Request) (string, bool) {
+	like, ok := r.Ahead()
+	if !ok {
+		return "", false
+	}
+	if like.Identity.Source == policy.AMQP {
+		like.Identity.UID, like.Identity.GID = 0, 0
+		like.Grant.UIDMappings, like.Grant.GIDMappings = nil, nil
+	}
+	data, err := json.Marshal(like)
+	return string(data), err == nil
+}
+
+// take returns one that will do for a request, which is then the caller's, or nil. One
+// that is being made is waited for: another would not be there earlier.
+func (s *aheads) take(ctx context.Context, r *attempt.Request) *ahead {
+	if s == nil {
+		return nil
+	}
+	key, ok := keyOf(r)
+	if !ok {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if made := s.making[key]; made != nil {
+		s.mu.Unlock()
+		select {
+		case <-made:
+		case <-ctx.Done():
+		}
+		s.mu.Lock()
+	}
+	i := slices.IndexFunc(s.ready, func(a *ahead) bool { return a.key == key })
+	if i < 0 {
+		return nil
+	}
+	a := s.ready[i]
+	s.ready = slices.Delete(s.ready, i, i+1)
+	a.expires.Stop()
+	return a
+}
+
+// prepare makes one for the next request like r, in a while.
+func (s *aheads) prepare(r *attempt.Request, rights *policy.Rights) {
+	if s == nil {
+		return
+	}
+	key, ok := keyOf(r)
+	if !ok {
+		return
+	}
+	like, _ := r.Ahead()
+	who := owner(r)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.making[key] != nil || slices.ContainsFunc(s.ready, func(a *ahead) bool { return a.key == key }) {
+		return
+	}
+	made := make(chan struct{})
+	s.making[key] = made
+	s.next++
+	name := fmt.Sprintf("%s%s-%d", attempt.AheadPrefix, strconv.FormatInt(s.sessions.begun, 36), s.next)
+	s.wg.Go(func() {
+		time.Sleep(aheadRefill)
+		a, err := s.make(&like, name, who, rights)
+		if err != nil {
+			s.m.logger.Warn("Cannot keep an interpreter ready; the next call starts slower", "error", err)
+		}
+		var over []*ahead
+		s.mu.Lock()
+		delete(s.making, key)
+		if a != nil {
+			a.key = key
+			a.expires = time.AfterFunc(s.m.options.AheadTime, func() { s.endWhere(func(other *ahead) bool { return other == a }) })
+			s.ready = append(s.ready, a)
+		}
+		if n := len(s.ready) - s.m.options.Ahead; n > 0 {
+			over, s.ready = slices.Clone(s.ready[:n]), slices.Clone(s.ready[n:])
+		}
+		if s.closed {
+			over, s.ready = append(over, s.ready...), nil
+		}
+		s.mu.Unlock()
+		close(made)
+		for _, a := range over {
+			s.discard(a)
+		}
+	})
+}
+
+func (s *aheads) make(like *attempt.Request, name, who string, rights *policy.Rights) (_ *ahead, err error) {
+	slice, err := s.m.ranges.take(who)
+	if err != nil {
+		return nil, err
+	}
+	a := &ahead{name: name, interpreter: like.Plan.Python.Interpreter, slice: slice}
+	defer func() {
+		if err != nil {
+			s.m.ranges.release(slice)
+			err = errors.Join(err, s.m.removeAhead(name))
+		}
+	}()
+	s.m.grant(like, slice, s.work(name), s.cgroup(name), rights)
+	file, err := sealedJSON("a request", like)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	if err := os.Mkdir(s.work(name), 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make a work directory: %w", err)
+	}
+	if a.warmRunner, err = s.sessions.spawn(file); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// forget ends all of an interpreter.
+func (s *aheads) forget(interpreter string) {
+	if s != nil {
+		s.endWhere(func(a *ahead) bool { return a.interpreter == interpreter })
+	}
+}
+
+// endWhere ends those that wait and are meant.
+func (s *aheads) endWhere(meant func(*ahead) bool) {
+	s.mu.Lock()
+	var over []*ahead
+	s.ready = slices.DeleteFunc(s.ready, func(a *ahead) bool {
+		if meant(a) {
+			over = append(over, a)
+			return true
+		}
+		return false
+	})
+	s.wg.Add(1)
+	defer s.wg.Done()
+	s.mu.Unlock()
+	for _, a := range over {
+		s.discard(a)
+	}
+}
+
+// discard ends one, and all that is of it.
+func (s *aheads) discard(a *ahead) {
+	s.end(a)
+	s.m.ranges.release(a.slice)
+}
+
+// end leaves its ids to the attempt that it was for.
+func (s *aheads) end(a *ahead) {
+	a.expires.Stop()
+	s.sessions.discard(a.warmRunner)
+	if err := s.m.removeAhead(a.name); err != nil {
+		s.m.logger.Error("Cannot clean up after an interpreter that waited; the daemon's next start does", "name", a.name, "error", err)
+	}
+}
+
+// close ends all of them.
+func (s *aheads) close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.endWhere(func(*ahead) bool { return true })
+	s.wg.Wait()
+}
+
+// removeAhead removes what a runner that has ended has left of a container.
+func (m *Monitor) removeAhead(name string) error {
+	if !strings.HasPrefix(name, attempt.AheadPrefix) || strings.Contains(name, "/") {
+		return fmt.Errorf("%w: %q is no container of ours", ErrRefused, name)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), killPatience)
+	defer cancel()
+	if err := endCgroup(ctx, cgroupBase(m.options.State)+"/"+name); err != nil {
+		return err
+	}
+	work := filepath.Join(m.files.work(), name)
+	if err := unmountBelow(work); err != nil {
+		return err
+	}
+	for try := 0; ; try++ {
+		err := attempt.RemoveWork(work)
+		if try == removeTries || !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+			return err
+		}
+		time.Sleep(removePause) // its runner, which has lost its monitor, removes it as well
+	}
+}
+
+const (
+	removeTries = 50
+	removePause = 20 * time.Millisecond
+)
+
+// sweepAhead removes what an earlier monitor has left that is no live attempt's.
+func (m *Monitor) sweepAhead() error {
+	entries, err := os.ReadDir(m.files.work())
+	if err != nil {
+		return fmt.Errorf("cannot find what waited for attempts: %w", err)
+	}
+	inUse := map[string]bool{}
+	m.mu.Lock()
+	for _, l := range m.live {
+		if r, err := l.dir.ReadRequest(); err == nil && r.Grant.Ahead != "" {
+			inUse[filepath.Base(r.Grant.Ahead)] = true
+		}
+	}
+	m.mu.Unlock()
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), attempt.AheadPrefix) && !inUse[e.Name()] {
+			if err := m.removeAhead(e.Name()); err != nil {
+				return fmt.Errorf("cannot remove %s: %w", e.Name(), err)
+			}
+		}
+	}
+	return nil
+}

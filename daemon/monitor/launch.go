@@ -1,0 +1,130 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"girderworker/daemon/attempt"
+	"girderworker/daemon/policy"
+	"girderworker/sandbox"
+	"girderworker/transforms"
+)
+
+// launch makes the attempt's directory, which is its fence, and its runner.
+func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request, rights *policy.Rights, secrets transforms.Secrets) error {
+	work := filepath.Join(m.files.work(), l.dir.ID())
+	m.grant(r, l.slice, work, l.cgroup, rights)
+	waiting := m.ahead.take(ctx, r)
+	if waiting != nil {
+		m.mu.Lock()
+		own := l.slice
+		l.slice, l.cgroup = waiting.slice, m.ahead.cgroup(waiting.name)
+		m.mu.Unlock()
+		m.ranges.release(own)
+		m.grant(r, l.slice, work, l.cgroup, rights)
+		r.Grant.Ahead = m.ahead.work(waiting.name)
+	}
+	if secrets.MachineKey != "" {
+		// Which no process of the container has: it is root's there, and root is the submitter.
+		r.Grant.KeeperID = m.options.IDs.slice(l.slice)
+	}
+	err := m.begin(ctx, l, r, secrets, waiting)
+	if err == nil {
+		m.ahead.prepare(r, rights)
+	}
+	return err
+}
+
+// grant adds to a request what only the monitor decides.
+func (m *Monitor) grant(r *attempt.Request, slice int, work, cgroup string, rights *policy.Rights) {
+	base := m.options.IDs.slice(slice)
+	if r.Identity.Source == policy.AMQP {
+		r.Identity.UID, r.Identity.GID = base, base
+	}
+	r.Grant = attempt.Grant{
+		UIDMappings: keepID(0, r.Identity.UID, base, nil),
+		GIDMappings: keepID(0, r.Identity.GID, base, r.Identity.Groups),
+		Roots:       rights.Roots(),
+		Closed:      m.closed(),
+		Transfers:   rights.Transfers(),
+		WorkDir:     work,
+		ImageDir:    m.files.image(),
+		CacheDir:    m.files.cache(),
+		Cgroup:      cgroup,
+		BootID:      m.bootID,
+		GroupID:     m.options.GID,
+	}
+	// A function's container shows the machine's files as binds do.
+	if !rights.SwitchUser() && (len(r.Plan.Binds) > 0 || r.Plan.Python != nil) {
+		r.Grant.Withheld = []string{"CAP_SETUID", "CAP_SETGID"}
+	}
+	if r.Plan.Network == sandbox.NetworkPrivate {
+		network := rights.Network()
+		// A function is its own transfer process: it reaches what that would.
+		if p := r.Plan.Python; p != nil && (r.Identity.Source == policy.AMQP || slices.Contains(rights.Transfers(), sandbox.LocalServices)) {
+			network.Host = append(network.Host, p.Girders...)
+		}
+		r.Grant.Network = &network
+	}
+	if len(r.Resources.GPUs) > 0 {
+		r.Grant.GPUs = &m.options.GPUs
+	}
+}
+
+// begin makes the directory and hands it to a runner: to the one that waits for such an
+// attempt, if there is one.
+func (m *Monitor) begin(ctx context.Context, l *live, r *attempt.Request, secrets transforms.Secrets, waiting *ahead) (err error) {
+	handed := false
+	defer func() {
+		if waiting != nil && !handed {
+			m.ahead.end(waiting)
+		}
+	}()
+	d := l.dir
+	if err := d.Create(m.options.GID); err != nil {
+		if errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("%w: it was started before", ErrRefused)
+		}
+		return err
+	}
+	lock, err := d.Lock()
+	if err != nil {
+		return err
+	}
+	err = d.WriteRequest(r)
+	if err == nil {
+		err = d.WriteSecrets(secrets)
+	}
+	if err == nil {
+		err = os.Mkdir(r.Grant.WorkDir, 0o700)
+	}
+	if err == nil && waiting != nil {
+		err = waiting.record(d)
+	}
+	if err != nil {
+		lock.Close()
+		return err
+	}
+	var proc *process
+	if waiting != nil {
+		if err := waiting.send(d, lock); err != nil {
+			m.logger.Warn("A container that was kept ready failed; making another", "attempt", d.ID(), "error", err)
+			m.ahead.end(waiting)
+			waiting = nil
+		} else {
+			lock.Close()
+			proc, handed = waiting.process, true
+		}
+	}
+	if proc == nil {
+		proc, err = m.launcher.start(ctx, d, lock, r.Resources.Scratch)
+	}
+	m.mu.Lock()
+	l.proc = proc
+	m.mu.Unlock()
+	return err
+}

@@ -1,0 +1,108 @@
+package runner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"girderworker/daemon/attempt"
+)
+
+// Most of what a short function costs is the start of its container and of its
+// interpreter. Where a call is likely to be followed by another of the same caller, the
+// monitor has a warm runner do that before there is an attempt: the container runs, its
+// interpreter has imported the function's module, and waits for one call. It is used
+// for one, as any container, and is then gone; what it may and whose it is was settled
+// when it was made, and it is used only for an attempt to which the very same was granted.
+
+// maxAhead bounds the request that a container is made by.
+const maxAhead = 8 << 20
+
+// prepareAhead makes the container that the request in f describes.
+func prepareAhead(f *os.File, init string, stop *stopper, logger *slog.Logger) (*attemptRun, error) {
+	data, err := io.ReadAll(io.NewSectionReader(f, 0, maxAhead))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read what container to make: %w", err)
+	}
+	r := new(attempt.Request)
+	if err := json.Unmarshal(data, r); err != nil {
+		return nil, fmt.Errorf("cannot understand what container to make: %w", err)
+	}
+	if _, ok := r.Ahead(); !ok {
+		return nil, errors.New("cannot make a container ahead of its attempt: each needs something of its own")
+	}
+	a := &attemptRun{init: init, stop: stop, logger: logger, request: r, work: r.Grant.WorkDir}
+	spec, err := a.prepare(stop.ctx)
+	if err == nil {
+		err = a.launch(stop.ctx, spec)
+	}
+	closeFiles(spec)
+	if err != nil {
+		a.discard()
+		return nil, err
+	}
+	a.stopSignal = stopSignalOf(spec)
+	a.call.prepare(r.Plan.Python)
+	return a, nil
+}
+
+// discard ends a container that has no attempt.
+func (a *attemptRun) discard() {
+	a.killContainer()
+	a.cleanUp()
+}
+
+// takeOver has the attempt go on with a container that waits for such a one. It returns
+// false where there is none, or none that will do.
+func (a *attemptRun) takeOver() bool {
+	w := a.ready
+	a.ready = nil
+	if w == nil {
+		return false
+	}
+	r := a.request
+	if !w.request.Same(r) || path.Base(r.Grant.Cgroup) != path.Base(w.request.Grant.Cgroup) || r.Grant.Ahead != w.work || w.container.PID() == 0 || isDead(w.container.PID()) {
+		w.discard()
+		return false
+	}
+	a.work, a.output, a.transfer, a.pipes, a.disk = w.work, w.output, w.transfer, w.pipes, w.disk
+	a.network, a.container, a.call, a.ends, a.stopSignal = w.network, w.container, w.call, w.ends, w.stopSignal
+	a.output.log = a.log
+	if a.transfer != nil {
+		a.transfer.onDoing, a.transfer.onNote = a.doing, a.note
+	}
+	for _, text := range w.untold {
+		a.note(text)
+	}
+	a.began = time.Now()
+	// What its start has cost is not the attempt's.
+	a.before, _ = a.container.Usage()
+	return true
+}
+
+// isDead tells whether a child that was not waited for has ended.
+func isDead(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
+	return rest == "" || rest[0] == 'Z' || rest[0] == 'X'
+}
+
+// aheadFile takes over the descriptor of a request, which is passed by number.
+func aheadFile(fd int) *os.File {
+	if fd < 0 {
+		return nil
+	}
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), "ahead")
+}
