@@ -487,7 +487,7 @@ func (f *JobFile) checkTransfers() error {
 // moves says in the plan what is downloaded and uploaded, and with which servers.
 func (f *JobFile) moves(p *Plan) error {
 	if f.NeedsGirder() && len(f.Girders) == 0 {
-		return inField("girder", problem("missing; say which server has the job's files, as in https://girder.example.org/api/v1"))
+		return inField("girder", problem("missing; say which server has the job's files, as in https://girder.example.org/api/v1, or keep it with your API key in ~/.config/girder-worker/girder.json"))
 	}
 	for i := range f.Girders {
 		g := &f.Girders[i]
