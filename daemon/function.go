@@ -71,6 +71,7 @@ func (f *front) completeCall(job *queue.Job, p *transforms.Python, secrets *tran
 		return err
 	}
 	call.Module, call.Plugin, call.Path, call.AppMain = p.Module, p.Plugin, p.Path, p.AppMain
+	call.Soft = job.Limits.Soft.Seconds()
 	data, err := json.Marshal(call)
 	if err != nil {
 		return fmt.Errorf("cannot encode the function's call: %w", err)

@@ -259,6 +259,14 @@ try:
     r.get(timeout=60)
 except TaskRevokedError:
     print(r.state)`, "REVOKED\n"},
+		"soft time limit": {`
+from labtasks.tasks import soft
+from girder_worker.exceptions import SoftTimeLimitExceeded
+print(soft.delay(True).get(timeout=60))
+try:
+    soft.delay(False).get(timeout=60)
+except SoftTimeLimitExceeded as e:
+    print(repr(e))`, "stopped in time\nSoftTimeLimitExceeded(1)\n"},
 		"no task": {`
 from girder_worker.app import app
 from girder_worker.exceptions import WorkerError

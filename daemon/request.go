@@ -115,6 +115,10 @@ func (f *front) request(job *queue.Job) (*attempt.Request, transforms.Resources,
 	file.Resources.GPUs = gpus
 	file.Complete(f.settings(f.config.Load()).Defaults) // was done at submission; a job of an older release may lack something
 	res := file.Resources
+	limits := attempt.Limits{Hard: job.Limits.Hard, Soft: job.Limits.Soft, Idle: job.Limits.Idle, Outage: f.config.Load().Outage}
+	if plan.Python != nil {
+		limits.Soft = 0 // an exception within, which the function may make something of
+	}
 	return &attempt.Request{
 		Version:  attempt.Version,
 		Job:      job.ID,
@@ -126,7 +130,7 @@ func (f *front) request(job *queue.Job) (*attempt.Request, transforms.Resources,
 			CPUs: res.CPUs, Memory: res.Memory, PIDs: res.PIDs, Shm: res.Shm, Scratch: res.Scratch, Log: res.Log,
 			Swap: res.Swap, Reservation: res.Reservation, CPUSet: res.CPUSet, MemorySet: res.MemorySet, CPUShares: res.CPUShares,
 		},
-		Limits: attempt.Limits{Hard: job.Limits.Hard, Soft: job.Limits.Soft, Idle: job.Limits.Idle, Outage: f.config.Load().Outage},
+		Limits: limits,
 	}, res, nil
 }
 

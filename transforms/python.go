@@ -156,6 +156,9 @@ type PythonCall struct {
 	Args   []json.RawMessage `json:"args"`
 	Kwargs json.RawMessage   `json:"kwargs"`
 	Hooks  []json.RawMessage `json:"hooks,omitempty"`
+	// Soft is after how many seconds the function is interrupted by
+	// SoftTimeLimitExceeded; 0 is never.
+	Soft float64 `json:"soft,omitempty"`
 	// Previous are the results of earlier jobs, the first arguments: plain JSON.
 	Previous []json.RawMessage `json:"previous,omitempty"`
 	// Module, Plugin, Path and AppMain are those of [Python], added at the start.

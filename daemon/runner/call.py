@@ -1,10 +1,12 @@
 """Calls one function of a Python package. The call comes in, and its end goes out, through descriptor 0."""
+import contextlib
 import importlib
 import json
 import os
 import signal
 import socket
 import sys
+import threading
 import traceback
 
 MAX_RESULT = (1 << 20) - 4096
@@ -137,12 +139,39 @@ def run(app, call):
     args = (call.get('previous') or []) + [restore(a) for a in call['args']]
     kwargs = restore(call['kwargs'])
     prepare(app, task, call, args, kwargs, restore)
-    value = task(*args, **kwargs)
+    with soft_limit(call.get('soft') or 0):
+        value = task(*args, **kwargs)
     end = json.dumps({'state': 'SUCCESS', 'result': value}, allow_nan=False, default=plain).encode()
     if len(end) > MAX_RESULT:
         raise ValueError('the result has %d bytes as JSON, and at most %d can be kept; write a file and return its path' % (
             len(end), MAX_RESULT))
     return end
+
+
+@contextlib.contextmanager
+def soft_limit(seconds):
+    """Raises SoftTimeLimitExceeded in the function after so many seconds; 0 is never. The signal is Celery's."""
+    if not seconds:
+        yield
+        return
+    try:
+        from celery.exceptions import SoftTimeLimitExceeded
+    except ImportError:
+        from girder_worker.exceptions import SoftTimeLimitExceeded
+    running = True
+
+    def over(signum, frame):
+        if running:
+            raise SoftTimeLimitExceeded(seconds)
+    signal.signal(signal.SIGUSR1, over)
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        running = False
+        timer.cancel()
 
 
 def plain(value):

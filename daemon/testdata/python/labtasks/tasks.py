@@ -5,6 +5,7 @@ import sys
 import time
 
 from girder_worker.app import app
+from girder_worker.exceptions import SoftTimeLimitExceeded
 from girder_worker.utils import girder_job
 
 
@@ -73,6 +74,17 @@ def reports(self):
 def too_long():
     while True:
         time.sleep(1)
+
+
+@app.task(soft_time_limit=1, time_limit=60)
+def soft(catches):
+    try:
+        while True:
+            time.sleep(0.05)
+    except SoftTimeLimitExceeded:
+        if not catches:
+            raise
+        return 'stopped in time'
 
 
 @app.task
