@@ -42,7 +42,8 @@ build-deps:
 binary:
 	@mkdir -p build $(dir $(BINARY))
 	$(GOBUILD) -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o build/runner ./daemon/runner/program
-	$(GOBUILD) -tags '$(TAGS) embedded' -ldflags '$(LDFLAGS) $(STAMP)' -o $(BINARY) .
+	@echo '{"Replace":{"daemon/runner/embedded/program":"build/runner"}}' >build/overlay.json
+	$(GOBUILD) -tags '$(TAGS) embedded' -overlay build/overlay.json -ldflags '$(LDFLAGS) $(STAMP)' -o $(BINARY) .
 
 # Who answers for the packages, "NAME <ADDRESS>": a lab that makes its own says
 # its own name.

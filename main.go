@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"girderworker/daemon/cli"
+	"girderworker/daemon/runner/embedded"
 	// A container starts by running this program again, and becomes the
 	// container while this package is initialised.
 	_ "girderworker/sandbox/runc"
@@ -26,6 +27,6 @@ func main() {
 		LookupEnv: os.LookupEnv,
 		Version:   version,
 		Commit:    commit,
-		Runner:    runnerProgram,
+		Runner:    embedded.Program,
 	}))
 }

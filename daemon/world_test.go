@@ -69,7 +69,7 @@ func testMain(m *testing.M) int {
 // which it finds outside the source tree.
 func buildProgram(dir string) error {
 	program, overlay := filepath.Join(dir, "runner"), filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(overlay, fmt.Appendf(nil, `{"Replace":{"build/runner":%q}}`, program), 0o644); err != nil {
+	if err := os.WriteFile(overlay, fmt.Appendf(nil, `{"Replace":{"daemon/runner/embedded/program":%q}}`, program), 0o644); err != nil {
 		return err
 	}
 	for _, args := range [][]string{

@@ -73,7 +73,7 @@ func newPlace(t *testing.T) *place {
 	p.binary = filepath.Join(p.dir, "girder-worker")
 	// As it is shipped: with the program of runners in it.
 	runner, overlay := filepath.Join(p.dir, "runner"), filepath.Join(p.dir, "overlay.json")
-	place, err := filepath.Abs("../../build/runner")
+	place, err := filepath.Abs("../runner/embedded/program")
 	if err == nil {
 		err = os.WriteFile(overlay, fmt.Appendf(nil, `{"Replace":{%q:%q}}`, place, runner), 0o644)
 	}

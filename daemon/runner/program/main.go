@@ -1,7 +1,7 @@
 // girder-worker-runner is what a runner and its container start as where the
 // monitor starts them itself: of girder-worker only what they are made of, because
 // each start of a program takes time for all that is in it. It is no program to
-// install: girder-worker has it inside (embedded.go of package main).
+// install: girder-worker has it inside (daemon/runner/embedded).
 package main
 
 import (
