@@ -22,8 +22,8 @@ func settle() *time.Timer {
 	})
 }
 
-// unmapCode lets go of the pages of the program's code, most of which only a
-// start needs. Those that are needed again come from the page cache, or from
+// unmapCode lets go of the pages of the program's code and constants, most of
+// which only a start needs. Those that are needed again come from the page cache, or from
 // the file, as they first did. What cannot be let go of stays.
 func unmapCode() {
 	maps, err := os.ReadFile("/proc/self/maps")
@@ -34,12 +34,18 @@ func unmapCode() {
 	if err != nil {
 		return
 	}
+	before := ""
 	for line := range strings.Lines(string(maps)) {
 		var from, to uintptr
 		var mode string
-		// Code is never written to, so that nothing is lost with a page of it.
-		if n, _ := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode); n == 3 && mode == "r-xp" && strings.HasSuffix(line, " "+self+"\n") {
+		if n, _ := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode); n < 3 || !strings.HasSuffix(line, " "+self+"\n") {
+			continue
+		}
+		// They are never written to, so that nothing is lost with a page of them.
+		// What is read-only further on may have been written to at the start.
+		if mode == "r-xp" || mode == "r--p" && before == "r-xp" {
 			_, _, _ = unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED)
 		}
+		before = mode
 	}
 }

@@ -320,7 +320,7 @@ func (w *world) processes() (pids []int) {
 			continue // gone, or the kernel's
 		}
 		cgroups, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-		if strings.HasPrefix(exe, binary) || w.cgroup() != "" && strings.Contains(string(cgroups), w.cgroup()+"/") {
+		if strings.HasPrefix(strings.TrimPrefix(exe, "/memfd:"), binary) || w.cgroup() != "" && strings.Contains(string(cgroups), w.cgroup()+"/") {
 			pids = append(pids, pid)
 		}
 	}

@@ -395,8 +395,9 @@ func (p *place) checkLeftovers() {
 	})
 	processes, _ := filepath.Glob("/proc/[0-9]*/exe")
 	for _, exe := range processes {
-		// Containers' processes have the image's /bin/job; everything else is the binary.
-		if target, err := os.Readlink(exe); err == nil && (strings.HasPrefix(target, p.dir) || target == "/bin/job") {
+		// Containers' processes have the image's /bin/job; everything else is the binary,
+		// or what it has in memory.
+		if target, err := os.Readlink(exe); err == nil && (strings.HasPrefix(strings.TrimPrefix(target, "/memfd:"), p.dir) || target == "/bin/job") {
 			p.t.Errorf("a process is left: %s is %s", exe, target)
 		}
 	}

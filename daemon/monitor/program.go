@@ -18,13 +18,14 @@ func (s *sessions) useProgram(program string) error {
 	if err != nil {
 		return fmt.Errorf("cannot find this program: %w", err)
 	}
-	if s.program, err = sealedFile("girder-worker-runner", program); err != nil {
+	s.init = strings.TrimSuffix(self, " (deleted)")
+	// Whoever looks at the process shall see whose it is.
+	if s.program, err = sealedFile(s.init, program); err != nil {
 		return err
 	}
 	// By our number, because in the process that executes it other descriptors may
 	// have taken the place of ours.
 	s.self = []string{fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), s.program.Fd())}
-	s.init = strings.TrimSuffix(self, " (deleted)")
 	return nil
 }
 
@@ -35,6 +36,8 @@ func sealedFile(name, content string) (_ *os.File, err error) {
 			err = fmt.Errorf("cannot keep a program in memory: %w", err)
 		}
 	}()
+	const longest = 200 // the kernel takes 249 bytes
+	name = name[max(0, len(name)-longest):]
 	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
 	fd, err := unix.MemfdCreate(name, flags|unix.MFD_EXEC)
 	if errors.Is(err, unix.EINVAL) { // before Linux 6.3, where all can be executed

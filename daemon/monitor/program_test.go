@@ -34,7 +34,7 @@ func TestProgramInMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	exe := fmt.Sprintf("/proc/%d/exe", rec.PID)
-	if to, err := os.Readlink(exe); err != nil || !strings.HasPrefix(to, "/memfd:girder-worker-runner") {
+	if to, err := os.Readlink(exe); err != nil || !strings.HasPrefix(to, "/memfd:") || !strings.Contains(to, "monitor.test") {
 		t.Errorf("the runner is %q, %v", to, err)
 	}
 	f, err := os.OpenFile(exe, os.O_RDWR, 0)

@@ -155,7 +155,9 @@ func sizes(binary string) (map[int]int64, error) {
 		if err != nil {
 			continue
 		}
-		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err != nil || exe != binary {
+		// Runners are a file in memory that has the program's name.
+		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+		if err != nil || exe != binary && exe != "/memfd:"+binary+" (deleted)" {
 			continue
 		}
 		if pss := rollup(pid)["Pss"]; pss > 0 {
