@@ -393,12 +393,11 @@ func (p *place) checkLeftovers() {
 		}
 		return nil
 	})
-	processes, _ := filepath.Glob("/proc/[0-9]*/exe")
-	for _, exe := range processes {
-		// Containers' processes have the image's /bin/job; everything else is the binary,
-		// or what it has in memory.
-		if target, err := os.Readlink(exe); err == nil && (strings.HasPrefix(strings.TrimPrefix(target, "/memfd:"), p.dir) || target == "/bin/job") {
-			p.t.Errorf("a process is left: %s is %s", exe, target)
+	processes, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range processes {
+		// Containers' processes have the image's /bin/job.
+		if target, err := os.Readlink(dir + "/exe"); err == nil && (p.owns(dir) || target == "/bin/job") {
+			p.t.Errorf("a process is left: %s is %s", dir, target)
 		}
 	}
 	if left, err := os.ReadDir(filepath.Join(p.state(), "work")); err != nil || len(left) > 0 {

@@ -142,6 +142,13 @@ func (p *place) front() (pid int, ok bool) {
 	return 0, false
 }
 
+// owns tells whether a directory of /proc is of a process of the daemon's: the
+// binary, or what it has in memory.
+func (p *place) owns(dir string) bool {
+	exe, err := os.Readlink(dir + "/exe")
+	return err == nil && strings.HasPrefix(strings.TrimPrefix(exe, "/memfd:"), p.dir)
+}
+
 // waitReady returns when the API answers.
 func (p *place) waitReady(ctx context.Context, c *caller) error {
 	for {
