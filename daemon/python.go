@@ -59,7 +59,7 @@ func mayInterpret(c *config.Config) (all []string) {
 func pythons(c *config.Config) []plugin.Python {
 	var all []plugin.Python
 	for _, interpreter := range c.Interpreters() {
-		p := plugin.Python{Interpreter: interpreter, Path: c.Python.LoadPath, Enabled: c.Python.Enabled, AppMain: c.Python.AppMain}
+		p := plugin.Python{Interpreter: interpreter, Path: c.Python.LoadPath, Enabled: c.Python.Enabled, AppMain: c.Python.AppMain, ImportTime: c.Python.ImportTime}
 		if filepath.IsAbs(c.Python.TmpRoot) {
 			p.TmpRoot = filepath.Clean(c.Python.TmpRoot)
 		}

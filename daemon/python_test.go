@@ -444,6 +444,7 @@ func TestPythonPlugins(t *testing.T) {
 	} {
 		e.install(name, "P", map[string]string{"__init__.py": class, "tasks.py": text})
 	}
+	w.configure("slots = 4", "python = "+e.dir, "python_import_time = 10s")
 	if err := w.cmd.Process.Signal(syscall.SIGHUP); err != nil { // a change may wait for half a minute
 		t.Fatal(err)
 	}
@@ -457,7 +458,7 @@ func TestPythonPlugins(t *testing.T) {
 		for _, want := range []string{
 			"plugin broken: ModuleNotFoundError: No module named 'no_such_module' (" + e.site + "/broken/tasks.py, line 1)",
 			"plugin exiting: its import did not end well: exit status 5",
-			"plugin hanging: its import did not end well: it took longer than 30s",
+			"plugin hanging: its import did not end well: it took longer than 10s (python_import_time)",
 			"plugin twice: two functions are the task twice.tasks.t; the first counts",
 		} {
 			if !strings.Contains(all, want) {

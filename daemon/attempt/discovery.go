@@ -1,5 +1,7 @@
 package attempt
 
+import "time"
+
 // Discovery asks an interpreter for the tasks of its packages. The monitor adds
 // whom they are imported as.
 type Discovery struct {
@@ -11,6 +13,8 @@ type Discovery struct {
 	AppMain string   `json:"app_main,omitempty"`
 	// Skip are plugins that hung or died before, and are not imported again.
 	Skip []string `json:"skip,omitempty"`
+	// Time is how long all imports may take together.
+	Time time.Duration `json:"time"`
 }
 
 // DiscoveryAnswer is what came of it. Lines are what the packages said, which is

@@ -112,6 +112,8 @@ type Python struct {
 	// TmpRoot is where the temporary directory of a function is made; one that is
 	// not absolute means the job's own scratch space.
 	TmpRoot string
+	// ImportTime is how long all imports of one look at an interpreter may take.
+	ImportTime time.Duration
 }
 
 // Interpreters are the programs that Python.Interpreters name.
@@ -248,7 +250,7 @@ func Default() Config {
 		Outage:         6 * time.Hour,
 		Launcher:       LauncherAuto,
 		Celery:         Celery{Queues: "celery", ETALimit: 10_000},
-		Python:         Python{AppMain: "girder_worker", TmpRoot: "tmp", Ready: 2, ReadyTime: time.Minute},
+		Python:         Python{AppMain: "girder_worker", TmpRoot: "tmp", ImportTime: 30 * time.Second, Ready: 2, ReadyTime: time.Minute},
 		MaxQueue:       2_000_000,
 		// Above systemd's ranges for services and containers, above what
 		// useradd gives to people, below 2^31.

@@ -59,7 +59,7 @@ func (k Key) Kind() string {
 		return "N"
 	case *sizeValue, *boundValue:
 		return "size"
-	case *durationValue:
+	case *durationValue, *importTimeValue:
 		return "time"
 	case *listValue, *namesValue, *pathsValue:
 		return "list"
@@ -120,6 +120,7 @@ func (c *Config) Keys() []Key {
 		{sectionWorker, "python_ready", "interpreters ready for a person's next call of a function; 0 for none", false, &countValue{&c.Python.Ready, 0, 64}},
 		{sectionWorker, "python_ready_time", "for how long one waits", false, (*durationValue)(&c.Python.ReadyTime)},
 		{sectionWorker, "tmp_root", "where Python tasks keep what is temporary; relative: in their scratch", true, (*textValue)(&c.Python.TmpRoot)},
+		{sectionWorker, "python_import_time", "how long the imports that look for tasks may take, for each of python", true, &importTimeValue{durationValue: (*durationValue)(&c.Python.ImportTime)}},
 		{sectionGPUs, "cdi_dirs", "directories of the files that describe GPUs, apart by commas", false, &listValue{&c.GPUs.Dirs, absolute}},
 		{sectionGPUs, "kinds", "kinds of device that are GPUs, as vendor/class", false, &listValue{&c.GPUs.Kinds, deviceKind}},
 		{sectionGPUs, "share", "how many jobs may have one GPU at a time", true, &countValue{&c.GPUs.Share, 1, 64}},

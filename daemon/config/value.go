@@ -213,6 +213,21 @@ func (v *durationValue) Set(s string) error {
 }
 func (v *durationValue) String() string { return time.Duration(*v).String() }
 
+// An importTimeValue is long enough for an interpreter to start.
+type importTimeValue struct{ *durationValue }
+
+func (v *importTimeValue) Set(s string) error {
+	d, err := ParseDuration(s)
+	switch {
+	case err != nil:
+		return err
+	case d < time.Second || d > 10*time.Minute:
+		return errors.New("must be between 1s and 10m")
+	}
+	*v.durationValue = durationValue(d)
+	return nil
+}
+
 // Set takes hosts with commas or spaces between them; none is an empty list.
 func (v *hostsValue) Set(s string) error {
 	hosts := strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' })

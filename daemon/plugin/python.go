@@ -20,6 +20,7 @@ type Python struct {
 	// TmpRoot tmp_root.
 	Path, Enabled    []string
 	AppMain, TmpRoot string
+	ImportTime       time.Duration // python_import_time
 }
 
 // Found is what an interpreter told.
@@ -36,7 +37,7 @@ type Found struct {
 
 // Discovery is what to ask; skip are plugins that are left out.
 func (p Python) Discovery(skip []string) attempt.Discovery {
-	return attempt.Discovery{Interpreter: p.Interpreter, Path: p.Path, Enabled: p.Enabled, AppMain: p.AppMain, Skip: skip}
+	return attempt.Discovery{Interpreter: p.Interpreter, Path: p.Path, Enabled: p.Enabled, AppMain: p.AppMain, Skip: skip, Time: p.ImportTime}
 }
 
 // line is one line of what an interpreter says, see the runner's discover.py.

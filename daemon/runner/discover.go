@@ -26,8 +26,8 @@ var discoverScript string
 const DiscoverCommand = "python-discover"
 
 const (
-	// discoveryTime is how long all imports may take together.
-	discoveryTime = 30 * time.Second
+	// maxDiscoveryTime bounds what the configuration may say of it.
+	maxDiscoveryTime = 10 * time.Minute
 	// discoveryLines and discoveryOutput bound what is taken of it, in bytes.
 	discoveryLines  = 4 << 20
 	discoveryOutput = 4 << 10
@@ -49,11 +49,14 @@ func Discover(ctx context.Context, in io.Reader, out io.Writer) error {
 	if d.UID <= 0 {
 		return errors.New("packages cannot be imported as root")
 	}
+	if d.Time <= 0 || d.Time > maxDiscoveryTime {
+		return fmt.Errorf("imports may not take %v", d.Time)
+	}
 	request, err := json.Marshal(map[string]any{"path": d.Path, "enabled": d.Enabled, "skip": d.Skip, "app_main": d.AppMain})
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, discoveryTime, fmt.Errorf("it took longer than %v", discoveryTime))
+	ctx, cancel := context.WithTimeoutCause(ctx, d.Time, fmt.Errorf("it took longer than %v (python_import_time)", d.Time))
 	defer cancel()
 	lines, output := &head{limit: discoveryLines}, &tail{limit: discoveryOutput}
 	cmd := exec.CommandContext(ctx, d.Interpreter, "-I", "-B", "-X", "utf8", "-c", discoverScript)
