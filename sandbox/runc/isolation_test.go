@@ -192,7 +192,9 @@ func TestMaskedAndReadonlyPaths(t *testing.T) {
 }
 
 // TestControlGroupsInside: a job reads its own limits, as many programs do to
-// fit into them, and can change nothing of them.
+// fit into them, and can change nothing of them, whatever it does to the mounts.
+// Those of cgroup v1 are the runner's, to which it can do nothing; that of v2 is
+// the container's own.
 func TestControlGroupsInside(t *testing.T) {
 	got := script(t, testRunner(t), func(s *sandbox.Spec) {
 		s.Resources.Memory = 64 << 20
@@ -201,11 +203,19 @@ func TestControlGroupsInside(t *testing.T) {
 		"cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max",
 		"grep -c ' /sys/fs/cgroup' /proc/self/mountinfo | grep -v '^0$' | tr -d 0-9",
 		"awk '$5 ~ \"^/sys/fs/cgroup\" && $5 != \"/sys/fs/cgroup\" && ($4 != \"/\" || $6 !~ /^ro,nosuid,nodev,noexec/)' /proc/self/mountinfo",
+		"[ -e /sys/fs/cgroup/cgroup.controllers ] && v2=1",
+		"change() {",
+		"	mkdir $1/new 2>/dev/null && echo made in $1",
+		"	for f in memory.max memory.limit_in_bytes pids.max cpu.max cpu.cfs_quota_us cgroup.freeze freezer.state cgroup.subtree_control release_agent; do",
+		"		(cat $1/$f >$1/$f) 2>/dev/null && echo wrote $1/$f",
+		"	done",
+		"	[ ! -e $1/release_agent ] || echo $1 is a root",
+		"}",
 		"for d in /sys/fs/cgroup /sys/fs/cgroup/*/; do",
-		"	mkdir $d/new 2>/dev/null && echo made in $d",
-		"	mount -o remount,bind,rw $d 2>/dev/null && echo remounted $d",
-		"	umount $d 2>/dev/null && echo unmounted $d",
-		"	[ ! -e $d/release_agent ] || echo $d is a root",
+		"	change $d",
+		"	mount -o remount,bind,rw $d 2>/dev/null && [ -z $v2 ] && echo remounted $d",
+		"	change $d",
+		"	umount $d 2>/dev/null && [ -z $v2 ] && echo unmounted $d",
 		"done; :")
 	if got != "67108864\n\n" {
 		t.Errorf("got %q", got)
