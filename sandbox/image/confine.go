@@ -35,8 +35,7 @@ const (
 
 	archiveFD = 3
 	answerFD  = 4
-	heldFD    = 5
-	readyFD   = 6 // worker only
+	readyFD   = 5 // worker only
 )
 
 // confine runs a confined child for req and hands its messages to on, one after
@@ -46,9 +45,9 @@ const (
 // There are two processes. The first has the new namespaces and, in them, every
 // capability; it never sees the archive. It starts the second, the worker, with
 // the few capabilities of the task, and pivots the mount namespace, and so both,
-// into the request's root. Only then the worker gets its order. Both keep held
-// open, so its lock outlives an importer that is killed until they are gone too.
-func (s *Store) confine(ctx context.Context, req request, archive, held *os.File, on func(message) (any, error)) error {
+// into the request's root. Only then the worker gets its order. The first gets its
+// own, and starts the second, when begun has returned, which may be nil.
+func (s *Store) confine(ctx context.Context, req request, archive *os.File, begun func(pid int) error, on func(message) (any, error)) error {
 	order, err := json.Marshal(req)
 	if err != nil {
 		return err
@@ -65,16 +64,11 @@ func (s *Store) confine(ctx context.Context, req request, archive, held *os.File
 	}
 	defer answers.Close()
 	defer answersChild.Close()
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		return err
-	}
-	defer null.Close()
 	if archive == nil {
-		archive = null
-	}
-	if held == nil {
-		held = null
+		if archive, err = os.Open(os.DevNull); err != nil {
+			return err
+		}
+		defer archive.Close()
 	}
 
 	running, kill := context.WithCancel(ctx)
@@ -87,10 +81,13 @@ func (s *Store) confine(ctx context.Context, req request, archive, held *os.File
 	if raceDetector {
 		cmd.Env = append(cmd.Env, "GORACE=atexit_sleep_ms=0") // else every child sleeps a second at its end
 	}
-	cmd.Stdin = bytes.NewReader(order)
+	orders, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
 	cmd.Stdout = resultsChild
 	cmd.Stderr = &complaint
-	cmd.ExtraFiles = []*os.File{archive, answersChild, held}
+	cmd.ExtraFiles = []*os.File{archive, answersChild}
 	cmd.WaitDelay = 10 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET |
@@ -118,7 +115,16 @@ func (s *Store) confine(ctx context.Context, req request, archive, held *os.File
 	resultsChild.Close()
 	answersChild.Close()
 
-	heard := hear(results, answers, on)
+	var heard error
+	if begun != nil {
+		heard = begun(cmd.Process.Pid)
+	}
+	if heard == nil {
+		// A child that does not take it shows when its messages end.
+		_, _ = orders.Write(order)
+		orders.Close()
+		heard = hear(results, answers, on)
+	}
 	if heard != nil {
 		kill()
 	}

@@ -106,9 +106,22 @@ func TestImportSurvivesKill(t *testing.T) {
 	t.Logf("%d kills within %v: %d imports done, %d undone", kills, whole, present, absent)
 }
 
-// A child of a killed import that is still in the middle of a call does not
-// disturb the next start, which removes what it leaves.
-func TestOpenAwaitsChildren(t *testing.T) {
+// writeCommand makes the test binary a process that makes files in a directory
+// until it is killed.
+const writeCommand = "test-write"
+
+func writeMain(dir string) int {
+	for i := 0; ; i++ {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o600); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+	}
+}
+
+// A child of a killed import that is not dead yet does not disturb the next
+// start, which removes what it leaves.
+func TestOpenAwaitsChild(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
 	openStore(t, dir)
 	dead := filepath.Join(dir, "staging", "import-1")
@@ -116,29 +129,48 @@ func TestOpenAwaitsChildren(t *testing.T) {
 	if err := os.MkdirAll(work, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	held, err := os.Create(filepath.Join(dead, "held"))
-	if err != nil {
+	child := exec.Command("/proc/self/exe", writeCommand, work)
+	var said bytes.Buffer
+	child.Stdout = &said
+	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Flock(int(held.Fd()), syscall.LOCK_EX); err != nil {
+	if err := image.NoteChild(dead, child.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
-	writing := make(chan error, 1)
+	ended := make(chan error, 1)
 	go func() {
-		defer held.Close()
-		for i := range 2000 {
-			if err := os.WriteFile(filepath.Join(work, fmt.Sprint(i)), nil, 0o600); err != nil {
-				writing <- err
-				return
+		for range 2000 {
+			if _, err := os.Stat(filepath.Join(work, "500")); err == nil {
+				break
 			}
+			time.Sleep(5 * time.Millisecond)
 		}
-		close(writing)
+		child.Process.Kill()
+		ended <- child.Wait()
 	}()
 	s := openStore(t, dir)
-	if err := <-writing; err != nil {
-		t.Errorf("the directory was removed beneath its writer: %v", err)
+	var status *exec.ExitError
+	if err := <-ended; !errors.As(err, &status) || status.Exited() {
+		t.Errorf("the directory was removed beneath its writer: %v, %s", err, said.String())
 	}
 	checkNothingLeft(t, s, dir)
+}
+
+// A number that another process has by now is not waited for.
+func TestOpenAwaitsNobodyElse(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	openStore(t, dir)
+	for i, note := range []string{fmt.Sprint(os.Getpid(), " 1"), "1", "", "x y", fmt.Sprint(1<<22+1, " 7")} {
+		dead := filepath.Join(dir, "staging", fmt.Sprint("import-", i))
+		if err := os.Mkdir(dead, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dead, "child"), []byte(note), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	checkNothingLeft(t, openStore(t, dir), dir)
 }
 
 // checkNothingLeft checks that staging is empty and every layer is some

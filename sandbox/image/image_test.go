@@ -26,6 +26,8 @@ func TestMain(m *testing.M) {
 			os.Exit(image.Main(os.Args[2:]))
 		case importCommand:
 			os.Exit(importMain(os.Args[2:]))
+		case writeCommand:
+			os.Exit(writeMain(os.Args[2]))
 		case readCommand:
 			os.Exit(readMain(os.Args[2:]))
 		case filterCommand:

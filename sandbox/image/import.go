@@ -19,7 +19,7 @@ const (
 	workDir      = "work" // the confined child's root
 	readyDir     = "ready"
 	viewDir      = "view"
-	heldFile     = "held"
+	childFile    = "child"
 
 	maxImages = 256 // in one archive
 )
@@ -97,13 +97,11 @@ func (s *Store) importArchive(ctx context.Context, archive *os.File, o ImportOpt
 }
 
 // staging is one import under way. Its directory is locked for as long as it
-// lives, and the file held in it for as long as its children do, which is a
-// moment longer when it is killed.
+// lives.
 type staging struct {
 	store  *Store
 	dir    string
 	locked *os.File
-	held   *os.File
 
 	images   []plannedImage
 	finished bool                     // the child said so
@@ -133,11 +131,6 @@ func (s *Store) newStaging() (*staging, error) {
 	if st.locked, err = os.Open(dir); err == nil {
 		err = flock(st.locked, unix.LOCK_EX|unix.LOCK_NB)
 	}
-	if err == nil {
-		if st.held, err = os.OpenFile(filepath.Join(dir, heldFile), os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o600); err == nil {
-			err = flock(st.held, unix.LOCK_EX|unix.LOCK_NB)
-		}
-	}
 	for _, sub := range []string{workDir, readyDir, viewDir} {
 		if err == nil {
 			err = os.Mkdir(filepath.Join(dir, sub), 0o700)
@@ -154,15 +147,15 @@ func (st *staging) path(elem ...string) string {
 	return filepath.Join(append([]string{st.dir}, elem...)...)
 }
 
+func (st *staging) noteChild(pid int) error { return noteChild(st.dir, pid) }
+
 // remove takes the staging directory away, with whatever was not committed.
 func (st *staging) remove() {
 	if err := os.RemoveAll(st.dir); err != nil {
 		st.store.log.Warn("Cannot remove what an import left; the next start tries again", "path", st.dir, "error", err)
 	}
-	for _, f := range []*os.File{st.held, st.locked} {
-		if f != nil {
-			f.Close()
-		}
+	if st.locked != nil {
+		st.locked.Close()
 	}
 }
 
@@ -180,7 +173,7 @@ func (st *staging) unpack(ctx context.Context, archive *os.File, o ImportOptions
 		}
 		req.Absent = have
 	}
-	err := st.store.confine(ctx, req, archive, st.held, func(m message) (any, error) {
+	err := st.store.confine(ctx, req, archive, st.noteChild, func(m message) (any, error) {
 		if err := st.hear(m, o); err != nil || m.Plan == nil {
 			return nil, err
 		}
@@ -346,7 +339,7 @@ func (st *staging) inspect(ctx context.Context, img *Image) error {
 		return err
 	}
 	var seen *accounts
-	err = st.store.confine(ctx, request{Task: taskInspect, Root: view, Lowers: dirs}, nil, st.held, func(m message) (any, error) {
+	err = st.store.confine(ctx, request{Task: taskInspect, Root: view, Lowers: dirs}, nil, st.noteChild, func(m message) (any, error) {
 		if m.Accounts == nil || seen != nil {
 			return nil, errors.New("the unpacker sent an unexpected message")
 		}

@@ -249,7 +249,7 @@ func (s *Store) emptyStaging(ctx context.Context) error {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		if err := awaitChildren(path); err != nil {
+		if err := awaitChild(path); err != nil {
 			return err
 		}
 		if err := os.RemoveAll(path); err != nil {
@@ -257,21 +257,6 @@ func (s *Store) emptyStaging(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// awaitChildren returns when nothing that an import started writes beneath its
-// directory any longer. The kernel kills the children of a killed import, but
-// one of them may still be in the middle of a call.
-func awaitChildren(path string) error {
-	f, err := os.Open(filepath.Join(path, heldFile))
-	if isNotExist(err) || errors.Is(err, unix.ENOTDIR) {
-		return nil // trash, a document, or an import that had not started any
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return flock(f, unix.LOCK_EX)
 }
 
 // deadStaging lists what nobody works on in staging. Names are taken and

@@ -68,7 +68,7 @@ func setup() error {
 		return fmt.Errorf("unknown task %q", req.Task)
 	}
 	// What the importer inherited by mistake goes no further.
-	if err := unix.CloseRange(heldFD+1, 1<<31-1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+	if err := unix.CloseRange(answerFD+1, 1<<31-1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("cannot close inherited files: %w", err)
 	}
 	if err := limitSelf(); err != nil {
@@ -92,7 +92,7 @@ func setup() error {
 	cmd.Dir = "/"
 	cmd.Env = os.Environ()
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = orderWorker, os.Stdout, os.Stderr
-	cmd.ExtraFiles = []*os.File{os.NewFile(archiveFD, "archive"), os.NewFile(answerFD, "answers"), os.NewFile(heldFD, "held"), readyWorker}
+	cmd.ExtraFiles = []*os.File{os.NewFile(archiveFD, "archive"), os.NewFile(answerFD, "answers"), readyWorker}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("cannot start worker: %w", err)
 	}
