@@ -185,8 +185,8 @@ func TestDoctorJobs(t *testing.T) {
 	level(t, found, "girder key", "warning", "lends it to nobody")
 	level(t, found, "transfers", "ok", "[amqp] of the policy: to a task's own Girder alone")
 
-	level(t, look("memory = 160MiB", "slots = 4"), "room", "warning", "2 fit into 160.0 MiB of memory")
-	level(t, look("memory = 32MiB", "slots = 4"), "room", "failure", "not one fits into 32.0 MiB of memory")
+	level(t, look("memory = 160MiB", "slots = 4", "[limits]", "scratch = 1MiB"), "room", "warning", "2 fit into 160.0 MiB of memory")
+	level(t, look("memory = 32MiB", "slots = 4", "[limits]", "scratch = 1MiB"), "room", "failure", "not one fits into 32.0 MiB of memory")
 
 	// Below the tests' own directory, which is below /tmp, and which is not everybody's.
 	level(t, look("python = /usr/bin/python3,"+filepath.Join(etc, "venv")), "python", "failure", "no such file")

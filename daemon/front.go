@@ -118,16 +118,34 @@ func Front(o Options) error {
 	return f.run(ctx, &c, visitors{listener}, signals)
 }
 
+// lastFront is how long a front that was killed may take to let go of the queue
+// after it has let go of the state directory: the kernel closes one file after the other.
+const lastFront = 3 * time.Second
+
+// openQueue waits for a front that is in the middle of its end.
+func openQueue(ctx context.Context, o queue.Options) (*queue.Store, error) {
+	for deadline := time.Now().Add(lastFront); ; {
+		store, err := queue.Open(o)
+		if !errors.Is(err, queue.ErrLocked) || time.Now().After(deadline) {
+			return store, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 // run is the front from the queue's opening to its closing.
 func (f *front) run(ctx context.Context, c *config.Config, listener net.Listener, signals <-chan os.Signal) (err error) {
 	if f.bootID, err = monitor.BootID(); err != nil {
 		return err
 	}
-	f.store, err = queue.Open(queue.Options{
+	if f.store, err = openQueue(ctx, queue.Options{
 		Dir: filepath.Join(c.StateDir, "queue"), Logger: f.logger.With("part", "queue"), MaxJobs: c.MaxQueue,
 		Retention: queue.Retention{Age: c.Retention.Age, Count: c.Retention.Count}, Observer: observer(f.events),
-	})
-	if err != nil {
+	}); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.store.Close()) }()
