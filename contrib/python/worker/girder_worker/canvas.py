@@ -5,7 +5,20 @@ from . import exceptions
 from .result import GirderAsyncResult, GroupResult
 
 
-class Signature:
+class _Startable:
+    """What a call, a chain and a group have in common: _start makes it."""
+
+    def delay(self, *args, **kwargs):
+        return self._start(args, kwargs)
+
+    def apply_async(self, args=(), kwargs=None, **options):
+        return self._start(args, kwargs, options)
+
+    def __or__(self, other):
+        return chain(self, other)
+
+
+class Signature(_Startable):
     """One call of a task, not made yet."""
 
     def __init__(self, task, args=(), kwargs=None, options=None, immutable=False):
@@ -27,12 +40,6 @@ class Signature:
         self.options.update(options)
         return self
 
-    def delay(self, *args, **kwargs):
-        return self.apply_async(args, kwargs)
-
-    def apply_async(self, args=(), kwargs=None, **options):
-        return self._start(args, kwargs, options)
-
     def _start(self, args=(), kwargs=None, options=None, previous=None):
         call = self.clone(args, kwargs, **(options or {}))
         return call.task.apply_async(call.args, call.kwargs, _previous=previous, _with_result=not self.immutable, **call.options)
@@ -41,14 +48,11 @@ class Signature:
         call = self.clone(args, kwargs)
         return call.task(*call.args, **call.kwargs)
 
-    def __or__(self, other):
-        return chain(self, other)
-
 
 signature = Signature
 
 
-class chain:  # noqa: N801 - Celery's name
+class chain(_Startable):  # noqa: N801 - Celery's name
     """One after the other, each with the result of the one before as its first argument."""
 
     def __init__(self, *links):
@@ -56,17 +60,8 @@ class chain:  # noqa: N801 - Celery's name
         for link in links[0] if len(links) == 1 and isinstance(links[0], (list, tuple)) else links:
             self.links.extend(link.links if isinstance(link, chain) else [link])
 
-    def __or__(self, other):
-        return chain(self, other)
-
     def __call__(self, *args, **kwargs):
         return self._start(args, kwargs)
-
-    def delay(self, *args, **kwargs):
-        return self._start(args, kwargs)
-
-    def apply_async(self, args=(), kwargs=None, **options):
-        return self._start(args, kwargs, options)
 
     def _start(self, args=(), kwargs=None, options=None, previous=None):
         if not self.links:
@@ -77,26 +72,17 @@ class chain:  # noqa: N801 - Celery's name
         return result
 
 
-class group:  # noqa: N801
+class group(_Startable):  # noqa: N801
     """All at once."""
 
     def __init__(self, *calls):
         self.calls = list(calls[0]) if len(calls) == 1 and not hasattr(calls[0], '_start') else list(calls)
-
-    def __or__(self, other):
-        return chain(self, other)
 
     def __len__(self):
         return len(self.calls)
 
     def __call__(self, *args, **kwargs):
         return self._start(args, kwargs)
-
-    def delay(self, *args, **kwargs):
-        return self._start(args, kwargs)
-
-    def apply_async(self, args=(), kwargs=None, **options):
-        return self._start(args, kwargs, options)
 
     def _start(self, args=(), kwargs=None, options=None, previous=None):
         return GroupResult([c._start(args, kwargs, options, previous) for c in self.calls], previous)
