@@ -164,6 +164,16 @@ func (b *Broker) Alarm(t testing.TB, on bool) {
 		watermark = "0.000001"
 	}
 	b.Eval(t, fmt.Sprintf("vm_memory_monitor:set_vm_memory_high_watermark(%s).", watermark))
+	// Each connection hears of it by itself, and blocks with the next message.
+	for deadline := time.Now().Add(30 * time.Second); on; time.Sleep(10 * time.Millisecond) {
+		states := b.Eval(t, "[proplists:get_value(state, C) || C <- rabbit_networking:connection_info_all([state])].")
+		if !strings.Contains(states, "running") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("connections do not hear of the alarm: %s", states)
+		}
+	}
 }
 
 // Connections are the ids of the broker's connections to a virtual host.
