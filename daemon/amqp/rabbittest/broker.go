@@ -110,7 +110,16 @@ func (b *Broker) Restart(t testing.TB, down func()) {
 	if down != nil {
 		down()
 	}
-	b.Eval(t, "rabbit:start().")
+	// A start may end while parts of the last run still do, and then has started nothing.
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		started := b.Eval(t, "rabbit:start().")
+		if b.Eval(t, "rabbit:is_booted().") == "true" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("RabbitMQ does not start again: %s", started)
+		}
+	}
 }
 
 // Addr is where it listens for AMQP in clear.
