@@ -359,6 +359,9 @@ func (p *parser) document() {
 				walk(fmt.Sprintf("%s[%d]", path, i), v[i], guards, depth+1)
 			}
 		case map[string]any:
+			if strings.HasPrefix(path, "args[") {
+				p.group(path, v)
+			}
 			if name, given := v["if"]; given {
 				s, _ := name.(string)
 				if !strings.HasSuffix(path, "]") {
@@ -391,6 +394,21 @@ func (p *parser) document() {
 		case q.asID && q.asPath:
 			p.add("parameters["+strconv.Itoa(i)+"].name", "parameter %s: it is a path in args, entrypoint or env, and an id elsewhere; use two parameters", q.Name)
 		}
+	}
+}
+
+// group looks at a table among the arguments.
+func (p *parser) group(path string, v map[string]any) {
+	for _, key := range slices.Sorted(maps.Keys(v)) {
+		if key != "if" && key != "args" {
+			p.add(path+"."+key, "%s.%s: unknown; want if and args", path, key)
+		}
+	}
+	if _, given := v["if"]; !given {
+		p.add(path, "%s: it has no if; write {if = PARAMETER, args = [...]}", path)
+	}
+	if list, ok := v["args"].([]any); !ok || slices.ContainsFunc(list, func(entry any) bool { _, text := entry.(string); return !text }) {
+		p.add(path+".args", "%s.args: want a list of texts", path)
 	}
 }
 
