@@ -108,7 +108,7 @@ var must = strings.Fields(`
 	/usr/share/man/man1/girder-worker.1.gz /usr/share/man/man5/girder-worker-job.5.gz /usr/share/man/man8/girder-worker.8.gz
 	/usr/share/bash-completion/completions/girder-worker /usr/share/fish/vendor_completions.d/girder-worker.fish
 	/usr/share/man/man5/girder-worker-tasks.5.gz /etc/girder-worker/tasks.d /usr/share/girder-worker/tasks/hello.toml
-	/usr/share/girder-worker/job.schema.json /usr/share/doc/girder-worker/changelog.gz`)
+	/usr/share/girder-worker/job.schema.json /usr/share/girder-worker/task.schema.json /usr/share/doc/girder-worker/changelog.gz`)
 
 // TestPackages: both packages hold what they should, are the same bytes when
 // made again, please lintian, and the .rpm installs into a root and leaves it.

@@ -13,7 +13,8 @@ import (
 )
 
 // newTask is a task file that does something, and shows how.
-const newTask = `# A task for girder-worker; girder-worker-tasks(5) tells what can be written here.
+const newTask = `#:schema /usr/share/girder-worker/task.schema.json
+# A task for girder-worker; girder-worker-tasks(5) tells what can be written here.
 # Every field of a job document may stand here, too: see girder-worker-job(5).
 name = %[1]q
 title = "Say hello"
