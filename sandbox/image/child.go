@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,52 +12,84 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxDying is how long a killed child may be in the middle of a call.
-const maxDying = 10 * time.Second
+const (
+	// maxDying is how long a killed process may be in the middle of a call.
+	maxDying  = 10 * time.Second
+	lockPause = 5 * time.Millisecond
+)
 
-// noteChild writes down, beneath an import's directory, the first process of its
-// child, for whoever finds the import dead.
-func noteChild(dir string, pid int) error {
+// noteProcess writes down, beneath an import's directory, who works in it.
+func noteProcess(path string, pid int) error {
 	began, err := startTime(pid)
 	if err != nil {
-		return fmt.Errorf("cannot note the confined unpacker: %w", err)
+		return fmt.Errorf("cannot note process %d: %w", pid, err)
 	}
-	return os.WriteFile(filepath.Join(dir, childFile), fmt.Append(nil, pid, " ", began), 0o600)
+	return os.WriteFile(path, fmt.Append(nil, pid, " ", began), 0o600)
+}
+
+// awaitEnd returns when a noted process has ended, but not after patience, nor
+// when nobody is noted: in trash, in a document, in an import that was killed
+// before it could write the note, or in the middle of it.
+func awaitEnd(path string, patience time.Duration) (ended bool, err error) {
+	note, err := os.ReadFile(path)
+	if err != nil {
+		return true, nil
+	}
+	var pid int
+	var began uint64
+	if _, err := fmt.Sscan(string(note), &pid, &began); err != nil {
+		return true, nil
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) { // EINVAL: a number that no process has
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot watch process %d: %w", pid, err)
+	}
+	defer unix.Close(fd)
+	if now, err := startTime(pid); err != nil || now != began {
+		return true, nil // another process has the number
+	}
+	for deadline := time.Now().Add(patience); ; {
+		left := max(0, time.Until(deadline))
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds()))
+		if err != nil && err != unix.EINTR {
+			return false, os.NewSyscallError("poll", err)
+		}
+		if n > 0 || left == 0 {
+			return n > 0, nil
+		}
+	}
 }
 
 // awaitChild returns when the child of a dead import writes nothing any longer.
 // The kernel kills it with the import, but not in the same moment. Its first
 // process is gone after all others of its pid namespace.
 func awaitChild(dir string) error {
-	note, err := os.ReadFile(filepath.Join(dir, childFile))
-	if err != nil {
-		return nil // trash, a document, or an import that was killed before it had a child
+	ended, err := awaitEnd(filepath.Join(dir, childFile), maxDying)
+	if err == nil && !ended {
+		err = fmt.Errorf("the unpacker of %s, an import that was killed, does not end", dir)
 	}
-	var pid int
-	var began uint64
-	if _, err := fmt.Sscan(string(note), &pid, &began); err != nil {
-		return nil // a note that was cut off: its child never got an order
+	return err
+}
+
+// awaitUnlocked returns when a dead import's directory is not locked any longer.
+// A child that was forked, and not yet executed, has all its parent's files open,
+// and so the lock, until it sees that its parent is dead.
+func awaitUnlocked(dir string) error {
+	if _, err := os.Lstat(filepath.Join(dir, ownerFile)); err != nil {
+		return nil // it is just beginning, or was killed then
 	}
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return nil // no such process
-	}
-	defer unix.Close(fd)
-	if now, err := startTime(pid); err != nil || now != began {
-		return nil // another process has the number
-	}
-	for deadline := time.Now().Add(maxDying); ; {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(time.Until(deadline).Milliseconds()))
-		switch {
-		case err == unix.EINTR && time.Now().Before(deadline):
-		case err != nil && err != unix.EINTR:
-			return os.NewSyscallError("poll", err)
-		case n == 0:
-			return fmt.Errorf("process %d of an import that was killed does not end", pid)
-		default:
-			return nil
+	for deadline := time.Now().Add(maxDying); time.Now().Before(deadline); time.Sleep(lockPause) {
+		if ended, err := awaitEnd(filepath.Join(dir, ownerFile), 0); err != nil || !ended {
+			return err
+		}
+		if held, err := isLocked(dir); err != nil || !held {
+			return err
 		}
 	}
+	return nil // whoever has it noted a number of another pid namespace, and lives
 }
 
 // startTime is field 22 of /proc/PID/stat, which tells two processes with the

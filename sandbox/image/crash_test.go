@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"girderworker/sandbox/image"
 	"girderworker/sandbox/image/imagetest"
 )
@@ -135,7 +137,7 @@ func TestOpenAwaitsChild(t *testing.T) {
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := image.NoteChild(dead, child.Process.Pid); err != nil {
+	if err := image.Note(filepath.Join(dead, image.ChildFile), child.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
@@ -157,17 +159,78 @@ func TestOpenAwaitsChild(t *testing.T) {
 	checkNothingLeft(t, s, dir)
 }
 
+// An import that was killed while it forked is locked by the child it did not
+// have yet, which holds all that was open.
+func TestOpenAwaitsFork(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	openStore(t, dir)
+	dead := filepath.Join(dir, "staging", "import-1")
+	if err := os.Mkdir(dead, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	owner := exec.Command("cat")
+	end, err := owner.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := owner.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := image.Note(filepath.Join(dead, image.OwnerFile), owner.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	lock := openFile(t, dead)
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	openStore(t, dir)
+	if _, err := os.Stat(dead); err != nil {
+		t.Fatalf("a live import's directory is gone: %v", err)
+	}
+	end.Close()
+	if err := owner.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened := os.NewFile(uintptr(fd), "inotify")
+	defer opened.Close()
+	if _, err := unix.InotifyAddWatch(fd, dead, unix.IN_OPEN); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer lock.Close()
+		event := make([]byte, unix.SizeofInotifyEvent+unix.NAME_MAX+1)
+		// An event without a name is the directory itself, opened for its lock: more
+		// often than by a start that does not wait for it.
+		for tries := 0; tries < 5; {
+			n, err := opened.Read(event)
+			if err != nil {
+				return
+			}
+			if n == unix.SizeofInotifyEvent {
+				tries++
+			}
+		}
+	}()
+	checkNothingLeft(t, openStore(t, dir), dir)
+}
+
 // A number that another process has by now is not waited for.
 func TestOpenAwaitsNobodyElse(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
 	openStore(t, dir)
-	for i, note := range []string{fmt.Sprint(os.Getpid(), " 1"), "1", "", "x y", fmt.Sprint(1<<22+1, " 7")} {
+	for i, note := range []string{fmt.Sprint(os.Getpid(), " 1"), "1", "", "x y", "-1 7", fmt.Sprint(1<<22+1, " 7")} {
 		dead := filepath.Join(dir, "staging", fmt.Sprint("import-", i))
 		if err := os.Mkdir(dead, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(dead, "child"), []byte(note), 0o600); err != nil {
-			t.Fatal(err)
+		for _, name := range []string{image.OwnerFile, image.ChildFile} {
+			if err := os.WriteFile(filepath.Join(dead, name), []byte(note), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	checkNothingLeft(t, openStore(t, dir), dir)

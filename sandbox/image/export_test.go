@@ -3,5 +3,11 @@ package image
 // FilterCalls is what a worker does before it reads anything.
 var FilterCalls = filterCalls
 
-// NoteChild is what an import does before its child does anything.
-var NoteChild = noteChild
+// Note is what an import does before it, or its child, does anything.
+var Note = noteProcess
+
+// Names beneath an import's directory.
+const (
+	OwnerFile = ownerFile
+	ChildFile = childFile
+)

@@ -19,7 +19,8 @@ const (
 	workDir      = "work" // the confined child's root
 	readyDir     = "ready"
 	viewDir      = "view"
-	childFile    = "child"
+	ownerFile    = "owner" // who imports
+	childFile    = "child" // the first process of its confined child
 
 	maxImages = 256 // in one archive
 )
@@ -131,6 +132,9 @@ func (s *Store) newStaging() (*staging, error) {
 	if st.locked, err = os.Open(dir); err == nil {
 		err = flock(st.locked, unix.LOCK_EX|unix.LOCK_NB)
 	}
+	if err == nil {
+		err = noteProcess(st.path(ownerFile), os.Getpid())
+	}
 	for _, sub := range []string{workDir, readyDir, viewDir} {
 		if err == nil {
 			err = os.Mkdir(filepath.Join(dir, sub), 0o700)
@@ -147,7 +151,7 @@ func (st *staging) path(elem ...string) string {
 	return filepath.Join(append([]string{st.dir}, elem...)...)
 }
 
-func (st *staging) noteChild(pid int) error { return noteChild(st.dir, pid) }
+func (st *staging) noteChild(pid int) error { return noteProcess(st.path(childFile), pid) }
 
 // remove takes the staging directory away, with whatever was not committed.
 func (st *staging) remove() {

@@ -220,6 +220,9 @@ func (s *Store) pinned() (map[string]bool, error) {
 
 // sweep removes what an import or a prune that died left behind.
 func (s *Store) sweep() (Pruned, error) {
+	if err := s.awaitDying(); err != nil {
+		return Pruned{}, err
+	}
 	unlock, err := s.lock()
 	if err != nil {
 		return Pruned{}, err
@@ -236,6 +239,22 @@ func (s *Store) sweep() (Pruned, error) {
 		err = s.emptyStaging(context.Background())
 	}
 	return out, err
+}
+
+// awaitDying waits for the imports that were killed a moment ago.
+func (s *Store) awaitDying() error {
+	entries, err := os.ReadDir(s.path(stagingDir))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), importPrefix) {
+			if err := awaitUnlocked(s.path(stagingDir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // emptyStaging removes all of staging but what a live import holds locked. It
