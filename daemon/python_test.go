@@ -243,6 +243,38 @@ except Exception as e:
 		"retry": {`
 from labtasks.tasks import third_time
 print(third_time.delay().get(timeout=60))`, "2\n"},
+		"autoretry": {`
+from girder_worker.app import app
+waits = []
+class Noted(app.Task):
+    retry_backoff, retry_backoff_max, retry_jitter = True, 5, False
+    def retry(self, exc=None, **options):
+        waits.append(options)
+        return exc
+@app.task(base=Noted, bind=True, autoretry_for=(OSError,), dont_autoretry_for=(FileNotFoundError,), retry_kwargs={'max_retries': 9})
+def fails(self, retries, exc):
+    self.request.retries = retries
+    raise exc
+for retries in range(4):
+    try:
+        fails(retries, OSError('x'))
+    except OSError:
+        pass
+fails.retry_jitter = True
+for exc in OSError('x'), FileNotFoundError('x'), KeyError('x'):
+    try:
+        fails(2, exc)
+    except Exception:
+        pass
+last = waits.pop()
+print([w['countdown'] for w in waits], waits[0]['max_retries'], 0 <= last['countdown'] <= 4, last['max_retries'])`,
+			"[1, 2, 4, 5] 9 True 9\n"},
+		"no links": {`
+from labtasks.tasks import add
+try:
+    add.apply_async((1,), link=add.s())
+except Exception as e:
+    print(e)`, "link cannot be given here; put calls together with a.s() | b.s(), group or chord\n"},
 		"countdown": {`
 from labtasks.tasks import add
 r = add.apply_async((1, 1), countdown=3)
@@ -280,12 +312,6 @@ try:
     add.delay(1, c=2)
 except TypeError as e:
     print(e)`, "labtasks.tasks.add(): got an unexpected keyword argument 'c'\n"},
-		"within a task": {`
-from labtasks.tasks import starts_another
-try:
-    starts_another.delay().get(timeout=60)
-except Exception as e:
-    print(type(e).__name__, str(e)[:55])`, "RuntimeError labtasks.tasks.add cannot be started from within a task\n"},
 		"names of Girder 5": {`
 from girder_worker.utils.transforms.common import TemporaryDirectory
 from girder_worker.utils.transforms.girder_io import GirderFileId, GirderUploadToItem
@@ -381,6 +407,10 @@ func TestPythonTold(t *testing.T) {
 	}
 	if log := w.log(failed.ID); !strings.HasPrefix(log, "ValueError: ('broken', 42)\n  File \"") || !strings.Contains(log, "raise ValueError(text, 42)") {
 		t.Errorf("log: %q", log)
+	}
+	third := w.wait(w.callTask("labtasks.tasks.third_time").ID)
+	if third.State != "succeeded" || third.Attempt != 3 {
+		t.Errorf("%+v", third)
 	}
 	canceled := w.callTask("labtasks.tasks.until_canceled")
 	w.printed(canceled.ID, "waiting")

@@ -210,12 +210,47 @@ print(result.get(timeout=90), result.parent.get(timeout=90))`,
 		},
 	},
 	{
-		name: "retry", page: "Celery's own: a task that is tried again", ways: everyWay,
+		name: "retries", page: "Celery's own: the ways to have a task tried again", ways: everyWay,
 		program: `
-from my_worker_tasks.tasks import again
-result = again.delay()
+from my_worker_tasks import retries as r
+calls = [r.raised.delay(), r.called.delay(), r.exceeds.delay(), r.gives_up.delay(), r.more.delay(), r.endless.delay(), r.at.delay(True), r.at.delay(False),
+         r.same.delay(1, b=2), r.others.delay(1), r.by_itself.delay(), r.backs_off.delay(), r.both.delay(), r.of_class.delay(), r.as_function.delay()]
+for result in calls:
+    try:
+        print(result.get(timeout=90))
+    except Exception as e:
+        print(type(e).__name__ + ':', str(e).replace(result.id, 'ID'))
+result = r.goes_on.delay()
 print(result.get(timeout=90))`,
-		prints: "2\n",
+		prints: `2
+1
+MaxRetriesExceededError: Can't retry my_worker_tasks.retries.exceeds[ID]: it has been tried 2 times
+OSError: after 1
+3
+5
+1
+1
+[1, 2]
+ValueError: my_worker_tasks.retries.others cannot be retried with other args, queue here; have its caller call it anew
+OSError: again
+1
+1
+2
+gives_up itself raised after 0
+1
+`,
+		log: "goes on after a Retry\n",
+	},
+	{
+		name: "another", page: "Celery's own: a task that starts another", ways: everyWay,
+		program: `
+from my_worker_tasks.tasks import starts_another
+result = starts_another.delay()
+try:
+    print(result.get(timeout=90))
+except RuntimeError as e:
+    print(str(e).partition(', which')[0], '; have the caller put them together' in str(e))`,
+		prints: "my_worker_tasks.tasks.add cannot be started from within a task True\n", state: "failed", statuses: []int{2, 4}, log: "RuntimeError: my_worker",
 	},
 	{
 		name: "request", page: "Celery's own: what a task knows of its call", ways: everyWay,

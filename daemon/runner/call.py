@@ -18,6 +18,7 @@ class State:
     canceled = False
     retries = 0
     called = False
+    again = None  # what self.retry(throw=False) has asked for
 
 
 def main():
@@ -57,6 +58,8 @@ def main():
         end = run(app, json.loads(data))
     except BaseException as exc:  # SystemExit, too: a task that exits has not returned
         end = failed(exc)
+    if State.again is not None:
+        end = failed(State.again)
     if os.getpid() != own:
         os._exit(0)  # a child that came back from the function
     try:
@@ -155,9 +158,9 @@ def soft_limit(seconds):
         yield
         return
     try:
-        from celery.exceptions import SoftTimeLimitExceeded
-    except ImportError:
         from girder_worker.exceptions import SoftTimeLimitExceeded
+    except ImportError:  # Kitware's
+        from celery.exceptions import SoftTimeLimitExceeded
     running = True
 
     def over(signum, frame):
@@ -215,6 +218,7 @@ def prepare(app, task, call, args, kwargs, restore):
     if hasattr(task, 'push_request'):  # Celery's
         task.push_request(**known)
         keep_request(task)
+        explain_start()
         task.update_state = lambda *a, state=None, **k: task.job_manager.updateProgress(message=str(state))
     else:
         task.request.__dict__.update(known)
@@ -247,33 +251,62 @@ def keep_request(task):
     _task_stack.push(task)  # celery.current_task
 
 
+def explain_start():
+    """Has a task that starts another one fail with what to do instead, where it reaches no broker."""
+    from celery import Celery
+    from kombu.exceptions import OperationalError
+    send = Celery.send_task
+
+    def send_task(self, name, *args, **kwargs):
+        try:
+            return send(self, name, *args, **kwargs)
+        except OperationalError as exc:
+            raise RuntimeError(
+                '%s cannot be started from within a task, which reaches no broker (%s); have the caller put them together: '
+                'a.s() | b.s(), group or chord of celery' % (name, exc)) from exc
+
+    Celery.send_task = send_task
+
+
 def retry(self, args=None, kwargs=None, exc=None, throw=True, eta=None, countdown=None, max_retries=None, **options):
-    """Ends this call; the daemon makes the next one."""
-    if args is not None and list(args) != list(self.request.args) or kwargs is not None and kwargs != self.request.kwargs:
-        raise ValueError('a task cannot be retried with other arguments here; call it anew')
+    """Ends this call, unless throw says that it goes on to its end; the daemon makes the next one."""
+    retry_class, exceeded_class = retry_classes()
+    if self.request.called_directly:  # by another task, as a function
+        raise exc or retry_class('Task can be retried')
+    other = ['args'] if args is not None and list(args) != list(self.request.args) else []
+    other += ['kwargs'] if kwargs is not None and kwargs != self.request.kwargs else []
+    other += sorted(name for name, value in options.items() if value is not None)
+    if other:
+        raise ValueError('%s cannot be retried with other %s here; have its caller call it anew' % (self.name, ', '.join(other)))
+    if max_retries is not None:
+        self.override_max_retries = max_retries  # autoretry_for goes by it, in Celery too
     limit = self.max_retries if max_retries is None else max_retries
     if limit is not None and State.retries >= limit:
         if exc is not None:
             raise exc
-        error = getattr(self, 'MaxRetriesExceededError', None) or retry_classes()[1]
-        raise error("Can't retry %s[%s]: it has been tried %d times" % (self.name, self.request.id, State.retries + 1))
-    if countdown is None:
-        countdown = self.default_retry_delay
+        raise exceeded_class("Can't retry %s[%s]: it has been tried %d times" % (self.name, self.request.id, State.retries + 1))
     if eta is not None:
         import datetime
-        countdown = max(0.0, (eta - datetime.datetime.now(eta.tzinfo)).total_seconds())
-    again = retry_classes()[0](exc=exc or sys.exc_info()[1])
-    again.girder_worker_countdown = float(countdown)
-    raise again
+        if eta.tzinfo is None:  # Celery's time zone is UTC
+            eta = eta.replace(tzinfo=datetime.timezone.utc)
+        countdown = (eta - datetime.datetime.now(datetime.timezone.utc)).total_seconds()
+    elif countdown is None:
+        countdown = self.default_retry_delay
+    again = retry_class(exc=exc or sys.exc_info()[1])
+    again.girder_worker_countdown = max(0.0, float(countdown))
+    if throw:
+        raise again
+    State.again = again
+    return again
 
 
 def retry_classes():
     """Those that tasks know: autoretry_for and what a task catches make an exception of them."""
     try:
-        from celery import exceptions
-    except ImportError:
-        from girder_worker import exceptions
-    return exceptions.Retry, exceptions.MaxRetriesExceededError
+        from girder_worker.exceptions import MaxRetriesExceededError, Retry
+    except ImportError:  # Kitware's
+        from celery.exceptions import MaxRetriesExceededError, Retry
+    return Retry, MaxRetriesExceededError
 
 
 class JobManager:

@@ -2,6 +2,7 @@
 import functools
 import os
 
+from . import exceptions
 from .result import GirderAsyncResult
 from .task import Task
 
@@ -48,6 +49,8 @@ class Conf(dict):
 
 class App:
     """Stands for a Celery application: it has tasks and a configuration."""
+
+    Task = Task
 
     def __init__(self, main):
         self.main, self.tasks, self.conf = main, {}, Conf()
@@ -99,7 +102,10 @@ class App:
     def register_task(self, task):
         task = task() if isinstance(task, type) else task
         task.app = self
-        self.tasks[task.name or self.gen_task_name(type(task).__name__, type(task).__module__)] = task
+        task.name = task.name or self.gen_task_name(type(task).__name__, type(task).__module__)
+        if task.autoretry_for:
+            task.run = _retried(task, task.run)
+        self.tasks[task.name] = task
         return task
 
     def signature(self, name, args=(), kwargs=None, **options):
@@ -122,13 +128,28 @@ class App:
 
 
 def _retried(task, run):
+    """What autoretry_for and its companions make of a task's function."""
     @functools.wraps(run)
     def wrapper(*args, **kwargs):
         try:
             return run(*args, **kwargs)
+        except (exceptions.Ignore, exceptions.Retry) + tuple(task.dont_autoretry_for):
+            raise
         except tuple(task.autoretry_for) as exc:
-            raise task.retry(exc=exc, **task.retry_kwargs)
+            options = dict(task.retry_kwargs)
+            if task.retry_backoff:
+                options['countdown'] = _backoff(task)
+            if task.override_max_retries is not None:
+                options['max_retries'] = task.override_max_retries
+            raise task.retry(exc=exc, **options)
     return wrapper
+
+
+def _backoff(task):
+    """Seconds until the next try: twice as many each time."""
+    import random
+    seconds = min(int(task.retry_backoff_max), max(1, int(task.retry_backoff)) * 2 ** task.request.retries)
+    return random.randrange(seconds + 1) if task.retry_jitter else seconds
 
 
 app = App(os.environ.get('GIRDER_WORKER_CELERY_APP_MAIN') or 'girder_worker')

@@ -30,7 +30,13 @@ class Task:
     soft_time_limit = None
     ignore_result = False
     autoretry_for = ()
+    dont_autoretry_for = ()
     retry_kwargs = {}
+    retry_backoff = False
+    retry_backoff_max = 600
+    retry_jitter = True
+    override_max_retries = None
+    MaxRetriesExceededError = exceptions.MaxRetriesExceededError
     typing = True
 
     _girder_job_title = None
@@ -138,7 +144,7 @@ class Task:
         return EagerResult(self, args or (), kwargs or {})
 
     def apply_async(self, args=None, kwargs=None, task_id=None, countdown=None, eta=None, expires=None, priority=None,
-                    time_limit=None, soft_time_limit=None, max_retries=None, headers=None, _previous=None,
+                    time_limit=None, soft_time_limit=None, headers=None, _previous=None,
                     _with_result=True, **options):
         """Hands the call to the daemon. What it refuses is raised as WorkerError."""
         from ._pickle import flatten
@@ -148,6 +154,9 @@ class Task:
             for given in (kwargs, options):
                 if name in given:
                     fields[name] = given.pop(name)
+        for name in ('link', 'link_error', 'chain', 'chord'):
+            if options.get(name):
+                raise exceptions.WorkerError('%s cannot be given here; put calls together with a.s() | b.s(), group or chord' % name)
         ids, listed = previous_of(_previous)
         if self.app is not None and self.app.current_task is not None:
             raise RuntimeError(
@@ -179,8 +188,8 @@ class Task:
             if value is not None:
                 call[name] = value
         for name, value in (('not_before', eta), ('expires', expires)):
-            if hasattr(value, 'isoformat'):
-                value = (value if value.tzinfo else value.astimezone()).isoformat()
+            if hasattr(value, 'isoformat'):  # without a time zone it is UTC, as Celery has it
+                value = value.isoformat() + ('' if value.tzinfo else 'Z')
             if value is not None:
                 call[name] = value
         for name in ('girder_api_url', 'girder_client_token'):

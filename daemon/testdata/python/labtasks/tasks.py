@@ -21,11 +21,6 @@ def add(a, b=1):
 
 
 @app.task
-def starts_another():
-    return add.delay(1, 2).get()
-
-
-@app.task
 def total(numbers):
     return sum(numbers)
 

@@ -6,7 +6,7 @@ class MyWorkerTasks(GirderWorkerPluginABC):
         self.app = app
 
     def task_imports(self):
-        return ['my_worker_tasks.tasks']
+        return ['my_worker_tasks.tasks', 'my_worker_tasks.retries']
 
 
 # Callers import them from here. After the class: the application looks for that.

@@ -46,13 +46,6 @@ def tells(self):
     self.job_manager.updateProgress(current=3, message='three', forceFlush=True)
 
 
-@app.task(bind=True, max_retries=3)
-def again(self):
-    if self.request.retries < 2:
-        raise self.retry(exc=OSError('not yet'), countdown=0)
-    return self.request.retries
-
-
 @app.task(bind=True)
 def request(self, *args, **kwargs):
     r = self.request
@@ -63,3 +56,8 @@ def request(self, *args, **kwargs):
 @app.task(bind=True)
 def asks_girder(self):
     return self.girder_client.get('system/version')['release']
+
+
+@app.task
+def starts_another():
+    return add.delay(1, 2).get()
