@@ -36,13 +36,17 @@ func (f *front) dispatch(ctx context.Context) error {
 		}
 		timer.Stop()
 		if !again.IsZero() {
-			timer.Reset(max(0, time.Until(again)))
+			timer.Reset(max(0, min(time.Until(again), clockInterval)))
 		}
 	}
 }
 
 // diskInterval is how often jobs that wait are held against the disk.
 const diskInterval = 15 * time.Second
+
+// clockInterval is how often what waits for a time is held against the clock, which
+// may have been set meanwhile.
+const clockInterval = time.Minute
 
 // fullDiskPause is how long claims rest when the disk has no room for one.
 const fullDiskPause = 5 * time.Second

@@ -70,6 +70,9 @@ func (s *Store) Claim(ctx context.Context, total Capacity, bootID string, max in
 		if done, err = t.settleConfirmed(); err != nil {
 			return err
 		}
+		if err := t.settleSetBack(); err != nil {
+			return err
+		}
 		more, err := t.settleDue()
 		if err != nil {
 			return err
@@ -257,7 +260,9 @@ func (p *planner) patient(lanes []*lane) {
 	var over []*lane
 	for _, l := range lanes {
 		h := l.waiting[0]
-		if !h.passed.IsZero() && p.now.Sub(h.passed) >= patience && p.total.fits(h.need) {
+		// What begins in the future began before the clock was set back.
+		late := p.now.Sub(h.passed) >= patience || p.now.Before(h.passed)
+		if !h.passed.IsZero() && late && p.total.fits(h.need) {
 			over = append(over, l)
 		}
 	}
@@ -356,8 +361,14 @@ func (l *lane) skip(c candidate) {
 // NextDue is when Claim has something to do again without any other change;
 // zero when nothing waits for time.
 func (s *Store) NextDue() (due time.Time) {
+	at := s.clock.read()
 	err := s.active.view(func(tx *bolt.Tx) error {
-		if k, _ := tx.Bucket(bucketDue).Cursor().First(); k != nil {
+		c := tx.Bucket(bucketDue).Cursor()
+		k, _ := c.First()
+		for ; k != nil && k[8] != dueStart && !timeOf(k).After(at.now) && timeOf(k).After(at.sure); k, _ = c.Next() {
+			due = at.now.Add(clockStep) // the clock is not believed yet
+		}
+		if k != nil && (due.IsZero() || timeOf(k).Before(due)) {
 			due = timeOf(k)
 		}
 		return nil

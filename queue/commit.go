@@ -41,6 +41,7 @@ type txn struct {
 	*Store
 	tx  *bolt.Tx
 	now time.Time
+	at  reading // with now
 
 	writes   int
 	delta    [len(states) + 1]int // by code
@@ -243,7 +244,8 @@ func (s *Store) apply(ops []*op) (t *txn, spoilt int, err error) {
 			_ = tx.Rollback()
 		}
 	}()
-	t = &txn{Store: s, tx: tx, now: clean(s.now())}
+	at := s.clock.read()
+	t = &txn{Store: s, tx: tx, now: at.now, at: at}
 	for i, o := range ops {
 		writes := t.writes
 		o.err = o.apply(t)

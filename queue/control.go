@@ -180,7 +180,7 @@ func revocationKey(until []byte, id string) []byte {
 
 func (t *txn) isRevoked(id string) bool {
 	until := t.tx.Bucket(bucketRevoked).Get([]byte(id))
-	return until != nil && timeOf(until).After(t.now)
+	return until != nil && timeOf(until).After(t.at.sure)
 }
 
 // forgetRevocation removes the one whose key in due is k. The sequence of the

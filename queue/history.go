@@ -188,17 +188,27 @@ func (s *Store) Sweep(ctx context.Context) ([]string, error) {
 // sweepSome removes the jobs that ended first, but for those of which somebody
 // has still to be told. moveMu is held.
 func (s *Store) sweepSome() (removed []Job, err error) {
-	retention := *s.retention.Load()
+	retention, sure := *s.retention.Load(), s.Sure()
 	err = s.history.update(func(tx *bolt.Tx) error {
 		removed = nil
 		surplus := 0
 		if retention.Count > 0 {
 			surplus = historyCount(tx) - retention.Count
 		}
+		first, err := firstCreated(tx)
+		if err != nil {
+			return err
+		}
 		c := tx.Bucket(bucketFinished).Cursor()
 		for k, _ := c.First(); k != nil && len(removed) < moveAtOnce; k, _ = c.Next() {
-			old := retention.Age > 0 && timeOf(k).Before(s.now().Add(-retention.Age))
-			if !old && len(removed) >= surplus {
+			// What ended before a job that had been accepted earlier is as young as
+			// that at least: the clock was far back, and was set since.
+			wrong := timeOf(k).Before(first) && !first.After(sure)
+			old := retention.Age > 0 && timeOf(k).Before(sure.Add(-retention.Age))
+			if len(removed) >= surplus && wrong {
+				continue
+			}
+			if len(removed) >= surplus && !old {
 				break
 			}
 			if untold, err := s.untold(seqOf(k)); err != nil {
@@ -231,6 +241,16 @@ func (s *Store) sweepSome() (removed []Job, err error) {
 		s.counts[removed[i].State.code()]--
 	}
 	return removed, nil
+}
+
+// firstCreated is when the job of the history was accepted that was accepted first.
+func firstCreated(tx *bolt.Tx) (time.Time, error) {
+	k, _ := tx.Bucket(bucketJobs).Cursor().First()
+	if k == nil {
+		return time.Time{}, nil
+	}
+	j, err := loadSeq(tx, seqOf(k))
+	return j.Created, err
 }
 
 func historyCount(tx *bolt.Tx) (n int) {

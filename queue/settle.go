@@ -15,6 +15,9 @@ func (t *txn) settleDue() (more bool, err error) {
 	var keys [][]byte
 	c := t.tx.Bucket(bucketDue).Cursor()
 	for k, _ := c.First(); k != nil && !timeOf(k).After(t.now); k, _ = c.Next() {
+		if k[8] != dueStart && timeOf(k).After(t.at.sure) {
+			continue
+		}
 		if len(keys) == settleAtOnce {
 			more = true
 			break

@@ -21,6 +21,9 @@ type Options struct {
 	Logger *slog.Logger
 	// Now is the clock, for tests.
 	Now func() time.Time
+	// Elapsed is the time since any moment, whatever is done to the clock, for
+	// tests; with Now alone nothing is done to it.
+	Elapsed func() time.Duration
 	// Jitter returns numbers in [0,1) that spread retries, for tests.
 	Jitter func() float64
 	// MaxJobs is how many jobs may wait; more are refused with ErrFull. 0: 2,000,000.
@@ -48,6 +51,12 @@ type Store struct {
 	retention atomic.Pointer[Retention]
 
 	observer Observer
+
+	clock *timepiece
+	// The committer's, see settleSetBack: how many backs of the clock it has looked
+	// after, and when the delays that it found are over, by elapsed.
+	looked  int
+	setBack map[uint64]time.Duration
 
 	lock    *os.File
 	active  *file // written by the committer only
@@ -83,15 +92,20 @@ func Open(o Options) (*Store, error) {
 		dir: o.Dir, log: o.Logger, now: o.Now, jitter: o.Jitter, observer: o.Observer,
 		ops: make(chan *op), closing: make(chan struct{}),
 		wake: make(chan struct{}, 1), finished: make(chan struct{}, 1), outbox: make(chan struct{}, 1),
-		confirmed: map[string]int{},
+		confirmed: map[string]int{}, setBack: map[uint64]time.Duration{},
 	}
 	s.SetMaxJobs(o.MaxJobs)
 	s.SetRetention(o.Retention)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	if s.now == nil {
-		s.now = time.Now
+	elapsed := o.Elapsed
+	switch {
+	case s.now == nil:
+		s.now, elapsed = time.Now, sinceBoot
+	case elapsed == nil:
+		begun := s.now()
+		elapsed = func() time.Duration { return s.now().Sub(begun) }
 	}
 	if s.jitter == nil {
 		s.jitter = rand.Float64
@@ -101,6 +115,10 @@ func Open(o Options) (*Store, error) {
 		return nil, err
 	}
 	if err := s.loadCounts(); err != nil {
+		s.closeFiles()
+		return nil, err
+	}
+	if err := s.openClock(elapsed); err != nil {
 		s.closeFiles()
 		return nil, err
 	}
@@ -195,7 +213,7 @@ func (s *Store) Wake() <-chan struct{} { return s.wake }
 func (s *Store) Probe(ctx context.Context) error {
 	var stamp []byte
 	err := s.do(ctx, func(t *txn) error {
-		stamp = timeKey(t.now)
+		stamp = timeKey(t.at.sure) // see openClock
 		return t.put(bucketMeta, keyProbe, stamp)
 	})
 	if err != nil {

@@ -287,7 +287,7 @@ func (t *txn) create(sub *Submission) (Job, error) {
 		j.CancelRequested, j.CancelReason = true, j.Reason
 	case fail != "":
 		to, j.Reason = Failed, fail
-	case !j.Expires.IsZero() && !j.Expires.After(t.now):
+	case !j.Expires.IsZero() && !j.Expires.After(t.at.sure):
 		to, j.Reason = Failed, "expired before it was accepted"
 	case sub.Hold != "":
 		to, j.Reason = Held, sub.Hold

@@ -295,6 +295,13 @@ func TestDeadHost(t *testing.T) {
 	if n := len(dead.Calls("")); n > atOnce {
 		t.Errorf("a dead server was called %d times in no time", n)
 	}
+	calls := len(dead.Calls(""))
+	r.clock.setBy(20 * defaultAge)
+	r.until("it is tried again", func() bool { r.clock.advance(time.Second); return len(dead.Calls("")) > calls+atOnce })
+	if st := r.syncer.Stats(); st.GaveUp > 0 {
+		t.Errorf("a clock that was set forward has %d jobs given up", st.GaveUp)
+	}
+	r.clock.setBy(-20 * defaultAge)
 	r.clock.mu.Lock()
 	r.clock.leaps = true
 	r.clock.mu.Unlock()

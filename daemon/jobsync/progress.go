@@ -71,7 +71,7 @@ func (p *progressReader) stageDue(now time.Time) bool {
 	if p.progress != nil || p.stage == p.stageTold || stages[p.stage] == "" {
 		return false
 	}
-	return p.stage == "running" && p.stageTold != "" || p.stage != "running" && now.Sub(p.since) >= waitsHere
+	return p.stage == "running" && p.stageTold != "" || p.stage != "running" && waitedHere(p.since, now)
 }
 
 // withProgress adds the latest progress to a call.

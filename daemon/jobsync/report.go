@@ -72,6 +72,12 @@ const (
 	logTries = 10
 )
 
+// waitedHere tells whether what has waited since then has done so for long enough. Since
+// a time to come is since before the clock was set back.
+func waitedHere(since, now time.Time) bool {
+	return now.Sub(since) >= waitsHere || now.Before(since)
+}
+
 // refusals is since when, and how often, Girder has refused.
 type refusals struct {
 	since time.Time
@@ -115,7 +121,7 @@ func (s *Syncer) step(ctx context.Context, t *task, waiters []chan<- checked) ou
 		return outcome{host: key, keep: true, quiet: true}
 	}
 	now := s.clock.Now()
-	if age := s.settings.Load().Age; r.job.State.Final() && now.Sub(r.job.Finished) > age && (t.failures > 0 || t.host.struggles(s)) {
+	if age := s.settings.Load().Age; r.job.State.Final() && s.store.Sure().Sub(r.job.Finished) > age && (t.failures > 0 || t.host.struggles(s)) {
 		return s.giveUp(ctx, t, r, fmt.Sprintf("Girder could not be told for %s", age))
 	}
 	calls := r.calls
@@ -217,8 +223,8 @@ func (s *Syncer) advance(ctx context.Context, r *report, now time.Time) (again t
 			if i < len(r.events)-1 || e.Attempt > 0 {
 				break
 			}
-			if told := e.Time.Add(waitsHere); now.Before(told) {
-				return told, nil
+			if !waitedHere(e.Time, now) {
+				return e.Time.Add(waitsHere), nil
 			}
 			if err := s.setStatus(ctx, r, girder.JobQueued); err != nil {
 				return time.Time{}, err

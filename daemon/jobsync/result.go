@@ -25,7 +25,7 @@ func (s *Syncer) publish(ctx context.Context, t *task) outcome {
 	if end == nil {
 		return outcome{done: true, quiet: true}
 	}
-	if age := s.settings.Load().Age; s.clock.Now().Sub(end.Time) > age && (t.failures > 0 || t.host.struggles(s) || s.results == nil) {
+	if age := s.settings.Load().Age; s.store.Sure().Sub(end.Time) > age && (t.failures > 0 || t.host.struggles(s) || s.results == nil) {
 		err = fmt.Errorf("%w: the broker could not be reached for %s", ErrUnpublishable, age)
 	} else if s.results == nil {
 		return outcome{away: true, keep: true, err: errNoBroker}

@@ -26,6 +26,7 @@ import (
 type clock struct {
 	mu      sync.Mutex
 	now     time.Time
+	set     time.Duration // how far it was set forward
 	leaps   bool
 	waiting map[chan time.Time]time.Time
 	changed func()
@@ -58,6 +59,22 @@ func (c *clock) Timer(d time.Duration, idle bool) (<-chan time.Time, func() bool
 		delete(c.waiting, ch)
 		return true
 	}
+}
+
+// setBy sets the clock, in which no time passes.
+func (c *clock) setBy(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now, c.set = c.now.Add(d), c.set+d
+	for ch, at := range c.waiting {
+		c.waiting[ch] = at.Add(d)
+	}
+}
+
+func (c *clock) elapsed() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now.Sub(newClock().now) - c.set
 }
 
 func (c *clock) advance(d time.Duration) {
@@ -117,7 +134,7 @@ func newRigLimit(t *testing.T, logLimit int) *rig {
 	}})
 	r.user = r.girder.AddUser(false)
 	var err error
-	r.store, err = queue.Open(queue.Options{Dir: filepath.Join(r.dir, "queue"), Now: r.clock.Now})
+	r.store, err = queue.Open(queue.Options{Dir: filepath.Join(r.dir, "queue"), Now: r.clock.Now, Elapsed: r.clock.elapsed})
 	must(t, err)
 	r.config = Config{
 		Queue: r.store, StateDir: r.dir, Clock: r.clock,
