@@ -24,7 +24,8 @@ type output struct {
 	log   *attempt.LogWriter
 	epoll *os.File
 	pipes [2]outputPipe
-	last  atomic.Int64 // nanoseconds since 1970 of the last output
+	made  time.Time
+	last  atomic.Int64 // when the last output came, in nanoseconds after made
 	buf   []byte
 }
 
@@ -40,7 +41,7 @@ type outputPipe struct {
 const drainPatience = 10 * time.Second
 
 func newOutput(log *attempt.LogWriter) (_ *output, err error) {
-	o := &output{log: log, buf: make([]byte, 64<<10)}
+	o := &output{log: log, buf: make([]byte, 64<<10), made: time.Now()}
 	o.pipes[0] = outputPipe{stream: attempt.LogStdout, fd: -1}
 	o.pipes[1] = outputPipe{stream: attempt.LogStderr, fd: -1}
 	defer func() {
@@ -93,9 +94,10 @@ func (o *output) openEnd(stderr bool) (*os.File, error) {
 }
 
 // touch says that there is life in the container.
-func (o *output) touch() { o.last.Store(time.Now().UnixNano()) }
+func (o *output) touch() { o.last.Store(int64(time.Since(o.made))) }
 
-func (o *output) lastOutput() time.Time { return time.Unix(0, o.last.Load()) }
+// lastOutput has a monotonic reading: the machine's clock may be set meanwhile.
+func (o *output) lastOutput() time.Time { return o.made.Add(time.Duration(o.last.Load())) }
 
 // started drops the container's ends, which it has by now.
 func (o *output) started() {
@@ -177,7 +179,7 @@ func (o *output) read(p *outputPipe) (more bool) {
 		return false
 	}
 	now := time.Now()
-	o.last.Store(now.UnixNano())
+	o.last.Store(int64(now.Sub(o.made)))
 	o.log.Append(p.stream, now, o.buf[:n])
 	return true
 }
