@@ -429,6 +429,15 @@ func TestAPIKey(t *testing.T) {
 	if tokens() != 3 {
 		t.Errorf("%d tokens, want a third one for the one that was refused", tokens())
 	}
+	ahead := newClient(t, girder.Config{API: w.API(), APIKey: key, Now: func() time.Time { return now.AddDate(10, 0, 0) }})
+	for range 3 {
+		if _, err := ahead.Item(t.Context(), w.item); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if tokens() != 4 {
+		t.Errorf("%d tokens, want one more for a client whose clock is ahead", tokens())
+	}
 	w.Fail("POST /api_key/token", 2, girdertest.Status(500))
 	calls = w.Calls("GET /item/{id}")
 	w.RevokeToken(calls[len(calls)-1].Header.Get("Girder-Token"))

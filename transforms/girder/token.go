@@ -78,7 +78,8 @@ func (t *tokenSource) get(ctx context.Context, c *Client) (string, error) {
 		return "", &tokenError{err}
 	}
 	t.token, t.renewAt = answer.AuthToken.Token, time.Time{}
-	if end := answer.AuthToken.Expires; !end.IsZero() {
+	// By a clock that is ahead it may be over: then it is used until it is refused.
+	if end := answer.AuthToken.Expires; end.After(now) {
 		t.renewAt = now.Add(end.Sub(now) * 9 / 10)
 	}
 	return t.token, nil
