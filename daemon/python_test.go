@@ -208,8 +208,16 @@ from labtasks.tasks import add
 r = add.delay(1, b=2, girder_job_title='This is my job', girder_job_type='my_task', girder_job_public=True,
               girder_job_other_fields={'meta': {'special_key': 'Special Value'}})
 r.get(timeout=60)
+assert r['title'] == 'This is my job'
 print(r.job['title'], r.job['type'], r.job['public'], r.job['meta'], r.job['name'])`,
 			"This is my job my_task True {'special_key': 'Special Value'} This is my job\n"},
+		"configuration": {`
+from girder_worker.app import app
+app.config.update({'TASK_TIME_LIMIT': 300})
+print(app.config is app.conf, app.conf.task_time_limit, app.conf['task_time_limit'], app.conf.get('CELERYD_TASK_TIME_LIMIT'), 'TASK_TIME_LIMIT' in app.conf)
+app.conf.task_time_limit = 5
+print(app.conf.pop('TASK_TIME_LIMIT'), app.conf.get('task_time_limit'), app.conf.no_such_option)`,
+			"True 300 300 300 True\n5 None None\n"},
 		"exceptions": {`
 from labtasks.tasks import fail, fail_own, OwnError
 try:

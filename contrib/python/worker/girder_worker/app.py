@@ -31,6 +31,12 @@ class Conf(dict):
     def get(self, key, default=None):
         return super().get(self._key(key), default)
 
+    def __delitem__(self, key):
+        super().__delitem__(self._key(key))
+
+    def pop(self, key, *default):
+        return super().pop(self._key(key), *default)
+
     def setdefault(self, key, default=None):
         return super().setdefault(self._key(key), default)
 

@@ -56,6 +56,10 @@ class GirderAsyncResult:
         job.update(self._girder)
         return job
 
+    def __getitem__(self, field):
+        """A field of the job, as the documentation's example of a title has it."""
+        return self.job[field]
+
     @property
     def result(self):
         """The value, or the exception; None while there is none."""
