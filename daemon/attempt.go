@@ -148,7 +148,9 @@ func (f *front) runAttempt(ctx context.Context, job *queue.Job, r *running) {
 		var secrets transforms.Secrets
 		secrets, err = f.secrets(ctx, job.ID)
 		if p := req.Plan.Python; err == nil && p != nil {
-			err = f.completeCall(job, p, &secrets)
+			if err = f.imports.check(ctx, p.Interpreter); err == nil {
+				err = f.completeCall(job, p, &secrets)
+			}
 		}
 		if err == nil {
 			err = f.monitor.Start(ctx, *req, secrets)

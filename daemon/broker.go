@@ -237,7 +237,7 @@ func (b *broker) document(t *celery.Task) (*transforms.JobFile, transforms.Secre
 // free is how many more tasks could be started now. What waits is counted before
 // what runs: a claim between the two is counted twice and not left out.
 func (b *broker) free() int {
-	if paused, _ := b.f.Paused(); paused || b.f.resting() || !b.admitted.Load() || !b.f.looked.Load() {
+	if paused, _ := b.f.Paused(); paused || b.f.resting() || !b.admitted.Load() || !b.f.imports.known() {
 		return 0
 	}
 	b.mu.Lock()

@@ -53,7 +53,7 @@ type front struct {
 	attempts attempts
 	// pythonChanged, of capacity 1: Python packages are to be looked at again.
 	pythonChanged chan struct{}
-	looked        atomic.Bool // at Python packages, a first time
+	imports       *imports
 
 	nudge chan struct{} // capacity 1: the dispatcher should look again
 	proof chan chan struct{}
@@ -78,7 +78,7 @@ func Front(o Options) error {
 	logger, level := newLogger(c.Log)
 	f := &front{
 		options: o, logger: logger.With("part", "front"), level: level, begun: time.Now(),
-		nudge: make(chan struct{}, 1), pythonChanged: make(chan struct{}, 1), proof: make(chan chan struct{}), events: metrics.NewEvents(),
+		nudge: make(chan struct{}, 1), pythonChanged: make(chan struct{}, 1), imports: newImports(), proof: make(chan chan struct{}), events: metrics.NewEvents(),
 	}
 	if f.who, err = lookUp(&c); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -29,12 +30,16 @@ const (
 	// import before the rest is given up.
 	maxCulprits = 8
 	// pythonSettle lets an installation finish, which never takes pythonLate to be
-	// looked at, and pythonGap is from one look for a change to the next.
+	// looked at.
 	pythonSettle = time.Second
 	pythonLate   = 10 * time.Second
-	pythonGap    = 30 * time.Second
+	// From one look for a change to the next it is pythonRest times as long as that
+	// took, within these.
+	pythonRest   = 10
+	minPythonGap = 3 * time.Second
+	maxPythonGap = 30 * time.Second
 	// maxPythonWatched is how many directories are watched.
-	maxPythonWatched = 64
+	maxPythonWatched = 256
 	// pythonPatience is how long tasks wait in the broker for the first look.
 	pythonPatience = 2 * time.Minute
 	// pythonRetry is the pause after a first failed look; it doubles up to pythonMaxRetry.
@@ -82,7 +87,7 @@ func (f *front) watchPython(ctx context.Context) {
 	looks := map[string]*plugin.Look{}
 	again := time.After(0)
 	var pause time.Duration
-	var looked, first time.Time // first: of the changes that were not looked at
+	var soonest, first time.Time // of a look; of the changes that were not looked at
 	settled := time.NewTimer(0)
 	settled.Stop()
 	for {
@@ -90,13 +95,13 @@ func (f *front) watchPython(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case e := <-w.Events:
-			if ext := filepath.Ext(e.Name); ext == ".dist-info" || ext == ".egg-info" || ext == ".egg-link" || ext == ".pth" || ext == ".py" ||
+			if ext := filepath.Ext(e.Name); ext == ".dist-info" || ext == ".egg-info" || ext == ".egg-link" || ext == ".pth" || ext == ".py" || ext == ".so" ||
 				slices.Contains(f.config.Load().Python.LoadPath, filepath.Dir(e.Name)) {
 				now := time.Now()
 				if first.IsZero() {
 					first = now
 				}
-				settled.Reset(lookAt(now, first, looked).Sub(now))
+				settled.Reset(lookAt(now, first, soonest).Sub(now))
 			}
 			continue
 		case <-w.Errors:
@@ -107,8 +112,10 @@ func (f *front) watchPython(ctx context.Context) {
 		}
 		settled.Stop()
 		first = time.Time{}
+		began := time.Now()
 		watch, retry := f.discoverPython(ctx, pythons(f.config.Load()), looks)
-		looked = time.Now()
+		now := time.Now()
+		soonest = now.Add(min(max(pythonRest*now.Sub(began), minPythonGap), maxPythonGap))
 		followDirs(w, watch)
 		f.pythonLooked()
 		again = nil
@@ -123,14 +130,14 @@ func (f *front) watchPython(ctx context.Context) {
 
 // lookAt is when packages are looked at for a change of now: when it was quiet for a
 // while, but at the latest some time after the first change that was not looked at, and
-// never soon after the last look, however long that took.
-func lookAt(now, first, looked time.Time) time.Time {
+// never before soonest.
+func lookAt(now, first, soonest time.Time) time.Time {
 	at := now.Add(pythonSettle)
 	if late := first.Add(pythonLate); at.After(late) {
 		at = late
 	}
-	if next := looked.Add(pythonGap); at.Before(next) {
-		at = next
+	if at.Before(soonest) {
+		at = soonest
 	}
 	return at
 }
@@ -159,9 +166,52 @@ func followDirs(w *fsnotify.Watcher, dirs []string) {
 // pythonLooked has tasks taken from the broker: those of Python are known by now, or
 // it took too long.
 func (f *front) pythonLooked() {
-	if !f.looked.Swap(true) {
+	f.imports.once.Do(func() {
+		close(f.imports.looked)
 		f.broker.wake()
+	})
+}
+
+// imports is from where the interpreters import, as the last look found it.
+type imports struct {
+	once   sync.Once
+	looked chan struct{} // closed after the first look
+	mu     sync.Mutex
+	places map[string][]string // by interpreter
+}
+
+func newImports() *imports {
+	return &imports{looked: make(chan struct{}), places: map[string][]string{}}
+}
+
+// known tells whether there was a first look.
+func (i *imports) known() bool {
+	select {
+	case <-i.looked:
+		return true
+	default:
+		return false
 	}
+}
+
+func (i *imports) set(interpreter string, places []string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.places[interpreter] = places
+}
+
+// check refuses a call of a function whose interpreter imports from where others than
+// root can write by now. It waits for the first look.
+func (i *imports) check(ctx context.Context, interpreter string) error {
+	select {
+	case <-i.looked:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	i.mu.Lock()
+	places := i.places[interpreter]
+	i.mu.Unlock()
+	return checkImports(interpreter, places)
 }
 
 // discoverPython asks all interpreters, and returns what to watch, and when to look
@@ -212,7 +262,8 @@ func (f *front) discoverPython(ctx context.Context, all []plugin.Python, looks m
 			}
 			found, culprit := p.Read(answer)
 			watch = append(watch, found.Watch...)
-			if err := checkImports(p.Interpreter, found.Watch); err != nil {
+			f.imports.set(p.Interpreter, found.Watch)
+			if err := checkImports(p.Interpreter, append(found.Imports, found.Watch...)); err != nil {
 				look.Tasks, look.Problems = nil, []error{err}
 				soon(pythonMaxRetry)
 				break
@@ -256,12 +307,12 @@ func (f *front) discoverPython(ctx context.Context, all []plugin.Python, looks m
 }
 
 // checkImports refuses an interpreter that imports from where others than root can write.
-func checkImports(interpreter string, dirs []string) error {
-	for _, dir := range dirs {
-		if !filepath.IsAbs(dir) {
-			return fmt.Errorf("%s: none of its tasks is used: it imports from %.200q", interpreter, dir)
+func checkImports(interpreter string, places []string) error {
+	for _, place := range places {
+		if !filepath.IsAbs(place) {
+			return fmt.Errorf("%s: none of its tasks is used: it imports from %.200q", interpreter, place)
 		}
-		if err := policy.RootsAlone(filepath.Clean(dir)); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := policy.RootsAlone(filepath.Clean(place)); err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("%s: none of its tasks is used, because of where it imports from: %w", interpreter, err)
 		}
 	}

@@ -528,6 +528,47 @@ func TestPythonPlugins(t *testing.T) {
 	}
 }
 
+// TestPythonEdited: a module that is edited where it is installed is looked at again,
+// also when that makes its package whole.
+func TestPythonEdited(t *testing.T) {
+	w, e := newPythonWorld(t)
+	add := func(file, name string) {
+		t.Helper()
+		file = filepath.Join(e.site, "labtasks", file)
+		text, err := os.ReadFile(file)
+		if err == nil {
+			err = os.WriteFile(file, fmt.Appendf(text, "\n\n@app.task\ndef %s():\n    return %[1]q\n", name), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("tasks.py", "another")
+	w.discovered("labtasks.tasks.another")
+	if job := w.wait(w.callTask("labtasks.tasks.another").ID); job.State != "succeeded" {
+		t.Errorf("%+v", job)
+	}
+	class := filepath.Join(e.site, "labtasks", "__init__.py")
+	text, err := os.ReadFile(class)
+	if err == nil {
+		err = os.WriteFile(class, append(text, "syntax error\n"...), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the mistake is named", func() bool {
+		tasks, err := w.client.Tasks(t.Context())
+		return err == nil && strings.Contains(strings.Join(tasks.Problems, "\n"), "plugin labtasks: SyntaxError")
+	})
+	if err := os.WriteFile(class, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("it is mended", func() bool {
+		tasks, err := w.client.Tasks(t.Context())
+		return err == nil && len(tasks.Problems) == 0
+	})
+}
+
 // TestPythonCelery: the real Celery client gets what a function returns and raises.
 func TestPythonCelery(t *testing.T) {
 	e := newPythonEnv(t)
@@ -635,6 +676,18 @@ func TestPythonTrust(t *testing.T) {
 	if text, err := hello(); !strings.Contains(text, "chmod go-w "+filepath.Dir(e.python())) || err != nil {
 		t.Errorf("%q, %v", text, err)
 	}
+	// So it is for what it imports from by other ways, and for a file.
+	for _, name := range []string{filepath.Join(e.site, "labtasks"), filepath.Dir(e.dir)} {
+		if err := os.Chmod(name, 0o775); err != nil {
+			t.Fatal(err)
+		}
+		if text, err := hello(); !strings.Contains(text, "chmod go-w "+name) || err != nil {
+			t.Errorf("%q, %v", text, err)
+		}
+		if err := os.Chmod(name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	problem := func(want string) {
 		t.Helper()
 		if err := w.cmd.Process.Signal(syscall.SIGHUP); err != nil {
@@ -648,6 +701,20 @@ func TestPythonTrust(t *testing.T) {
 	problem("chmod go-w " + filepath.Dir(e.python()))
 	if err := os.Chmod(filepath.Dir(e.python()), 0o755); err != nil {
 		t.Fatal(err)
+	}
+	for _, name := range []string{"labtasks/tasks.py", "gwexample/analyses"} {
+		name = filepath.Join(e.site, name)
+		fi, err := os.Stat(name)
+		if err == nil {
+			err = os.Chmod(name, fi.Mode()|0o020)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		problem("chmod go-w " + name)
+		if err := os.Chmod(name, fi.Mode()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	// Somebody's own directory among those that it imports from.
 	theirs := filepath.Join(filepath.Dir(e.dir), "theirs")

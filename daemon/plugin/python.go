@@ -27,8 +27,9 @@ type Python struct {
 type Found struct {
 	Tasks    []Task
 	Problems []error
-	// Watch are directories whose change makes it worth to ask again.
-	Watch []string
+	// Watch are directories whose change makes it worth to ask again, Imports all the
+	// files that were imported but Python's own.
+	Watch, Imports []string
 	// Whole: it got to its end. Failed are the plugins, as in a task's Source, whose
 	// import failed on the way.
 	Whole  bool
@@ -44,6 +45,7 @@ func (p Python) Discovery(skip []string) attempt.Discovery {
 type line struct {
 	Python  string       `json:"python"`
 	Watch   []string     `json:"watch"`
+	Imports []string     `json:"imports"`
 	Plugin  string       `json:"plugin"`
 	Begin   bool         `json:"begin"`
 	Tasks   []pythonTask `json:"tasks"`
@@ -92,6 +94,9 @@ func (p Python) Read(answer attempt.DiscoveryAnswer) (found Found, culprit strin
 			continue
 		}
 		found.Watch = append(found.Watch, l.Watch...)
+		if l.Imports != nil {
+			found.Imports = l.Imports // those of the plugins before are among them
+		}
 		done = done || l.Done
 		culprit = ""
 		if l.Begin {

@@ -1,6 +1,7 @@
 """Tells of the tasks that the packages of this interpreter have: JSON, one object a line, on descriptor 1."""
 import importlib
 import importlib.metadata
+import importlib.util
 import inspect
 import json
 import os
@@ -10,6 +11,9 @@ import traceback
 GROUP = 'girder_worker_plugins'
 # What a plugin class sets of these is for its own tasks.
 LIMITS = ('TASK_TIME_LIMIT', 'task_time_limit', 'TASK_SOFT_TIME_LIMIT', 'task_soft_time_limit')
+
+# How many directories of one plugin are told.
+MAX_OWN = 100
 
 
 def main():
@@ -51,10 +55,11 @@ def main():
             tasks = look(app, value)
         except BaseException as exc:
             problem = said(exc)
+        watch, imports = places(value, tasks)
         twice = sorted(set(getattr(app, 'twice', [])))
         if twice:
             app.twice = []
-        tell(plugin=name, value=value, tasks=tasks, problem=problem, twice=twice)
+        tell(plugin=name, value=value, tasks=tasks, problem=problem, twice=twice, watch=watch, imports=imports)
     tell(done=True)
     out.close()
     os._exit(0)
@@ -128,6 +133,24 @@ def look(app, value):
             before[task] = function
             found.append(describe(app, task, function, name, value))
     return found
+
+
+def places(value, tasks):
+    """The directories of a plugin's own packages, and the files of all modules by now but Python's own."""
+    own = []
+    for module in sorted({m.partition(':')[0].partition('.')[0] for m in [value] + [t['module'] for t in tasks]}):
+        try:
+            roots = importlib.util.find_spec(module).submodule_search_locations or []
+        except Exception:
+            roots = []
+        for root in roots:
+            for directory, names, files in os.walk(root):
+                names[:] = sorted(n for n in names if n != '__pycache__' and not n.startswith('.'))
+                if len(own) < MAX_OWN and any(f.endswith(('.py', '.so')) for f in files):
+                    own.append(directory)
+    python = os.path.dirname(os.__file__) + os.sep
+    files = {m.__file__ for m in list(sys.modules.values()) if isinstance(getattr(m, '__file__', None), str)}
+    return own, sorted(f for f in files if os.path.isabs(f) and (not f.startswith(python) or '-packages' in f))
 
 
 def describe(app, name, task, module, value):
