@@ -3,13 +3,19 @@
 This is not Kitware's distribution of the same name. It has its documented interface
 and no dependency, for interpreters that have neither Celery nor a broker.
 """
-import logging
-
 __version__ = '0.0.0'  # written by build.py
 __license__ = 'Apache 2.0'
 
-logger = logging.getLogger('girder_worker')
-logger.addHandler(logging.NullHandler())
+
+def __getattr__(name):
+    # Each call of a task imports this package, and most need no logger.
+    if name != 'logger':
+        raise AttributeError('module %r has no attribute %r' % (__name__, name))
+    import logging
+    global logger
+    logger = logging.getLogger('girder_worker')
+    logger.addHandler(logging.NullHandler())
+    return logger
 
 
 class GirderWorkerPluginABC:

@@ -2,11 +2,8 @@
 
 References (py/id) are neither written nor read: the same object twice is written twice.
 """
-import base64
-import datetime
-import decimal
-import importlib
-import uuid
+import binascii
+import sys
 
 # What may be made again from its name: plain data, made without a call of its own.
 _MODULES = (
@@ -29,7 +26,7 @@ def flatten(value, depth=0):
     if isinstance(value, int):
         return int(value)
     if isinstance(value, bytes):
-        return {'py/b64': base64.b64encode(value).decode('ascii')}
+        return {'py/b64': _b64(value)}
     if isinstance(value, list):
         return [flatten(v, depth + 1) for v in value]
     if isinstance(value, tuple):
@@ -38,13 +35,12 @@ def flatten(value, depth=0):
         return {'py/set': [flatten(v, depth + 1) for v in value]}
     if isinstance(value, dict):
         return {k if isinstance(k, str) else str(k): flatten(v, depth + 1) for k, v in value.items()}
-    if isinstance(value, datetime.datetime) and type(value) is datetime.datetime and value.tzinfo is None:
+    if type(value) is _class('datetime', 'datetime') and value.tzinfo is None:
         packed = value.__reduce__()[1][0]
-        return {'py/object': 'datetime.datetime',
-                '__reduce__': [{'py/type': 'datetime.datetime'}, [base64.b64encode(packed).decode('ascii')]]}
-    if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
+        return {'py/object': 'datetime.datetime', '__reduce__': [{'py/type': 'datetime.datetime'}, [_b64(packed)]]}
+    if isinstance(value, (_class('datetime', 'date'), _class('datetime', 'time'))):
         return value.isoformat()
-    if isinstance(value, (uuid.UUID, decimal.Decimal)):
+    if isinstance(value, (_class('uuid', 'UUID'), _class('decimal', 'Decimal'))):
         return str(value)
     if type(value).__name__ == 'ObjectId':
         return str(value)
@@ -61,6 +57,15 @@ def flatten(value, depth=0):
         module, type(value).__qualname__))
 
 
+def _class(module, name):
+    """A class whose instances there are only where its module was imported already."""
+    return getattr(sys.modules.get(module), name, ())
+
+
+def _b64(data):
+    return binascii.b2a_base64(data, newline=False).decode('ascii')
+
+
 def restore(flat):
     """The value of what flatten, or a Girder server's jsonpickle, has written."""
     if isinstance(flat, list):
@@ -72,7 +77,7 @@ def restore(flat):
     if 'py/set' in flat:
         return {restore(v) for v in flat['py/set']}
     if 'py/b64' in flat:
-        return base64.b64decode(flat['py/b64'])
+        return binascii.a2b_base64(flat['py/b64'])
     if 'py/object' in flat:
         return _instance(flat)
     return {k: restore(v) for k, v in flat.items()}
@@ -84,10 +89,12 @@ def _instance(flat):
     if module.startswith('girder_worker.utils.'):  # Girder 5's name
         module = 'girder_worker_utils.' + module[len('girder_worker.utils.'):]
     if name == 'datetime.datetime':
-        return datetime.datetime(base64.b64decode(flat['__reduce__'][1][0]))
+        import datetime
+        return datetime.datetime(binascii.a2b_base64(flat['__reduce__'][1][0]))
     if name == 'bson.objectid.ObjectId':
-        return base64.b64decode(flat['py/state']['py/b64']).hex()
+        return binascii.a2b_base64(flat['py/state']['py/b64']).hex()
     if name == 'uuid.UUID':
+        import uuid
         return uuid.UUID(hex=flat['hex'])
     state = flat.get('py/state', {k: v for k, v in flat.items() if not k.startswith('py/')})
     if name == 'girder_client.GirderClient':
@@ -97,6 +104,7 @@ def _instance(flat):
         return client
     if module not in _MODULES:
         raise PickleError('the class %s is not one that a task may be given' % name)
+    import importlib
     made = object.__new__(getattr(importlib.import_module(module), cls))
     made.__dict__.update({k: restore(v) for k, v in state.items()})
     return made

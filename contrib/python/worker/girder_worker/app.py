@@ -1,5 +1,4 @@
 """The application whose decorator makes tasks."""
-import functools
 import os
 
 from . import exceptions
@@ -135,6 +134,8 @@ class App:
 
 def _retried(task, run):
     """What autoretry_for and its companions make of a task's function."""
+    import functools
+
     @functools.wraps(run)
     def wrapper(*args, **kwargs):
         try:

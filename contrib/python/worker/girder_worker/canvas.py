@@ -1,6 +1,4 @@
 """Calls that are put together before they are made: signatures, chains, groups and chords."""
-import uuid
-
 from . import exceptions
 from .result import GirderAsyncResult, GroupResult
 
@@ -112,4 +110,5 @@ def previous_of(result):
 
 
 def new_id():
+    import uuid
     return str(uuid.uuid4())

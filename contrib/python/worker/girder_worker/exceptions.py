@@ -1,6 +1,5 @@
 """What calls raise. The names are Celery's; where Celery is not there they stand for themselves."""
 import builtins
-import importlib
 
 
 class WorkerError(Exception):
@@ -76,6 +75,7 @@ def rebuild(type, module, args, traceback=None):  # noqa: A002
 
     Nothing is imported because of what a result says, except Python's own modules of exceptions.
     """
+    import importlib
     import sys
     cls = None
     if module in ('builtins', 'exceptions', None, ''):

@@ -2,7 +2,6 @@
 import time
 
 from . import exceptions
-from ._client import Client
 
 PENDING, STARTED, RETRY, SUCCESS, FAILURE, REVOKED = 'PENDING', 'STARTED', 'RETRY', 'SUCCESS', 'FAILURE', 'REVOKED'
 READY_STATES = frozenset((SUCCESS, FAILURE, REVOKED))
@@ -16,7 +15,10 @@ class GirderAsyncResult:
 
     def __init__(self, id, task_name=None, parent=None, client=None):  # noqa: A002
         self.id, self.task_name, self.parent = id, task_name, parent
-        self._client = client or Client()
+        if client is None:
+            from ._client import Client  # and with it Python's of HTTP, which a task that runs has no use for
+            client = Client()
+        self._client = client
         self._last = None
         self._girder = {}
 

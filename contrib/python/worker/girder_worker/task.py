@@ -1,5 +1,5 @@
 """The base class of tasks."""
-import inspect
+from girder_worker_utils import _walk_obj
 
 from . import exceptions
 from .canvas import Signature, new_id, previous_of
@@ -90,7 +90,6 @@ class Task:
 
     def __call__(self, *args, **kwargs):
         """Runs the function here, with its transforms."""
-        from girder_worker_utils import _walk_obj
         hooks = getattr(self.request, 'girder_result_hooks', None) or []
         given = (args, kwargs)
         try:
@@ -147,6 +146,8 @@ class Task:
                     time_limit=None, soft_time_limit=None, headers=None, _previous=None,
                     _with_result=True, **options):
         """Hands the call to the daemon. What it refuses is raised as WorkerError."""
+        import inspect
+
         from ._pickle import flatten
         args, kwargs = tuple(args or ()), dict(kwargs or {})
         fields = dict(headers or {})
