@@ -461,6 +461,16 @@ func TestPythonBadTasks(t *testing.T) {
 			t.Errorf("%s: %s %q, want %q\n%s", task, job.State, job.Error, want, w.log(job.ID))
 		}
 	}
+	// What a function leaves behind ends as it does where an interpreter ends.
+	job := w.wait(w.callTask("labtasks.tasks.lingers").ID)
+	if log := w.log(job.ID); job.State != "succeeded" || log != "a thread ended\nan exit handler ran\n" {
+		t.Errorf("a function with a thread and an exit handler: %+v\n%s", job, log)
+	}
+	// One that has left no descriptor can still be told of.
+	job = w.wait(w.callTask("labtasks.tasks.exhausts").ID)
+	if log := w.log(job.ID); job.State != "failed" || !strings.HasPrefix(job.Error, "OSError: ") || !strings.Contains(log, "in exhausts") {
+		t.Errorf("a function that has opened all it can: %+v\n%s", job, log)
+	}
 	if job := w.wait(w.callTask("labtasks.tasks.add", 1, 2).ID); job.State != "succeeded" {
 		t.Errorf("%+v", job)
 	}
@@ -835,8 +845,13 @@ print(json.dumps([begin] + imported.apply_async((), `+options+`).get(timeout=60)
 				for _, pid := range processes(dir) {
 					name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 					call, _ := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", pid))
+					var number, fd int
+					if n, _ := fmt.Sscanf(string(call), "%d 0x%x", &number, &fd); n < 2 {
+						continue // it runs
+					}
+					from, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd))
 					var st unix.Stat_t
-					if unix.Stat(fmt.Sprintf("/proc/%d", pid), &st) == nil && st.Uid == personUID && strings.HasPrefix(string(name), "python") && strings.HasPrefix(string(call), fmt.Sprintf("%d ", unix.SYS_RECVFROM)) {
+					if unix.Stat(fmt.Sprintf("/proc/%d", pid), &st) == nil && st.Uid == personUID && strings.HasPrefix(string(name), "python") && number == unix.SYS_READ && strings.HasPrefix(from, "socket:") {
 						return true
 					}
 				}

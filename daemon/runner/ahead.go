@@ -50,7 +50,6 @@ func prepareAhead(f *os.File, init string, stop *stopper, logger *slog.Logger) (
 		return nil, err
 	}
 	a.stopSignal = stopSignalOf(spec)
-	a.call.prepare(r.Plan.Python)
 	return a, nil
 }
 

@@ -1,13 +1,11 @@
 """Calls one function of a Python package. The call comes in, and its end goes out, through descriptor 0."""
-import contextlib
+import atexit
 import importlib
 import json
 import os
 import signal
-import socket
 import sys
-import threading
-import traceback
+# An interpreter is started for each call, so that whatever most calls do without is imported where it is needed.
 
 MAX_RESULT = (1 << 20) - 4096
 MAX_TEXT = 16 << 10
@@ -15,6 +13,8 @@ MAX_TEXT = 16 << 10
 
 class State:
     """What is known of the one call."""
+    conn = spare = -1
+    code = 1
     canceled = False
     retries = 0
     called = False
@@ -22,13 +22,13 @@ class State:
 
 
 def main():
-    conn = socket.socket(fileno=os.dup(0))
-    os.set_inheritable(conn.fileno(), False)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
+    State.conn = os.dup(0)  # which no program inherits
+    State.spare = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(State.spare, 0)
     # Its end is this process's alone to tell, not a child's.
-    os.register_at_fork(after_in_child=conn.close)
+    os.register_at_fork(after_in_child=forget)
+    # The first to be registered is the last to be called: when threads of the function have ended.
+    atexit.register(leave)
     own = os.getpid()
     signal.signal(signal.SIGTERM, cancel)
     signal.signal(signal.SIGINT, cancel)
@@ -38,52 +38,72 @@ def main():
         with os.fdopen(int(sys.argv[1]), 'rb') as f:
             data = f.read()
     else:
-        data = receive(conn, lambda data: b'\n' in data)
+        data = receive(lambda data: b'\n' in data)
     ready, _, data = data.partition(b'\n')
     # Nothing is called yet, and perhaps not for a while.
-    app, problem, seen = None, None, {}
+    app, restore, problem, seen = None, None, None, {}
     try:
-        app = load(json.loads(ready))
+        app, restore = load(json.loads(ready))
         seen = files()
     except BaseException as exc:
         problem = exc
     waited = not data
     if len(sys.argv) == 1:
-        data = receive(conn, lambda data: False, data)
+        data = receive(lambda data: False, data)
     if waited and data and (problem is not None or seen != files(seen)):
-        start_again(conn, ready + b'\n' + data)
+        start_again(ready + b'\n' + data)
     try:
         if problem is not None:
             raise problem
-        end = run(app, json.loads(data))
+        end = run(app, json.loads(data), restore)
     except BaseException as exc:  # SystemExit, too: a task that exits has not returned
         end = failed(exc)
     if State.again is not None:
         end = failed(State.again)
     if os.getpid() != own:
         os._exit(0)  # a child that came back from the function
+    flush()
+    send(end)
+    forget()
+    State.code = 0 if b'"SUCCESS"' in end[:24] else 1
+
+
+def leave():
+    """Ends the process without taking the interpreter apart, which is of no use to anybody."""
+    flush()
+    os._exit(State.code)
+
+
+def flush():
     try:
         sys.stdout.flush()
         sys.stderr.flush()
     except Exception:
         pass
-    conn.sendall(end)
-    conn.shutdown(socket.SHUT_WR)
-    # Threads of the function that still run would be waited for.
-    os._exit(0 if b'"SUCCESS"' in end[:24] else 1)
+
+
+def forget():
+    if State.conn >= 0:
+        os.close(State.conn)
+        State.conn = -1
 
 
 def cancel(signum, frame):
     State.canceled = True
 
 
-def receive(conn, enough, data=b''):
+def receive(enough, data=b''):
     while not enough(data):
-        piece = conn.recv(1 << 20)
+        piece = os.read(State.conn, 1 << 20)
         if not piece:
             break
         data += piece
     return data
+
+
+def send(data):
+    while data:
+        data = data[os.write(State.conn, data):]
 
 
 def files(known=None):
@@ -101,13 +121,13 @@ def files(known=None):
     return found
 
 
-def start_again(conn, data):
+def start_again(data):
     """What was imported is not what is installed now."""
     fd = os.memfd_create('call', 0)
     with os.fdopen(os.dup(fd), 'wb') as f:
         f.write(data)
     os.lseek(fd, 0, os.SEEK_SET)
-    os.dup2(conn.fileno(), 0)
+    os.dup2(State.conn, 0)
     os.execv(sys.executable, [sys.executable, '-I', '-B', '-X', 'utf8', __file__, str(fd)])
 
 
@@ -132,18 +152,19 @@ def load(what):
             target = getattr(target, part)
         target(app)
     importlib.import_module(what['module'])
-    return app
+    app.tasks  # Celery's adds its own when it is first asked
+    if what.get('girder'):
+        girder_client()
+    return app, unpickler()
 
 
-def run(app, call):
+def run(app, call, restore):
     task = app.tasks[call['task']]
-    restore = unpickler()
     # What earlier tasks returned is data, whatever it looks like.
     args = (call.get('previous') or []) + [restore(a) for a in call['args']]
     kwargs = restore(call['kwargs'])
     prepare(app, task, call, args, kwargs, restore)
-    with soft_limit(call.get('soft') or 0):
-        value = task(*args, **kwargs)
+    value = limited(call.get('soft') or 0, lambda: task(*args, **kwargs))
     end = json.dumps({'state': 'SUCCESS', 'result': value}, allow_nan=False, default=plain).encode()
     if len(end) > MAX_RESULT:
         raise ValueError('the result has %d bytes as JSON, and at most %d can be kept; write a file and return its path' % (
@@ -151,12 +172,11 @@ def run(app, call):
     return end
 
 
-@contextlib.contextmanager
-def soft_limit(seconds):
+def limited(seconds, function):
     """Raises SoftTimeLimitExceeded in the function after so many seconds; 0 is never. The signal is Celery's."""
     if not seconds:
-        yield
-        return
+        return function()
+    import threading
     try:
         from girder_worker.exceptions import SoftTimeLimitExceeded
     except ImportError:  # Kitware's
@@ -171,7 +191,7 @@ def soft_limit(seconds):
     timer.daemon = True
     timer.start()
     try:
-        yield
+        return function()
     finally:
         running = False
         timer.cancel()
@@ -225,13 +245,17 @@ def prepare(app, task, call, args, kwargs, restore):
         app.current_task = task
     task.job_manager = JobManager()
     if known.get('girder_api_url'):
-        try:
-            from girder_client import GirderClient
-        except ImportError:
-            from girder_worker_utils._girder import GirderClient
-        client = GirderClient(apiUrl=known['girder_api_url'])
+        client = girder_client()(apiUrl=known['girder_api_url'])
         client.token = known.get('girder_client_token') or ''
         task.girder_client = client
+
+
+def girder_client():
+    try:
+        from girder_client import GirderClient
+    except ImportError:
+        from girder_worker_utils._girder import GirderClient
+    return GirderClient
 
 
 def keep_request(task):
@@ -371,18 +395,28 @@ def failed(exc):
             end['error'] = described(exc.exc)
         return json.dumps(end).encode()
     error = described(exc)
-    frames = traceback.extract_tb(exc.__traceback__)
-    while len(frames) > 1 and (frames[0].filename in (__file__, importlib.__file__) or frames[0].filename.startswith('<frozen importlib')):
-        frames.pop(0)
+    stack = stack_of(exc)
     try:
         sys.stdout.flush()
-        sys.stderr.write('%s: %s\n%s' % (error['type'], error['message'], ''.join(traceback.format_list(frames))))
+        sys.stderr.write('%s: %s\n%s' % (error['type'], error['message'], stack))
         sys.stderr.flush()
     except Exception:
         pass
-    error['traceback'] = 'Traceback (most recent call last):\n%s%s: %s\n' % (
-        ''.join(traceback.format_list(frames))[-MAX_TEXT:], error['type'], error['message'])
+    error['traceback'] = 'Traceback (most recent call last):\n%s%s: %s\n' % (stack[-MAX_TEXT:], error['type'], error['message'])
     return json.dumps({'state': 'FAILURE', 'error': error}).encode()
+
+
+def stack_of(exc):
+    """Where it was raised, without the frames above the task."""
+    try:
+        os.close(State.spare)  # the function may have left no descriptor to import with
+        import traceback
+        frames = traceback.extract_tb(exc.__traceback__)
+        while len(frames) > 1 and (frames[0].filename in (__file__, importlib.__file__) or frames[0].filename.startswith('<frozen importlib')):
+            frames.pop(0)
+        return ''.join(traceback.format_list(frames))
+    except Exception as exc:
+        return '  (it cannot be shown where: %r)\n' % exc
 
 
 def described(exc):

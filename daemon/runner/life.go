@@ -177,7 +177,7 @@ func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error
 	}
 	spec.Stdout, spec.Stderr = a.output.pipes[0].w, a.output.pipes[1].w
 	if r.Plan.Python != nil {
-		if a.call, err = newCall(); err != nil {
+		if a.call, err = newCall(r.Plan.Python); err != nil {
 			return spec, err
 		}
 		spec.Stdin = a.call.theirs
@@ -212,9 +212,6 @@ func (a *attemptRun) start(ctx context.Context, spec *sandbox.Spec) error {
 	a.hear()
 	if err := a.launch(ctx, spec); err != nil {
 		return err
-	}
-	if a.call != nil {
-		a.call.prepare(a.request.Plan.Python)
 	}
 	a.begin()
 	return nil

@@ -130,7 +130,10 @@ func (a *attemptRun) hostRoot() (layer string, mounts []sandbox.Mount, err error
 			return err
 		}
 		for _, e := range entries {
-			if fi, err := e.Info(); err == nil && (slices.Contains(shownEtc, e.Name()) || strings.HasPrefix(e.Name(), "python3")) {
+			if !slices.Contains(shownEtc, e.Name()) && !strings.HasPrefix(e.Name(), "python3") {
+				continue
+			}
+			if fi, err := e.Info(); err == nil {
 				if err := show(filepath.Join("etc", e.Name()), fi); err != nil {
 					return err
 				}
@@ -165,7 +168,8 @@ type call struct {
 	err    error
 }
 
-func newCall() (*call, error) {
+// newCall is one for whose function an interpreter imports what it must as soon as it is there.
+func newCall(p *transforms.Python) (*call, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a function's socket: %w", os.NewSyscallError("socketpair", err))
@@ -177,14 +181,10 @@ func newCall() (*call, error) {
 		c.theirs.Close()
 		return nil, fmt.Errorf("cannot use a function's socket: %w", err)
 	}
-	return c, nil
-}
-
-// prepare has the interpreter import what will be called.
-func (c *call) prepare(p *transforms.Python) {
-	data, _ := json.Marshal(map[string]any{"module": p.Module, "plugin": p.Plugin, "path": p.Path, "app_main": p.AppMain})
+	data, _ := json.Marshal(map[string]any{"module": p.Module, "plugin": p.Plugin, "path": p.Path, "app_main": p.AppMain, "girder": len(p.Girders) > 0})
 	// Less than a socket takes. Who does not read it is told by a missing result.
 	_, _ = c.ours.Write(append(data, '\n'))
+	return c, nil
 }
 
 // start sends what the function is called with and waits for its result.

@@ -1,7 +1,9 @@
+import atexit
 import os
 import signal
 import socket
 import sys
+import threading
 import time
 
 from girder_worker.app import app
@@ -155,6 +157,22 @@ def forks():
         if os.fork() == 0:
             time.sleep(600)
     return 'parent'
+
+
+@app.task
+def lingers():
+    def later():
+        time.sleep(.3)
+        print('a thread ended')
+    atexit.register(print, 'an exit handler ran')
+    threading.Thread(target=later).start()
+    return 'early'
+
+
+@app.task
+def exhausts():
+    while True:
+        os.dup(0)
 
 
 @app.task
