@@ -875,10 +875,15 @@ print(json.dumps([begin] + imported.apply_async((), `+options+`).get(timeout=60)
 	if err != nil {
 		t.Fatal(err)
 	}
+	looks := func() int { return strings.Count(w.stderr.String(), "Tasks of Python packages") }
+	before := looks()
 	if err := os.WriteFile(file, append(text, "\n# changed\n"...), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	is("after the module was changed", ask(personUID, ""), false)
+	// The look that follows the change ends what waits.
+	w.eventually("another look", func() bool { return looks() > before })
+	ask(personUID, "")
 	await()
 	is("once more", ask(personUID, ""), true)
 	await()
