@@ -332,7 +332,8 @@ func TestEvents(t *testing.T) {
 	client := celerytest.New(t, "amqp://guest:guest@"+rabbit.Addr()+"/"+vhost)
 	startMachine(t, vhost, "celery@lab")
 	said := client.Run(t, `
-app.control.enable_events(reply=True, timeout=3)
+while not app.control.enable_events(reply=True, timeout=3):
+    pass
 run = 'girder_worker.docker.tasks.docker_run'
 state = app.events.State()
 seen = []
@@ -341,19 +342,22 @@ def on(event):
     kind = event['type']
     if kind not in seen:
         seen.append(kind)
+    if kind == 'worker-heartbeat':
+        # For twice as long as it is between two.
+        alive.update(w.hostname for w in state.workers.values() if w.alive)
     if kind == 'worker-heartbeat' and not sent:
         sent.append(app.send_task(run, args=['busybox'], task_id='good'))
         sent.append(app.send_task(run, args=['busybox'], kwargs={'container_args': ['5']}, task_id='bad'))
     tasks = {t.uuid: t.state for t in state.tasks.values()}
     if tasks == {'good': 'SUCCESS', 'bad': 'FAILURE'}:
         receiver.should_stop = True
-sent = []
+sent, alive = [], set()
 with app.connection_for_read() as connection:
     receiver = app.events.Receiver(connection, handlers={'*': on})
     receiver.capture(limit=None, timeout=60, wakeup=False)
 say(['seen', sorted(seen)])
 say(['tasks', {t.uuid: [t.state, t.name, t.args, t.exception, t.worker.hostname, t.received is not None, t.started is not None] for t in state.tasks.values()}])
-say(['workers', {w.hostname: [w.alive, w.sw_ident] for w in state.workers.values()}])
+say(['workers', {w.hostname: [w.hostname in alive, w.sw_ident] for w in state.workers.values()}])
 `)
 	got := answers(t, said)
 	var seen []string

@@ -111,8 +111,8 @@ func (e *Events) notice(n queue.Notice) {
 	var event celery.Event
 	switch n.State {
 	case queue.Queued, queue.Delayed:
-		if j.Attempt > 0 || n.Version > 1 {
-			return
+		if n.Version > 1 {
+			return // it was told when it came
 		}
 		event = e.Source.Received(r, now)
 	case queue.Running:
