@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -150,10 +151,14 @@ func (b *Broker) Vhost(t testing.TB) string {
 }
 
 // User makes a user of a virtual host with patterns of what it may configure,
-// write and read. Users are gone with the broker.
+// write and read. It is gone when the test ends.
 func (b *Broker) User(t testing.TB, name, password, vhost, configure, write, read string) {
 	t.Helper()
 	b.Eval(t, fmt.Sprintf(`rabbit_auth_backend_internal:add_user(<<"%s">>, <<"%s">>, <<"test">>).`, name, password))
+	t.Cleanup(func() {
+		b.Use(t)
+		b.Eval(t, fmt.Sprintf(`rabbit_auth_backend_internal:delete_user(<<"%s">>, <<"test">>).`, name))
+	})
 	b.Allow(t, name, vhost, configure, write, read)
 }
 
@@ -407,20 +412,26 @@ func (b *Broker) startMapper() error {
 	}
 }
 
-// freePorts asks the kernel for ports that nobody has; all are held until the
-// last is found, so that they differ.
-func freePorts(n int) ([]int, error) {
-	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
+// freePorts finds ports that nobody has; all are held until the last is found, so
+// that they differ. None is of those that the kernel gives to connections: it is
+// seconds until the broker listens, and that happens again when it is restarted.
+func freePorts(n int) (ports []int, err error) {
+	for range 100 * n {
+		l, listenErr := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(firstPort+rand.IntN(lastPort-firstPort)))
+		if listenErr != nil {
+			err = listenErr
+			continue
 		}
 		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		if ports = append(ports, l.Addr().(*net.TCPAddr).Port); len(ports) == n {
+			return ports, nil
+		}
 	}
-	return ports, nil
+	return nil, err
 }
+
+// Ports below those of net.ipv4.ip_local_port_range.
+const firstPort, lastPort = 10000, 32768
 
 func tail(b []byte, n int) []byte {
 	if len(b) > n {
