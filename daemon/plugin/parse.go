@@ -116,6 +116,8 @@ func (p *parser) top(root map[string]any) {
 			p.parameters(v)
 		case "girder_job":
 			p.girderJob(v)
+		case "command":
+			p.add(key, "command: a task file runs an image, with entrypoint and args; for a program of this machine write a task in Python that calls it, girder-worker tasks new --python NAME")
 		default:
 			if slices.Contains(notInFile, key) {
 				p.add(key, "%s: whoever calls the task says that", key)

@@ -321,12 +321,13 @@ func TestBadFiles(t *testing.T) {
 	head := "name = \"t\"\nimage = \"i\"\nargs = [\"{x}\"]\n"
 	parameter := "[[parameters]]\nname = \"x\"\n"
 	for file, says := range map[string]string{
-		"":                              "t.toml: name: missing",
-		"name = \"t\"":                  "t.toml: image: missing",
-		"name = \"t\"\nimage = ":        "t.toml:2:8: ",
-		"name = \"t\"\nname = \"u\"":    "t.toml:2:",
-		"name = 3\nimage = \"i\"":       "t.toml:1:1: name: it is no text",
-		"name = \"a b\"\nimage = \"i\"": "t.toml:1:1: \"a b\" is no name of a task",
+		"":                                      "t.toml: name: missing",
+		"name = \"t\"":                          "t.toml: image: missing",
+		"name = \"t\"\nimage = ":                "t.toml:2:8: ",
+		"name = \"t\"\nname = \"u\"":            "t.toml:2:",
+		"name = \"t\"\ncommand = [\"/bin/ls\"]": "t.toml:2:1: command: a task file runs an image",
+		"name = 3\nimage = \"i\"":               "t.toml:1:1: name: it is no text",
+		"name = \"a b\"\nimage = \"i\"":         "t.toml:1:1: \"a b\" is no name of a task",
 		"name = \"girder_worker.docker.tasks.docker_run\"\nimage = \"i\"": "taken by the worker itself",
 		"name = \"t\"\nimage = \"i\"\nimag = 3":                           "t.toml:3:1: imag: unknown field",
 		"name = \"t\"\nimage = \"i\"\n[resources]\ncpu = 3":               "t.toml:4:1: resources.cpu: unknown field",

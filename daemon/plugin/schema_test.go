@@ -423,7 +423,7 @@ func TestSchemaHasTheKeysOfTheParser(t *testing.T) {
 	schema := taskSchema(t)
 	top := schema["properties"].(object)
 	for _, key := range keys["top"] {
-		if top[key] == nil {
+		if top[key] == nil && key != "command" { // which is told what to do instead
 			t.Errorf("the schema lacks %s", key)
 		}
 	}
