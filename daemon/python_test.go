@@ -19,6 +19,7 @@ import (
 	"girderworker/daemon/apitype"
 	"girderworker/daemon/attempt"
 	"girderworker/daemon/client"
+	"girderworker/daemon/policy/policytest"
 )
 
 // pythonEnv is a virtual environment with the wheels of contrib/python. It is below
@@ -56,29 +57,28 @@ func newVenv(t testing.TB, options []string, wheels ...string) *pythonEnv {
 	if _, err := os.Stat(systemPython); err != nil {
 		t.Skipf("no Python: %v", err)
 	}
-	dir, err := os.MkdirTemp("/opt", "girder-worker-test-")
-	if err == nil {
-		err = os.Chmod(dir, 0o755)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := policytest.RootsDir(t)
 	e := &pythonEnv{t: t, dir: filepath.Join(dir, "venv")}
 	e.command("", systemPython, append(append([]string{"-m", "venv", "--without-pip"}, options...), e.dir)...)
 	e.command("", systemPython, "../contrib/python/build.py", "1.2.3", dir)
 	e.site = strings.TrimSpace(e.command("", e.python(), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"))
 	for _, wheel := range wheels {
-		z, err := zip.OpenReader(filepath.Join(dir, wheel+"-1.2.3-py3-none-any.whl"))
-		if err == nil {
-			err = os.CopyFS(e.site, z)
-			z.Close()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		e.unpack(filepath.Join(dir, wheel+"-1.2.3-py3-none-any.whl"))
 	}
 	return e
+}
+
+// unpack installs a wheel.
+func (e *pythonEnv) unpack(wheel string) {
+	e.t.Helper()
+	z, err := zip.OpenReader(wheel)
+	if err == nil {
+		err = os.CopyFS(e.site, z)
+		z.Close()
+	}
+	if err != nil {
+		e.t.Fatal(err)
+	}
 }
 
 func (e *pythonEnv) python() string { return filepath.Join(e.dir, "bin", "python3") }

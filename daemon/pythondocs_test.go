@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"girderworker/daemon/amqp/celerytest"
+	"girderworker/daemon/policy/policytest"
 	"girderworker/transforms/girder/girdertest"
 )
 
@@ -343,14 +344,7 @@ func TestPythonDocumentationReal(t *testing.T) {
 		t.Skip("GIRDER_WORKER_REAL names no Python interpreter that can import Kitware's girder_worker")
 	}
 	// Nothing is installed there.
-	dir, err := os.MkdirTemp("/opt", "girder-worker-test-")
-	if err == nil {
-		err = os.Chmod(dir, 0o755)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := policytest.RootsDir(t)
 	for name := range documentedPackages {
 		if err := os.CopyFS(filepath.Join(dir, name), os.DirFS(filepath.Join("testdata", "python", name))); err != nil {
 			t.Fatal(err)

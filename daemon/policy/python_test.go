@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"girderworker/daemon/policy/policytest"
 )
 
 // TestRootsAlone: each step of a path counts, beyond links, too.
@@ -12,15 +14,7 @@ func TestRootsAlone(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	// Not below /tmp, which everyone may write.
-	dir, err := os.MkdirTemp("/opt", "girder-worker-test-")
-	if err == nil {
-		err = os.Chmod(dir, 0o755)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := policytest.RootsDir(t)
 	p := func(name string) string { return filepath.Join(dir, name) }
 	do := func(err error) {
 		t.Helper()
