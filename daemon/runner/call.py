@@ -165,7 +165,10 @@ def run(app, call, restore):
     kwargs = restore(call['kwargs'])
     prepare(app, task, call, args, kwargs, restore)
     value = limited(call.get('soft') or 0, lambda: task(*args, **kwargs))
-    end = json.dumps({'state': 'SUCCESS', 'result': value}, allow_nan=False, default=plain).encode()
+    try:
+        end = json.dumps({'state': 'SUCCESS', 'result': value}, allow_nan=False, default=plain).encode()
+    except Exception as exc:  # where json was at with it says nothing
+        raise exc.with_traceback(None) from None
     if len(end) > MAX_RESULT:
         raise ValueError('the result has %d bytes as JSON, and at most %d can be kept; write a file and return its path' % (
             len(end), MAX_RESULT))
@@ -412,7 +415,8 @@ def stack_of(exc):
         os.close(State.spare)  # the function may have left no descriptor to import with
         import traceback
         frames = traceback.extract_tb(exc.__traceback__)
-        while len(frames) > 1 and (frames[0].filename in (__file__, importlib.__file__) or frames[0].filename.startswith('<frozen importlib')):
+        while frames and (frames[0].filename in (__file__, importlib.__file__) or frames[0].filename.startswith('<frozen importlib')
+                          or frames[0].filename.endswith('/girder_worker/task.py')):
             frames.pop(0)
         return ''.join(traceback.format_list(frames))
     except Exception as exc:
