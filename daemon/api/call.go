@@ -194,9 +194,10 @@ func (s *Server) resultOf(c *call, j *queue.Job) (*apitype.Result, error) {
 		}
 	case j.State == queue.Canceled:
 		out.State = "REVOKED"
-		out.Error = &apitype.Exception{Type: "TaskRevokedError", Module: "celery.exceptions", Message: cmp.Or(j.Reason, "revoked")}
+		out.Error = &apitype.Exception{Type: "TaskRevokedError", Module: "celery.exceptions", Message: cmp.Or(c.shownText(j.Reason, j), "revoked")}
 	case j.State == queue.Failed:
 		out.State, out.Error = "FAILURE", exceptionOf(j)
+		out.Error.Message = c.shownText(out.Error.Message, j)
 	case j.State.Active():
 		out.State = "STARTED"
 	case j.Failures > 0:

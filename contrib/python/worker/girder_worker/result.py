@@ -106,10 +106,17 @@ class GirderAsyncResult:
                 raise exceptions.TimeoutError('The operation timed out.')
         if now['state'] == SUCCESS:
             return now.get('result')
-        exc = self._exception(now)
         if propagate:
-            raise exc
-        return exc
+            raise self._earlier() or self._exception(now)
+        return self._exception(now)
+
+    def _earlier(self):
+        """What a call before this one in its chain has raised, because of which this one was not made."""
+        for r in [] if self.parent is None else getattr(self.parent, 'results', [self.parent]):
+            exc = r._exception(r._now())
+            if exc is not None:
+                return r._earlier() or exc
+        return None
 
     wait = get
 
