@@ -534,10 +534,19 @@ func TestPythonPlugins(t *testing.T) {
 		}
 	}
 
-	scaffold := e.command("", binary, "tasks", "new", "--python", "newlab", filepath.Dir(e.dir))
-	w.configure("slots = 4", "python = "+e.dir, "plugins_enabled = newlab,labtasks", "plugin_load_path = "+strings.TrimSpace(scaffold))
+	// The scaffold, installed as pip does that without a network, and as it is.
+	scaffold := strings.TrimSpace(e.command("", binary, "tasks", "new", "--python", "newlab", filepath.Dir(e.dir)))
+	built := e.command("", "/bin/sh", "-c", `cd "$0" && "$1" -B -c 'import build_offline, sys; print(build_offline.build_wheel(sys.argv[1]), build_offline.build_editable("/tmp"))' "$2"`,
+		scaffold, systemPython, filepath.Dir(e.dir))
+	e.unpack(filepath.Join(filepath.Dir(e.dir), strings.Fields(built)[0]))
 	w.discovered("newlab.tasks.example_task")
-	if job := w.wait(w.callTask("newlab.tasks.example_task").ID); job.State != "succeeded" {
+	if out, errs, code := w.call("run", "--task", "newlab.tasks.example_task", "who=5"); out != "\"Hello 5!\"\n" || code != 0 {
+		t.Errorf("%q %q %d", out, errs, code)
+	}
+	other := strings.TrimSpace(e.command("", binary, "tasks", "new", "--python", "asitis", filepath.Dir(e.dir)))
+	w.configure("slots = 4", "python = "+e.dir, "plugins_enabled = asitis,labtasks", "plugin_load_path = "+other)
+	w.discovered("asitis.tasks.example_task")
+	if job := w.wait(w.callTask("asitis.tasks.example_task").ID); job.State != "succeeded" {
 		t.Errorf("%+v", job)
 	}
 	tasks, err := w.client.Tasks(t.Context())

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	_ "embed"
 	"errors"
 	"os"
 	"path/filepath"
@@ -8,12 +9,16 @@ import (
 	"strings"
 )
 
+//go:embed build_offline.py
+var buildOffline string
+
 // newPackage is a task package that does something: files by their paths, where
 // NAME is its name.
 var newPackage = map[string]string{
 	"pyproject.toml": `[build-system]
-requires = ["setuptools"]
-build-backend = "setuptools.build_meta"
+requires = []
+build-backend = "build_offline"
+backend-path = ["."]
 
 [project]
 name = "NAME"
@@ -22,10 +27,10 @@ dependencies = ["girder_worker"]
 
 [project.entry-points.girder_worker_plugins]
 NAME = "NAME:Plugin"
-
-[tool.setuptools]
-packages = ["NAME"]
 `,
+	// Debian's pip of a new environment has no setuptools that makes wheels, and pip's own
+	// way is to fetch one.
+	"build_offline.py": buildOffline,
 	"NAME/__init__.py": `from girder_worker import GirderWorkerPlugin
 
 
