@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -428,6 +429,15 @@ func TestPythonTold(t *testing.T) {
 	}
 	if log := w.log(failed.ID); !strings.HasPrefix(log, "ValueError: ('broken', 42)\n  File \"") || !strings.Contains(log, "raise ValueError(text, 42)") {
 		t.Errorf("log: %q", log)
+	}
+	// The command line shows what comes back.
+	for args, want := range map[string]string{"a=1 b=2": "3\n", "a=[1] b=[2.5]": "[1, 2.5]\n", "a=x b=y": "\"xy\"\n"} {
+		if out, errs, code := w.call(append([]string{"run", "--task", "labtasks.tasks.add"}, strings.Fields(args)...)...); out != want || code != 0 {
+			t.Errorf("%s: %q %q %d", args, out, errs, code)
+		}
+	}
+	if out, errs, _ := w.call("show", w.wait(w.callTask("labtasks.tasks.add", 1, 2).ID).ID); !strings.Contains(out, "result:       3\n") {
+		t.Errorf("%s%s", out, errs)
 	}
 	third := w.wait(w.callTask("labtasks.tasks.third_time").ID)
 	if third.State != "succeeded" || third.Attempt != 3 {

@@ -78,7 +78,7 @@ func exitCode(j *queue.Job) int {
 }
 
 // fullView adds what costs more: the document, the live attempt, the place in
-// the queue.
+// the queue, the result.
 func (s *Server) fullView(c *call, j *queue.Job) apitype.Job {
 	v := c.view(j)
 	v.Document = mask(j.Body)
@@ -89,6 +89,9 @@ func (s *Server) fullView(c *call, j *queue.Job) apitype.Job {
 		if _, ahead, err := s.queue.Why(j.ID, s.control.Capacity()); err == nil && ahead > 0 {
 			v.Position = ahead
 		}
+	}
+	if r, err := s.resultOf(c, j); err == nil && string(r.Result) != "null" {
+		v.Result = r.Result
 	}
 	return v
 }

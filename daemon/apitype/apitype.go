@@ -37,6 +37,7 @@ type Job struct {
 	Error           string          `json:"error,omitempty"`
 	Detail          json.RawMessage `json:"detail,omitempty"` // attempt.Exit of the last attempt, and its notes
 	Document        json.RawMessage `json:"document,omitempty"`
+	Result          json.RawMessage `json:"result,omitempty"` // what a function returned; none of lists
 }
 
 // Progress is the last progress a job told.

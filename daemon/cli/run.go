@@ -40,7 +40,9 @@ girder-folder:ID. The server and your API key stand in
 
 With --task, what runs is a task that the machine has: "girder-worker tasks" lists
 them, "girder-worker tasks show NAME" tells its parameters. A file is given by its
-path or as girder-file:ID, girder-item:ID or girder-folder:ID.
+path or as girder-file:ID, girder-item:ID or girder-folder:ID. A task in Python gets a
+VALUE that is JSON as what it says, and any other as text, as it gets every one for a
+parameter whose default is a text; what it returns is shown last, as JSON.
 
 With --json, stdout has a line of JSON for each piece of output and each change of
 state, and one with the whole job at its end.`
@@ -83,6 +85,9 @@ func (a *app) runJob(ctx context.Context, what string, document map[string]any) 
 	job, err = a.watch(ctx, c, job.ID)
 	if err != nil {
 		return cannot("follow job "+job.ID, err)
+	}
+	if !a.json && len(job.Result) > 0 { // of a function
+		fmt.Fprintf(a.Stdout, "%s\n", job.Result)
 	}
 	return a.endAs(&job)
 }

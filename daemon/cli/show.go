@@ -73,7 +73,7 @@ func (a *app) printJob(j *apitype.Job) error {
 	pairs := []string{
 		"id", j.ID, "name", j.Name, "owner", owner(j), "task", j.Task, "image", j.Image,
 		"state", state, "reason", reason, "position", position, "progress", progress,
-		"exit code", exit, "outcome", j.Outcome, "error", j.Error, "not reported", j.Untold,
+		"exit code", exit, "result", clipped(string(j.Result), maxShownResult), "outcome", j.Outcome, "error", j.Error, "not reported", j.Untold,
 		"priority", strconv.Itoa(j.Priority), "attempt", attempt,
 		"after", strings.Join(j.After, " "), "after any", strings.Join(j.AfterAny, " "),
 		"not before", clock(j.NotBefore), "expires", clock(j.Expires),
@@ -88,6 +88,16 @@ func (a *app) printJob(j *apitype.Job) error {
 		return err
 	}
 	return a.printStreams(&detail)
+}
+
+// maxShownResult is how much of a result is shown, in bytes; --json has all of it.
+const maxShownResult = 2000
+
+func clipped(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "…"
 }
 
 // documentFields are the members of a document that the lines above do not

@@ -1,9 +1,12 @@
 package cli
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -70,6 +73,9 @@ func (a *app) taskDocument(cmd *cobra.Command, flags *jobFlags, args []string) (
 		}
 	}
 	d["task"], d["kwargs"] = flags.task, kwargs
+	if task.Image == "" {
+		d["kwargs"] = pythonArguments(&task, kwargs)
+	}
 	if inGirder {
 		own, err := ownGirder(a.LookupEnv)
 		if err != nil {
@@ -80,6 +86,21 @@ func (a *app) taskDocument(cmd *cobra.Command, flags *jobFlags, args []string) (
 		}
 	}
 	return d, nil
+}
+
+// pythonArguments are what a function is called with, which has no types that tell a
+// number from a text: JSON is what it says, and everything else a text, as is what takes
+// the place of one.
+func pythonArguments(task *apitype.Task, given map[string]string) map[string]any {
+	values := make(map[string]any, len(given))
+	for key, v := range given {
+		values[key] = v
+		text := slices.ContainsFunc(task.Parameters, func(p apitype.Parameter) bool { return p.Name == key && bytes.HasPrefix(p.Default, []byte(`"`)) })
+		if !text && json.Valid([]byte(v)) {
+			values[key] = json.RawMessage(v)
+		}
+	}
+	return values
 }
 
 // isGirder tells ids from paths.
