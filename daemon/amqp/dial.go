@@ -101,7 +101,8 @@ func (c *Client) dial(ctx context.Context, b Broker, name string) (*connection, 
 	plain.SetDeadline(time.Now().Add(dialTimeout))
 	conn := plain
 	if b.Secure {
-		settings, err := c.config.TLS.over(b.TLS).load(b.Host)
+		files := c.config.TLS.over(b.TLS)
+		settings, err := files.load(b.Host)
 		if err != nil {
 			conn.Close()
 			return nil, err
@@ -109,7 +110,7 @@ func (c *Client) dial(ctx context.Context, b Broker, name string) (*connection, 
 		secure := tls.Client(conn, settings)
 		if err := secure.HandshakeContext(ctx); err != nil {
 			conn.Close()
-			return nil, err
+			return nil, untrusted(b, files.CA, err)
 		}
 		conn = secure
 	}

@@ -49,11 +49,29 @@ type problem struct {
 func (p *problem) Error() string { return p.text }
 func (p *problem) Unwrap() error { return p.err }
 
+// untrusted explains an error of a handshake if it is that no authority in ca, or of
+// the system where ca is empty, has signed the broker's certificate.
+func untrusted(b Broker, ca string, err error) error {
+	var unknown x509.UnknownAuthorityError
+	var chain *tls.CertificateVerificationError
+	if !errors.As(err, &unknown) || !errors.As(err, &chain) || len(chain.UnverifiedCertificates) == 0 {
+		return err
+	}
+	cert := chain.UnverifiedCertificates[0]
+	p := &problem{denied: true, err: err}
+	whose := fmt.Sprintf("of %.200q, signed by %.200q", cert.Subject, cert.Issuer)
+	p.text = fmt.Sprintf("the certificate of %s (%s) is not signed by a known authority: name its authority's file in celery.broker_ca", b.Addr(), whose)
+	if ca != "" {
+		p.text = fmt.Sprintf("the certificate of %s (%s) is not signed by an authority in %s, celery.broker_ca: it has to hold the one that signed it", b.Addr(), whose, ca)
+	}
+	return p
+}
+
 // connectProblem explains why connecting failed. The error never holds the password.
 func connectProblem(b Broker, err error) *problem {
 	p := &problem{err: err}
 	var server *amqp091.Error
-	var unknown x509.UnknownAuthorityError
+	var untrusted *problem
 	var host x509.HostnameError
 	var record tls.RecordHeaderError
 	var dns *net.DNSError
@@ -76,9 +94,8 @@ func connectProblem(b Broker, err error) *problem {
 	case errors.Is(err, amqp091.ErrSASL):
 		p.denied = true
 		p.text = fmt.Sprintf("RabbitMQ at %s offers no way to log in that is known here (PLAIN, or EXTERNAL with auth_mechanism=external)", b.Addr())
-	case errors.As(err, &unknown):
-		p.denied = true
-		p.text = fmt.Sprintf("the certificate of %s is not signed by a known authority: name its authority's file in celery.broker_ca", b.Addr())
+	case errors.As(err, &untrusted):
+		return untrusted
 	case errors.As(err, &host):
 		p.denied = true
 		p.text = fmt.Sprintf("the certificate of %s is for another name (%v): set celery.broker_server_name", b.Addr(), host)

@@ -143,8 +143,8 @@ func TestTLS(t *testing.T) {
 	}{
 		{"right", "localhost", right, ""},
 		{"no client certificate", "localhost", TLS{CA: right.CA}, "it may want a client certificate"},
-		{"unknown authority", "localhost", TLS{CA: stranger.File, Cert: cert, Key: key}, "not signed by a known authority"},
-		{"the system's authorities", "localhost", TLS{Cert: cert, Key: key}, "not signed by a known authority"},
+		{"unknown authority", "localhost", TLS{CA: stranger.File, Cert: cert, Key: key}, `(of "CN=localhost", signed by "CN=rabbittest") is not signed by an authority in ` + stranger.File},
+		{"the system's authorities", "localhost", TLS{Cert: cert, Key: key}, "is not signed by a known authority: name its authority's file in celery.broker_ca"},
 		{"other name", "127.0.0.1", right, "is for another name"},
 		{"name given", "127.0.0.1", TLS{CA: right.CA, Cert: cert, Key: key, ServerName: "localhost"}, ""},
 		{"no such file", "localhost", TLS{CA: filepath.Join(dir, "none")}, "cannot read the authorities"},

@@ -178,7 +178,7 @@ func (s Session) transport(api *url.URL) (http.RoundTripper, error) {
 		}
 		return direct(ctx, network, address)
 	})
-	return &transport{api: api, header: header, own: own, foreign: foreign}, nil
+	return &transport{api: api, header: header, own: own, foreign: foreign, ca: s.CAFile}, nil
 }
 
 // dial connects to where it may. kind tells of an address, as it was before the name
@@ -280,6 +280,7 @@ type transport struct {
 	api          *url.URL
 	header       http.Header
 	own, foreign *http.Transport
+	ca           string // whose authorities are trusted by own; empty: the system's
 }
 
 type viaProxy struct{}
@@ -296,7 +297,8 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 				}
 			}
 		}
-		return t.own.RoundTrip(r)
+		response, err := t.own.RoundTrip(r)
+		return response, untrusted(t.ca, err)
 	}
 	ctx := r.Context()
 	if u, err := t.foreign.Proxy(r); err == nil && u != nil {
@@ -304,7 +306,24 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	r = r.Clone(ctx)
 	r.Header.Del(tokenHeader)
-	return t.foreign.RoundTrip(r)
+	response, err := t.foreign.RoundTrip(r)
+	return response, untrusted("", err)
+}
+
+// untrusted explains an error of a handshake if it is that no authority in ca, or of
+// the system where ca is empty, has signed the server's certificate.
+func untrusted(ca string, err error) error {
+	var unknown x509.UnknownAuthorityError
+	var chain *tls.CertificateVerificationError
+	if !errors.As(err, &unknown) || !errors.As(err, &chain) || len(chain.UnverifiedCertificates) == 0 {
+		return err
+	}
+	cert := chain.UnverifiedCertificates[0]
+	whose := fmt.Sprintf("of %.200q, signed by %.200q", cert.Subject, cert.Issuer)
+	if ca == "" {
+		return fmt.Errorf("the server's certificate (%s) is not signed by an authority that is known here; a session can name its file in verify: %w", whose, err)
+	}
+	return fmt.Errorf("the server's certificate (%s) is not signed by an authority in %s, which verify names: %w", whose, ca, err)
 }
 
 // CloseIdleConnections is what [http.Client.CloseIdleConnections] looks for.

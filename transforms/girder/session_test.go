@@ -92,16 +92,18 @@ func forward(target *url.URL) http.Handler {
 func TestVerify(t *testing.T) {
 	w := newWorld(t, girdertest.Config{})
 	api, ca := tlsServer(t, w, func(*tls.Config) {})
+	other, _ := selfSigned(t)
 	for name, c := range map[string]struct {
 		session girder.Session
-		ok      bool
+		says    string // empty: it works
 	}{
-		"unknown":  {girder.Session{}, false},
-		"trusted":  {girder.Session{CAFile: ca}, true},
-		"insecure": {girder.Session{Insecure: true}, true},
+		"unknown":  {girder.Session{}, `(of "O=Acme Co", signed by "O=Acme Co") is not signed by an authority that is known here; a session`},
+		"other":    {girder.Session{CAFile: other}, "is not signed by an authority in " + other},
+		"trusted":  {girder.Session{CAFile: ca}, ""},
+		"insecure": {girder.Session{Insecure: true}, ""},
 	} {
 		client := newClient(t, girder.Config{API: api, Token: w.token, Session: c.session, Sleep: w.pauses.sleep})
-		if _, err := client.Item(t.Context(), w.item); (err == nil) != c.ok {
+		if _, err := client.Item(t.Context(), w.item); (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
