@@ -12,7 +12,9 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"time"
 
+	"girderworker/daemon/amqp"
 	"girderworker/daemon/apitype"
 	"girderworker/daemon/client"
 	"girderworker/daemon/config"
@@ -107,6 +109,25 @@ var checks = []check{
 	{"container", (*patient).container},
 }
 
+// connectPatience is more than one try to connect to a broker takes.
+const connectPatience = 20 * time.Second
+
+// ask returns what the daemon says of itself. One that was started just now may not
+// have tried its broker to the end.
+func (p *patient) ask(ctx context.Context) (apitype.Status, error) {
+	for deadline := time.Now().Add(connectPatience); ; {
+		st, err := p.client.Status(ctx)
+		if err != nil || st.Broker == nil || st.Broker.State != string(amqp.Connecting) || time.Now().After(deadline) {
+			return st, err
+		}
+		select {
+		case <-ctx.Done():
+			return st, nil
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
 // Run makes all checks and tells whether none failed.
 func Run(ctx context.Context, o Options) bool {
 	p := &patient{Options: o, root: os.Geteuid() == 0}
@@ -120,7 +141,7 @@ func Run(ctx context.Context, o Options) bool {
 	}
 	p.client = client.New(p.Socket, 0)
 	defer p.client.Close()
-	if st, err := p.client.Status(ctx); err != nil {
+	if st, err := p.ask(ctx); err != nil {
 		p.down = err
 	} else {
 		p.status = &st
