@@ -117,7 +117,7 @@ func (c *Config) Keys() []Key {
 		{sectionWorker, "python", "interpreters or virtual environments with task packages, by commas", false, &listValue{&c.Python.Interpreters, absolute}},
 		{sectionWorker, "plugins_enabled", "the plugins that count, by commas (default: all that are installed)", true, &namesValue{listValue{&c.Python.Enabled, oneName}}},
 		{sectionWorker, "plugin_load_path", "more directories with plugins, apart by colons", true, &pathsValue{&c.Python.LoadPath}},
-		{sectionWorker, "python_ready", "interpreters ready for a person's next call of a function; 0 for none", false, &countValue{&c.Python.Ready, 0, 64}},
+		{sectionWorker, "python_ready", "interpreters ready for next calls, the first to go for memory; 0 for none", false, &countValue{&c.Python.Ready, 0, 64}},
 		{sectionWorker, "python_ready_time", "for how long one waits", false, (*durationValue)(&c.Python.ReadyTime)},
 		{sectionWorker, "tmp_root", "where Python tasks keep what is temporary; relative: in their scratch", true, (*textValue)(&c.Python.TmpRoot)},
 		{sectionWorker, "python_import_time", "how long the imports that look for tasks may take, for each of python", true, &importTimeValue{durationValue: (*durationValue)(&c.Python.ImportTime)}},

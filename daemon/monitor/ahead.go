@@ -36,12 +36,12 @@ type aheads struct {
 	m        *Monitor
 	sessions *sessions
 
-	mu     sync.Mutex
-	next   int
-	ready  []*ahead                 // oldest first
-	making map[string]chan struct{} // by key; closed when it is made
-	closed bool
-	wg     sync.WaitGroup // of what makes and what ends them
+	mu      sync.Mutex
+	next    int
+	ready   []*ahead           // oldest first
+	demands map[string]*demand // by key, of those whose calls were just made
+	closed  bool
+	wg      sync.WaitGroup // of what makes and what ends them
 }
 
 // aheadRefill leaves the processor to the attempt that was just started.
@@ -67,7 +67,8 @@ func keyOf(r *attempt.Request) (string, bool) {
 }
 
 // take returns one that will do for a request, which is then the caller's, or nil. One
-// that is being made is waited for: another would not be there earlier.
+// that is being made, and that nobody else waits for, is waited for: another would not be
+// there earlier.
 func (s *aheads) take(ctx context.Context, r *attempt.Request) *ahead {
 	if s == nil {
 		return nil
@@ -78,25 +79,30 @@ func (s *aheads) take(ctx context.Context, r *attempt.Request) *ahead {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if made := s.making[key]; made != nil {
+	for {
+		if i := slices.IndexFunc(s.ready, func(a *ahead) bool { return a.key == key }); i >= 0 {
+			a := s.ready[i]
+			s.ready = slices.Delete(s.ready, i, i+1)
+			a.expires.Stop()
+			return a
+		}
+		d := s.demands[key]
+		if d == nil || d.waiting >= d.making || ctx.Err() != nil {
+			return nil
+		}
+		made := d.made
+		d.waiting++
 		s.mu.Unlock()
 		select {
 		case <-made:
 		case <-ctx.Done():
 		}
 		s.mu.Lock()
+		d.waiting--
 	}
-	i := slices.IndexFunc(s.ready, func(a *ahead) bool { return a.key == key })
-	if i < 0 {
-		return nil
-	}
-	a := s.ready[i]
-	s.ready = slices.Delete(s.ready, i, i+1)
-	a.expires.Stop()
-	return a
 }
 
-// prepare makes one for the next request like r, in a while.
+// prepare makes what is wanted for the next requests like r, in a while.
 func (s *aheads) prepare(r *attempt.Request, rights *policy.Rights) {
 	if s == nil {
 		return
@@ -109,39 +115,36 @@ func (s *aheads) prepare(r *attempt.Request, rights *policy.Rights) {
 	who := owner(r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || s.making[key] != nil || slices.ContainsFunc(s.ready, func(a *ahead) bool { return a.key == key }) {
+	if s.closed || memoryShort() {
 		return
 	}
-	made := make(chan struct{})
-	s.making[key] = made
-	s.next++
-	name := fmt.Sprintf("%s%s-%d", attempt.AheadPrefix, strconv.FormatInt(s.sessions.begun, 36), s.next)
-	s.wg.Go(func() {
-		time.Sleep(aheadRefill)
-		a, err := s.make(&like, name, who, rights)
-		if err != nil {
-			s.m.logger.Warn("Cannot keep an interpreter ready; the next call starts slower", "error", err)
-		}
-		var over []*ahead
-		s.mu.Lock()
-		delete(s.making, key)
-		if a != nil {
-			a.key = key
-			a.expires = time.AfterFunc(s.m.options.AheadTime, func() { s.endWhere(func(other *ahead) bool { return other == a }) })
-			s.ready = append(s.ready, a)
-		}
-		if n := len(s.ready) - s.m.options.Ahead; n > 0 {
-			over, s.ready = slices.Clone(s.ready[:n]), slices.Clone(s.ready[n:])
-		}
-		if s.closed {
-			over, s.ready = append(over, s.ready...), nil
-		}
-		s.mu.Unlock()
-		close(made)
-		for _, a := range over {
-			s.discard(a)
-		}
-	})
+	for range s.called(key, time.Now()) {
+		s.next++
+		name := fmt.Sprintf("%s%s-%d", attempt.AheadPrefix, strconv.FormatInt(s.sessions.begun, 36), s.next)
+		s.wg.Go(func() {
+			time.Sleep(aheadRefill)
+			like := like
+			a, err := s.make(&like, name, who, rights)
+			if err != nil {
+				s.m.logger.Warn("Cannot keep an interpreter ready; the next call starts slower", "error", err)
+			}
+			s.mu.Lock()
+			if a != nil {
+				a.key = key
+				a.expires = time.AfterFunc(s.m.options.AheadTime, func() { s.endWhere(func(other *ahead) bool { return other == a }) })
+				s.ready = append(s.ready, a)
+			}
+			over := s.surplus()
+			if s.closed {
+				over, s.ready = append(over, s.ready...), nil
+			}
+			s.ended(key)
+			s.mu.Unlock()
+			for _, a := range over {
+				s.discard(a)
+			}
+		})
+	}
 }
 
 func (s *aheads) make(like *attempt.Request, name, who string, rights *policy.Rights) (_ *ahead, err error) {
@@ -216,6 +219,9 @@ func (s *aheads) end(a *ahead) {
 func (s *aheads) close() {
 	s.mu.Lock()
 	s.closed = true
+	for _, d := range s.demands {
+		d.over.Stop()
+	}
 	s.mu.Unlock()
 	s.endWhere(func(*ahead) bool { return true })
 	s.wg.Wait()

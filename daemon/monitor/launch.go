@@ -32,6 +32,7 @@ func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request, right
 		// Which no process of the container has: it is root's there, and root is the submitter.
 		r.Grant.KeeperID = m.options.IDs.slice(l.slice)
 	}
+	m.ahead.yield()
 	err := m.begin(ctx, l, r, secrets, waiting)
 	if err == nil {
 		m.ahead.prepare(r, rights)

@@ -397,7 +397,7 @@ func (m *Monitor) newLauncher(ctx context.Context) (launcher, error) {
 	case "session":
 		s := newSessions(m.options.Self, m.options.Runner, cgroupBase(m.options.State), layout{m.options.State}, m.logger)
 		if m.options.Ahead > 0 && len(m.options.Interpreters) > 0 {
-			m.ahead = &aheads{m: m, sessions: s, making: map[string]chan struct{}{}}
+			m.ahead = &aheads{m: m, sessions: s, demands: map[string]*demand{}}
 		}
 		return s, nil
 	case "systemd":

@@ -26,6 +26,10 @@ import (
 // maxAhead bounds the request that a container is made by.
 const maxAhead = 8 << 20
 
+// idleOOMScoreAdj makes the kernel end what waits before anything else when the machine
+// is out of memory: no job pays for it.
+const idleOOMScoreAdj = 1000
+
 // prepareAhead makes the container that the request in f describes.
 func prepareAhead(f *os.File, init string, stop *stopper, logger *slog.Logger) (*attemptRun, error) {
 	data, err := io.ReadAll(io.NewSectionReader(f, 0, maxAhead))
@@ -42,6 +46,7 @@ func prepareAhead(f *os.File, init string, stop *stopper, logger *slog.Logger) (
 	a := &attemptRun{init: init, stop: stop, logger: logger, request: r, work: r.Grant.WorkDir}
 	spec, err := a.prepare(stop.ctx)
 	if err == nil {
+		spec.OOMScoreAdj = idleOOMScoreAdj
 		err = a.launch(stop.ctx, spec)
 	}
 	closeFiles(spec)
@@ -69,6 +74,11 @@ func (a *attemptRun) takeOver() bool {
 	}
 	r := a.request
 	if !w.request.Same(r) || path.Base(r.Grant.Cgroup) != path.Base(w.request.Grant.Cgroup) || r.Grant.Ahead != w.work || w.container.PID() == 0 || isDead(w.container.PID()) {
+		w.discard()
+		return false
+	}
+	if err := w.container.SetOOMScoreAdj(r.Plan.Options.OOMScoreAdj); err != nil {
+		a.logger.Warn("A container that was kept ready cannot be used; making another", "error", err)
 		w.discard()
 		return false
 	}
