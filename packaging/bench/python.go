@@ -39,18 +39,21 @@ def noop():
     return None
 `
 
-// pythonClient calls the function once for each line that it reads, and answers with
-// the seconds from .delay() to what .get() returned.
+// pythonClient makes as many calls as each line says that it reads, more than one as a
+// group, and answers with the seconds from .delay() to what .get() returned.
 const pythonClient = `
 for line in sys.stdin:
-    begin = time.perf_counter()
-    noop.delay().get(timeout=60)
+    begin, n = time.perf_counter(), int(line)
+    (noop if n == 1 else group(noop.s() for _ in range(n))).delay().get(timeout=300)
     print(time.perf_counter() - begin, flush=True)
 `
 
+// pythonSlots is how many functions both run at a time.
+const pythonSlots = "4"
+
 // pythonSection compares a function that does nothing, from .delay() to .get(), with the
-// same one of a Celery worker with one prefork child: when its interpreter waits for
-// it, and when it has to be started.
+// same one of a Celery prefork worker: when its interpreter waits for it, right after
+// another one, and mapped over a list.
 func pythonSection(ctx context.Context, b *bench) error {
 	// Functions do not see /tmp.
 	dir, err := os.MkdirTemp("/opt", "girder-worker-bench-")
@@ -65,12 +68,12 @@ func pythonSection(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	d, err := newDaemon(ctx, b, "python", "GIRDER_WORKER_PYTHON="+venv, "GIRDER_WORKER_SLOTS=4")
+	d, err := newDaemon(ctx, b, "python", "GIRDER_WORKER_PYTHON="+venv, "GIRDER_WORKER_SLOTS="+pythonSlots)
 	if err != nil {
 		return err
 	}
 	defer d.stop()
-	ours, err := startCaller(ctx, filepath.Join(venv, "bin", "python3"), "import sys, time\nfrom benchtasks.tasks import noop"+pythonClient, "GIRDER_WORKER_SOCKET="+d.socket)
+	ours, err := startCaller(ctx, filepath.Join(venv, "bin", "python3"), "import sys, time\nfrom girder_worker.canvas import group\nfrom benchtasks.tasks import noop"+pythonClient, "GIRDER_WORKER_SOCKET="+d.socket)
 	if err != nil {
 		return err
 	}
@@ -95,7 +98,7 @@ func pythonSection(ctx context.Context, b *bench) error {
 	if err := os.WriteFile(filepath.Join(dir, "preforked.py"), []byte(pythonCelery+pythonFunction), 0o644); err != nil {
 		return err
 	}
-	worker := exec.CommandContext(ctx, "/usr/bin/python3", "-m", "celery", "-A", "preforked", "worker", "-P", "prefork", "-c", "1", "--without-gossip", "--without-mingle")
+	worker := exec.CommandContext(ctx, "/usr/bin/python3", "-m", "celery", "-A", "preforked", "worker", "-P", "prefork", "-c", pythonSlots, "--without-gossip", "--without-mingle")
 	worker.Env = []string{"PATH=/usr/bin:/bin", "LANG=C.UTF-8", "C_FORCE_ROOT=1", broker}
 	worker.Dir = dir
 	log, err := os.Create(filepath.Join(b.dir, "prefork.log"))
@@ -111,13 +114,13 @@ func pythonSection(ctx context.Context, b *bench) error {
 		worker.Process.Signal(syscall.SIGTERM)
 		worker.Wait()
 	}()
-	theirs, err := startCaller(ctx, "/usr/bin/python3", "import sys, time\nsys.path.insert(0, "+strconv.Quote(dir)+")\nfrom preforked import noop"+pythonClient, broker)
+	theirs, err := startCaller(ctx, "/usr/bin/python3", "import sys, time\nfrom celery import group\nsys.path.insert(0, "+strconv.Quote(dir)+")\nfrom preforked import noop"+pythonClient, broker)
 	if err != nil {
 		return err
 	}
 	defer theirs.stop()
 	for _, c := range []*caller{ours, theirs} { // connects, and has an interpreter made ready
-		if _, err := c.call(); err != nil {
+		if _, err := c.call(1); err != nil {
 			return err
 		}
 	}
@@ -137,28 +140,44 @@ func pythonSection(ctx context.Context, b *bench) error {
 	for range n {
 		time.Sleep(time.Second) // one after another, as people call them
 		before := cost(d.cmd.Process.Pid, front)
-		t, err := ours.call()
+		t, err := ours.call(1)
 		if err != nil {
 			return err
 		}
 		warm = append(warm, t)
-		if t, err = ours.call(); err != nil { // nothing is ready again so soon
+		if t, err = ours.call(1); err != nil { // nothing is ready again so soon
 			return err
 		}
 		cold = append(cold, t)
 		time.Sleep(time.Second)
 		oursCPU += cost(d.cmd.Process.Pid, front) - before
 		before = cost(worker.Process.Pid)
-		if t, err = theirs.call(); err != nil {
+		if t, err = theirs.call(1); err != nil {
 			return err
 		}
 		prefork = append(prefork, t)
 		theirsCPU += cost(worker.Process.Pid) - before
 	}
+	mapped := b.n(200, 20)
+	before := cost(d.cmd.Process.Pid, front)
+	oursMapped, err := ours.call(mapped)
+	if err != nil {
+		return err
+	}
+	time.Sleep(time.Second) // for what is still to be counted
+	mapCPU := cost(d.cmd.Process.Pid, front) - before
+	theirsMapped, err := theirs.call(mapped)
+	if err != nil {
+		return err
+	}
 	against := median(prefork)
 	b.table.atMost(2, "a function that does nothing, with a warm interpreter, against a Celery prefork worker", ms(median(warm)), ms(against), median(warm).Seconds()/against.Seconds())
 	b.table.note("the same, right after another one", ms(median(cold)), ms(against), median(cold).Seconds()/against.Seconds())
-	fmt.Printf("  processor time of the daemon and its children for each call: %s; of Celery's main process: %s\n", ms(oursCPU/time.Duration(2*n)), ms(theirsCPU/time.Duration(n)))
+	rate := func(t time.Duration) float64 { return float64(mapped) / t.Seconds() }
+	b.table.note(fmt.Sprintf("calls of a mapped function in a second, of %d, %s at a time", mapped, pythonSlots),
+		fmt.Sprintf("%.1f", rate(oursMapped)), fmt.Sprintf("%.1f", rate(theirsMapped)), rate(oursMapped)/rate(theirsMapped))
+	fmt.Printf("  processor time of the daemon and its children for each call: %s, mapped %s; of Celery's main process: %s\n",
+		ms(oursCPU/time.Duration(2*n)), ms(mapCPU/time.Duration(mapped)), ms(theirsCPU/time.Duration(n)))
 	return nil
 }
 
@@ -227,7 +246,7 @@ func spent(pid int) time.Duration {
 	return time.Duration(ticks) * time.Second / 100
 }
 
-// A caller is a Python program that makes a call for each line that it is given.
+// A caller is a Python program that makes the calls that it is asked for.
 type caller struct {
 	cmd   *exec.Cmd
 	in    io.WriteCloser
@@ -253,8 +272,9 @@ func startCaller(ctx context.Context, python, program string, env ...string) (*c
 	return c, nil
 }
 
-func (c *caller) call() (time.Duration, error) {
-	if _, err := io.WriteString(c.in, "\n"); err != nil {
+// call makes n calls.
+func (c *caller) call(n int) (time.Duration, error) {
+	if _, err := fmt.Fprintln(c.in, n); err != nil {
 		return 0, err
 	}
 	if !c.lines.Scan() {
