@@ -335,6 +335,10 @@ func TestOverride(t *testing.T) {
 	must(t, err)
 	r.syncer.Apply(settings)
 	r.until("it is told", func() bool { return live.girderLog() == "hello\n" })
+	r.until("the old address is nobody's", func() bool {
+		all := r.syncer.Stats().Servers
+		return len(all) == 1 && strings.HasPrefix(r.girder.API(), all[0].Address)
+	})
 	live.succeed()
 	r.told()
 	if !strings.HasSuffix(live.statuses(), "2 3]") || !strings.HasSuffix(over.statuses(), "2 3]") {

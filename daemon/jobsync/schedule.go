@@ -244,6 +244,20 @@ func (s *Syncer) forgetIfUnused(h *host) {
 	}
 }
 
+// forgetIfLeft drops a server whose tasks have all moved to other addresses, so that
+// nobody is told of its outage any more.
+func (s *Syncer) forgetIfLeft(h *host) {
+	if h.key == unknownHost || h.key == celeryHost || len(h.queue) > 0 || h.flying > 0 {
+		return
+	}
+	for _, t := range s.tasks {
+		if t.host == h {
+			return
+		}
+	}
+	delete(s.hosts, h.key)
+}
+
 // ended takes in what a step came to.
 func (s *Syncer) ended(t *task, o outcome, waiters []chan<- checked) {
 	defer s.nudge()
@@ -260,6 +274,7 @@ func (s *Syncer) ended(t *task, o outcome, waiters []chan<- checked) {
 	if o.host != "" && o.host != h.key {
 		t.waiters = append(t.waiters, waiters...) // it goes on there
 		t.host = s.host(o.host)
+		s.forgetIfLeft(h)
 		s.queue(t, now)
 		if t.host.failures > 0 {
 			t.rest()
