@@ -27,6 +27,9 @@ const maxLinks = 40
 // at is what is there. The error is a person's to mend.
 func RootsAlone(name string) error {
 	fail := func(at string, err error) error {
+		if home := strings.HasPrefix(at, "/root/") || strings.HasPrefix(at, "/home/"); home && errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("cannot look at %s, where %s leads: %w; a service sees no home directories: take a Python that is elsewhere, as /usr/bin/python3 is", at, name, err)
+		}
 		return fmt.Errorf("cannot look at %s: %w", at, err)
 	}
 	dir, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

@@ -34,7 +34,7 @@ func TestRootsAlone(t *testing.T) {
 	do(os.Chown(p("theirs"), 4711, 0))
 	for name, to := range map[string]string{
 		"venv/bin/python3": "python3.99", "venv/bin/python3.99": "real", "venv/bin/away": "../../open/bin/python3",
-		"venv/bin/absolute": p("theirs/python3"), "venv/bin/round": "round", "venv/bin/gone": "nothing",
+		"venv/bin/absolute": p("theirs/python3"), "venv/bin/round": "round", "venv/bin/gone": "nothing", "venv/bin/home": "/root/no-such-python/bin/python3",
 	} {
 		do(os.Symlink(to, p(name)))
 	}
@@ -45,6 +45,7 @@ func TestRootsAlone(t *testing.T) {
 		"group/python3":     "chmod go-w " + p("group/python3"),
 		"venv/bin/round":    "too many levels",
 		"venv/bin/gone":     "no such file",
+		"venv/bin/home":     "cannot look at /root/no-such-python, where " + p("venv/bin/home") + " leads: no such file or directory; a service sees no home directories",
 	} {
 		if err := RootsAlone(p(name)); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: got %v, want …%s…", name, err, want)
