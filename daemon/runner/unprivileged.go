@@ -87,8 +87,11 @@ func dropPrivileges() error {
 		return err
 	}
 	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
-		// EINVAL: the kernel is older than this capability.
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
+		switch err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); {
+		case err == nil, errors.Is(err, unix.EINVAL): // the kernel is older than this capability
+		case errors.Is(err, unix.EPERM):
+			return nil // as a service: without SETPCAP, and no program gains a capability with no_new_privs either
+		default:
 			return fmt.Errorf("cannot drop capability %d: %w", c, err)
 		}
 	}
