@@ -39,7 +39,7 @@ type timepiece struct {
 // reading is what a timepiece shows at a moment.
 type reading struct {
 	now     time.Time     // for people, and for what starts
-	sure    time.Time     // for what cannot be undone: not after now, but for a little
+	sure    time.Time     // for what cannot be undone; never after now
 	elapsed time.Duration // whatever was done to the clock
 	backs   int
 }
@@ -112,18 +112,44 @@ func (j *Job) delayedSince() time.Time {
 // beforeDelay tells whether the clock shows a time before the delay of j began.
 func (t *txn) beforeDelay(j *Job) bool { return j.delayedSince().Sub(t.now) > clockStep }
 
+// lookSetBack finds the delayed jobs that the clock was set back under. After a start,
+// when it seldom was, it reads all of them only if those that were claimed or the
+// newest were accepted later than now: there may be a million.
+func (t *txn) lookSetBack() error {
+	all := t.looked >= 0
+	look := func(seq uint64) error {
+		j, err := loadSeq(t.tx, seq)
+		if err != nil {
+			return err
+		}
+		all = all || j.Created.Sub(t.now) > clockStep
+		if j.State == Delayed && t.setBack[seq] == 0 && t.beforeDelay(&j) {
+			t.setBack[seq] = t.at.elapsed + j.NotBefore.Sub(j.delayedSince())
+		}
+		return nil
+	}
+	c := t.tx.Bucket(bucketLive).Cursor()
+	for k, _ := c.First(); k != nil; k, _ = c.Next() {
+		if err := look(seqOf(k)); err != nil {
+			return err
+		}
+	}
+	if k, _ := t.tx.Bucket(bucketJobs).Cursor().Last(); k != nil {
+		if err := look(seqOf(k)); err != nil {
+			return err
+		}
+	}
+	if !all {
+		return nil
+	}
+	return eachIn(t.tx, Delayed, func(seq uint64, _ []byte) error { return look(seq) })
+}
+
 // settleSetBack starts the delayed jobs whose delay is over although the clock,
 // which was set back since, does not say so. The committer alone calls it.
 func (t *txn) settleSetBack() error {
 	if t.looked != t.at.backs {
-		err := eachIn(t.tx, Delayed, func(seq uint64, _ []byte) error {
-			j, err := loadSeq(t.tx, seq)
-			if err == nil && t.setBack[seq] == 0 && t.beforeDelay(&j) {
-				t.setBack[seq] = t.at.elapsed + j.NotBefore.Sub(j.delayedSince())
-			}
-			return err
-		})
-		if err != nil {
+		if err := t.lookSetBack(); err != nil {
 			return err
 		}
 		t.looked = t.at.backs
