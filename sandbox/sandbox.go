@@ -112,6 +112,10 @@ type Rootfs struct {
 	// writes (overlay upper and work) and the mount point. It is the caller's to
 	// remove.
 	Scratch string
+	// Mounts are bound to directories and files that the layers have, which no link
+	// leads to and which are not below each other, before any other mount. They have
+	// sources.
+	Mounts []Mount
 }
 
 // User is an identity in the container's numbers.

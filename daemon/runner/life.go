@@ -167,6 +167,9 @@ func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error
 		return spec, fmt.Errorf("cannot make the job's scratch directory: %w", err)
 	}
 	spec.Rootfs = sandbox.Rootfs{Layers: layers, Scratch: written}
+	if r.Plan.Python != nil {
+		spec.Rootfs.Mounts, spec.Mounts = rootsOwn(root, spec.Mounts)
+	}
 	if names := r.Resources.GPUs; len(names) > 0 {
 		if err := gpu.Read(r.Grant.GPUs.Dirs, r.Grant.GPUs.Kinds).Apply(spec, names, r.Grant.GPUs.Hooks); err != nil {
 			return spec, err
@@ -573,7 +576,7 @@ func closeFiles(spec *sandbox.Spec) {
 	if spec == nil {
 		return
 	}
-	for _, m := range spec.Mounts {
+	for _, m := range slices.Concat(spec.Rootfs.Mounts, spec.Mounts) {
 		if m.Source != nil {
 			m.Source.Close()
 		}

@@ -157,6 +157,18 @@ func (a *attemptRun) hostRoot() (layer string, mounts []sandbox.Mount, err error
 	return layer, mounts, nil
 }
 
+// rootsOwn takes the binds of a root that hostRoot has made out of all mounts.
+func rootsOwn(root, all []sandbox.Mount) (own, others []sandbox.Mount) {
+	for _, m := range all {
+		if m.Source != nil && slices.ContainsFunc(root, func(r sandbox.Mount) bool { return r.Source == m.Source }) {
+			own = append(own, m)
+		} else {
+			others = append(others, m)
+		}
+	}
+	return own, others
+}
+
 // A call is what a function is called with, on its way there, and its result on
 // the way back: both through the container's standard input, a socket. What comes
 // back is kept as it is and looked at by the front alone.

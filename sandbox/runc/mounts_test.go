@@ -81,6 +81,55 @@ func TestBindIsTheDescriptor(t *testing.T) {
 	}
 }
 
+// TestRootBinds: what is bound to the root file system itself is as any other bind, and
+// nothing that a layer has leads it elsewhere.
+func TestRootBinds(t *testing.T) {
+	r := testRunner(t)
+	dir := t.TempDir()
+	layer := filepath.Join(dir, "layer")
+	for _, name := range []string{"source", "layer/host"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, text := range map[string]string{"source/file": "old\n", "layer/file": ""} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("host", filepath.Join(layer, "link")); err != nil {
+		t.Fatal(err)
+	}
+	bind := func(targets ...string) func(*sandbox.Spec) {
+		return func(s *sandbox.Spec) {
+			s.Rootfs.Layers = append(s.Rootfs.Layers, layer)
+			for _, target := range targets {
+				source := filepath.Join(dir, "source")
+				if target == "/file" {
+					source = filepath.Join(source, "file")
+				}
+				s.Rootfs.Mounts = append(s.Rootfs.Mounts, sandbox.Mount{Source: openSource(t, source), Target: target, ReadOnly: true, Recursive: true})
+			}
+		}
+	}
+	got := script(t, r, bind("/host", "/file"), "cat /host/file /file",
+		"(echo new > /host/file) 2>/dev/null && echo written",
+		"(echo new > /file) 2>/dev/null && echo written",
+		"mount -o remount,bind,rw /host 2>/dev/null && echo remounted",
+		"umount /host 2>/dev/null && echo unmounted",
+		"grep -E ' /(host|file) ' /proc/self/mountinfo | while read a b c d target options rest; do echo $target ${options%,*}; done")
+	if want := "old\nold\n/host ro,nosuid,nodev\n/file ro,nosuid,nodev\n"; got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	for _, target := range []string{"/link", "/missing", "/host/../../x"} {
+		spec := testSpec(t, "/bin/true")
+		bind(target)(spec)
+		if _, err := tryStart(t, r, spec); err == nil {
+			t.Errorf("a bind to %s was made", target)
+		}
+	}
+}
+
 func TestRecursiveBinds(t *testing.T) {
 	r := testRunner(t)
 	dir := t.TempDir()

@@ -182,6 +182,9 @@ func (r *Runner) prepare(ctx context.Context, spec *sandbox.Spec) (_ *container,
 	if err := checkRootfs(rootfs); err != nil {
 		return nil, nil, err
 	}
+	if err := bindRoot(rootfs, spec.Rootfs.Mounts); err != nil {
+		return nil, nil, err
+	}
 	mounts, err := c.work.bindMounts(spec.Mounts)
 	if err != nil {
 		return nil, nil, err
