@@ -125,8 +125,10 @@ func (s *aheads) yield() {
 
 // memoryShort tells whether little of the machine's memory is available. What it cannot
 // tell it takes for no.
-func memoryShort() bool {
-	f, err := os.Open("/proc/meminfo")
+func memoryShort() bool { return shortBy("/proc/meminfo") }
+
+func shortBy(meminfo string) bool {
+	f, err := os.Open(meminfo)
 	if err != nil {
 		return false
 	}

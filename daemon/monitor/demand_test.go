@@ -2,6 +2,8 @@ package monitor
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
@@ -73,6 +75,23 @@ func TestDemand(t *testing.T) {
 		made("b")
 		if over := fmt.Sprint(len(s.surplus()), keys()); over != "1bb" {
 			t.Errorf("a burst leaves %s", over)
+		}
+	}
+}
+
+func TestMemoryShort(t *testing.T) {
+	for text, want := range map[string]bool{
+		"MemTotal:  24682912 kB\nMemFree:  1 kB\nMemAvailable:  3085364 kB\n": false,
+		"MemTotal:  24682912 kB\nMemFree:  1 kB\nMemAvailable:  3085363 kB\n": true,
+		"MemTotal:  24682912 kB\n": false, // before Linux 3.14
+		"":                         false,
+	} {
+		file := filepath.Join(t.TempDir(), "meminfo")
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got := shortBy(file); got != want {
+			t.Errorf("%v by %q", got, text)
 		}
 	}
 }
