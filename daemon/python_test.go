@@ -427,7 +427,7 @@ func TestPythonTold(t *testing.T) {
 		t.Errorf("log: %q", log)
 	}
 	// The command line shows what comes back.
-	for args, want := range map[string]string{"a=1 b=2": "3\n", "a=[1] b=[2.5]": "[1, 2.5]\n", "a=x b=y": "\"xy\"\n"} {
+	for args, want := range map[string]string{"a=1 b=2": "3\n", "a=[1] b=[2.5]": "[1,2.5]\n", "a=x b=y": "\"xy\"\n"} {
 		if out, errs, code := w.call(append([]string{"run", "--task", "labtasks.tasks.add"}, strings.Fields(args)...)...); out != want || code != 0 {
 			t.Errorf("%s: %q %q %d", args, out, errs, code)
 		}
