@@ -14,7 +14,8 @@ import (
 
 const tasksLong = `List the tasks that this machine has beside docker_run: what can be asked for by a
 name, with "run --task" and "submit --task" and by Girder through Celery. They come
-from files in /etc/girder-worker/tasks.d, see girder-worker-tasks(5), which are read
+from files in /etc/girder-worker/tasks.d and from the Python packages of interpreters
+that the configuration names (python), see girder-worker-tasks(5). Both are looked at
 again when they change. What is wrong with one is told here, too.`
 
 func (a *app) tasksCommand() *cobra.Command {

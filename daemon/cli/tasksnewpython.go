@@ -15,7 +15,10 @@ var buildOffline string
 // newPackage is a task package that does something: files by their paths, where
 // NAME is its name.
 var newPackage = map[string]string{
-	"pyproject.toml": `[build-system]
+	"pyproject.toml": `# VENV/bin/pip install --no-index .   installs it into an environment that has girder_worker, and
+# python = VENV   below [girder_worker] in worker.local.cfg has the daemon find its tasks there:
+# see girder-worker-tasks(5), TASKS IN PYTHON.
+[build-system]
 requires = []
 build-backend = "build_offline"
 backend-path = ["."]
