@@ -196,15 +196,8 @@ func (a *attemptRun) root() (layers []string, mounts []sandbox.Mount, config *im
 		layer, mounts, err := a.hostRoot()
 		return []string{layer}, mounts, hostConfig(r), err
 	}
-	store, err := image.Open(r.Grant.ImageDir, image.Options{Log: a.logger})
+	img, layers, err := image.Use(r.Grant.ImageDir, r.ImageID)
 	if err != nil {
-		return nil, nil, nil, err
-	}
-	img, err := store.Get(r.ImageID)
-	if err != nil {
-		return nil, nil, nil, fmt.Errorf("cannot use image %s: %w", r.Plan.Image, err)
-	}
-	if layers, err = store.Layers(img); err != nil {
 		return nil, nil, nil, fmt.Errorf("cannot use image %s: %w", r.Plan.Image, err)
 	}
 	return layers, nil, &img.Config, nil

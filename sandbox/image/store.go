@@ -155,6 +155,13 @@ func (s *Store) layerPath(diffID string, elem ...string) string {
 	return s.path(append([]string{layersDir, hexOf(diffID)}, elem...)...)
 }
 
+// isDigest is what digestForm matches. Compiling that takes as long as anything
+// else that a runner does with an image.
+func isDigest(s string) bool {
+	hex, ok := strings.CutPrefix(s, "sha256:")
+	return ok && len(hex) == 64 && strings.Trim(hex, "0123456789abcdef") == ""
+}
+
 func hexOf(digest string) string { return strings.TrimPrefix(digest, "sha256:") }
 
 // lock waits for the store's lock, which every change of the index holds.
@@ -242,19 +249,15 @@ func (s *Store) load() (*index, error) {
 	}
 	for _, e := range entries {
 		hex, ok := strings.CutSuffix(e.Name(), ".json")
-		if !ok || !digestForm().MatchString("sha256:"+hex) {
+		if !ok {
 			continue
 		}
-		var img Image
-		err := readDocument(s.path(imagesDir, e.Name()), &img)
+		img, err := s.read("sha256:" + hex)
 		if isNotExist(err) {
-			continue // removed since the directory was listed
+			continue // a stranger, or removed since the directory was listed
 		}
 		if err != nil {
 			return nil, err
-		}
-		if img.ID != "sha256:"+hex {
-			return nil, blame(ErrCorrupt, "the index file %s describes %s; remove the file and import the image again", s.path(imagesDir, e.Name()), printable(img.ID))
 		}
 		ix.images[img.ID] = img
 	}
@@ -528,6 +531,37 @@ func (s *Store) Layers(img Image) ([]string, error) {
 		dirs = append(dirs, dir)
 	}
 	return dirs, nil
+}
+
+// Use returns the image of that id, without names, and its layers as
+// [Store.Layers] does. It reads nothing else of the store in dir, which may have
+// hundreds of images: that is for who uses one and is gone.
+func Use(dir, id string) (Image, []string, error) {
+	s := &Store{dir: dir}
+	img, err := s.read(id)
+	if isNotExist(err) {
+		err = blame(ErrNotFound, "%s; `images ls` shows what there is", printable(id))
+	}
+	if err != nil {
+		return Image{}, nil, fmt.Errorf("cannot look up image: %w", err)
+	}
+	layers, err := s.Layers(img)
+	return img, layers, err
+}
+
+// read reads the description of one image.
+func (s *Store) read(id string) (img Image, err error) {
+	if !isDigest(id) {
+		return Image{}, fs.ErrNotExist
+	}
+	name := s.path(imagesDir, hexOf(id)+".json")
+	if err := readDocument(name, &img); err != nil {
+		return Image{}, err
+	}
+	if img.ID != id {
+		return Image{}, blame(ErrCorrupt, "the index file %s describes %s; remove the file and import the image again", name, printable(img.ID))
+	}
+	return img, nil
 }
 
 // topmost drops all but the last of equal ids.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -230,6 +231,30 @@ func TestVerifyFindsChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantError(t, s.Verify(t.Context(), img.ID, nil), image.ErrCorrupt, "import the image again")
+}
+
+func TestUse(t *testing.T) {
+	dir := t.TempDir() + "/store"
+	s := openStore(t, dir)
+	imported := mustImport(t, s, imagetest.Archive(t, tiny("x:1", reg("a", "1"))), everyone())
+	mustImport(t, s, imagetest.Archive(t, tiny("y:1", reg("b", "2"))), everyone())
+	img, layers, err := image.Use(dir, imported.ID)
+	want, _ := s.Get(imported.ID)
+	want.Names = nil
+	dirs, _ := s.Layers(want)
+	if err != nil || !reflect.DeepEqual(img, want) || !slices.Equal(layers, dirs) {
+		t.Errorf("%+v in %v, %v; want %+v in %v", img, layers, err, want, dirs)
+	}
+	for _, id := range []string{"", "x:1", "sha256:", "sha256:" + strings.Repeat("0", 64), "sha256:../names", imported.ID + "\n"} {
+		if _, _, err := image.Use(dir, id); !errors.Is(err, image.ErrNotFound) {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+	if err := os.RemoveAll(layers[0]); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = image.Use(dir, imported.ID)
+	wantError(t, err, image.ErrCorrupt, "import the image again")
 }
 
 // A user who names a layer that the store has, in an archive without its
