@@ -27,16 +27,6 @@ type workspace struct {
 	dir string
 	// mounted are the mount points in the order they were made.
 	mounted []string
-	// dying is a process that was killed and not yet waited for; 0: none.
-	dying int
-}
-
-// settle waits for what dies by itself.
-func (w *workspace) settle() {
-	if w.dying > 0 {
-		reap(w.dying)
-		w.dying = 0
-	}
 }
 
 func newWorkspace(parent, id string) (*workspace, error) {
@@ -80,7 +70,6 @@ func moveMount(mount int, target string) error {
 // remove unmounts everything and removes the directory. It may be called again
 // after it failed.
 func (w *workspace) remove() error {
-	w.settle()
 	if err := w.unmount(); err != nil {
 		return err
 	}

@@ -32,7 +32,6 @@ func (w *workspace) mountRootfs(ctx context.Context, spec *sandbox.Spec, noIDMap
 	err = prepareScratch(spec)
 	ns := <-userns
 	defer ns.close()
-	w.dying = ns.holder
 	if err := errors.Join(err, ns.err); err != nil {
 		return "", 0, err
 	}

@@ -134,7 +134,6 @@ func (r *Runner) Start(ctx context.Context, spec *sandbox.Spec) (sandbox.Contain
 	if err := c.start(ctx, spec); err != nil {
 		return nil, errors.Join(err, c.abandon())
 	}
-	c.work.settle()
 	return c, nil
 }
 

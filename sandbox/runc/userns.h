@@ -1,6 +1,5 @@
 /*
- * Forks a process in a new user namespace that does nothing until it is
- * killed. Returns its number, or a negative errno. It also dies with the
- * calling thread.
+ * Opens a new user namespace with these mappings, which are what a uid_map and
+ * a gid_map take. Nothing runs in it. Returns its descriptor, or a negative errno.
  */
-int fork_userns(void);
+int open_userns(const char *uids, const char *gids);
