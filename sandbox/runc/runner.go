@@ -2,6 +2,9 @@
 
 package runc
 
+// #include "slack.h"
+import "C"
+
 import (
 	"context"
 	"errors"
@@ -9,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -315,10 +319,15 @@ func (c *container) startProcess(spec *sandbox.Spec, p *libcontainer.Process, ct
 // awaitFIFO returns when libcontainer's init is in the call that opens its FIFO,
 // or has ended. It has told that all is prepared before it looks the FIFO up,
 // which takes calls that the filter may refuse. Nothing tells of a process that
-// begins to wait, so its main thread, which does all of this, is looked at; the
-// first look nearly always finds it there.
+// begins to wait, so its main thread, which does all of this, is looked at;
+// mostly the first look finds it there.
 func (c *container) awaitFIFO(pidfd int) error {
 	const longest = time.Millisecond
+	// One of Go's timers would take that long where nothing else is to be done.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	C.sleep_exactly()
+	defer C.sleep_loosely()
 	for pause := 20 * time.Microsecond; ; pause = min(2*pause, longest) {
 		call, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", c.pid))
 		waits := opensForWriting(string(call))
@@ -334,11 +343,11 @@ func (c *container) awaitFIFO(pidfd int) error {
 		if waits {
 			return nil
 		}
-		ended, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+		patience := unix.NsecToTimespec(int64(pause))
+		ended, err := unix.Ppoll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, &patience, nil)
 		if ended > 0 || err != nil && !errors.Is(err, unix.EINTR) {
 			return err
 		}
-		time.Sleep(pause)
 	}
 }
 

@@ -17,7 +17,7 @@
 #define KERNEL_SLACK_NS 50000UL
 
 /* Every thread has its own, from the thread that made it; so before Go's. */
-__attribute__((constructor)) static void sleep_loosely(void)
+__attribute__((constructor)) void sleep_loosely(void)
 {
 	prctl(PR_SET_TIMERSLACK, SLACK_NS, 0, 0, 0);
 }

@@ -3,3 +3,6 @@
  * kernel's own precision of timers again, see slack.c.
  */
 void sleep_exactly(void);
+
+/* Takes it back. */
+void sleep_loosely(void);
