@@ -277,10 +277,10 @@ type Container interface {
 	// SetOOMScoreAdj changes what [Spec] says of it, 0 being the same there, for all
 	// processes that the container has now.
 	SetOOMScoreAdj(score int) error
-	// Usage reads the cgroup's counters now.
+	// Usage reads the cgroup's counters now, before Wait has returned.
 	Usage() (Usage, error)
-	// Release removes the cgroup and the runtime's state, of a container that has
-	// ended: what is left are mounts, which take longer and nothing from others.
+	// Release removes the cgroup of a container that has ended: what is left are
+	// mounts and the runtime's state, which take longer and nothing from others.
 	Release() error
 	// Destroy removes all of it, released or not. It may be called again after it
 	// failed.

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -82,6 +83,18 @@ func At(p string) (Group, error) {
 		return Group{}, errors.New("cannot use control groups: none are mounted below " + root)
 	}
 	return g, nil
+}
+
+// Below is the group of that name directly below this one.
+func (g Group) Below(name string) (Group, error) {
+	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
+		return Group{}, fmt.Errorf("cannot use %q as the name of a control group", name)
+	}
+	below := Group{path: g.path + "/" + name, dirs: slices.Clone(g.dirs)}
+	for i := range below.dirs {
+		below.dirs[i].path += "/" + name
+	}
+	return below, nil
 }
 
 func hasDotDot(p string) bool {
@@ -187,6 +200,19 @@ func (g Group) Remove() error {
 		return fmt.Errorf("cannot remove the control group %s: %w", g.path, err)
 	}
 	return nil
+}
+
+// RemoveEmpty removes the group if nothing is in it or below it, which takes one
+// call for each hierarchy, and tells whether it is gone from all of them. Who is in
+// a group keeps it there.
+func (g Group) RemoveEmpty() bool {
+	gone := true
+	for _, d := range g.dirs {
+		if err := unix.Rmdir(d.path); err != nil && err != unix.ENOENT {
+			gone = false
+		}
+	}
+	return gone
 }
 
 // removeTree removes a directory of a cgroup file system depth first. Only

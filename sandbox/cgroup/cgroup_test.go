@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -193,6 +194,56 @@ func TestKillSparesOthers(t *testing.T) {
 	_ = theirs.Wait()
 	if err := other.Remove(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestRemoveEmpty(t *testing.T) {
+	g := testGroup(t)
+	if _, err := g.Make(); err != nil {
+		t.Fatal(err)
+	}
+	cmd := shell(t, g, "echo ready; exec sleep 1000")
+	if g.RemoveEmpty() {
+		t.Error("a group with a process in it is gone")
+	}
+	if err := g.Kill(t.Context()); err != nil {
+		t.Error(err)
+	}
+	_ = cmd.Wait()
+	for range 2 { // one that is gone, too
+		if !g.RemoveEmpty() || g.Exists() {
+			t.Error("an empty group is there")
+		}
+	}
+	below, err := g.Below("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(below.dirs[0].path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if g.RemoveEmpty() {
+		t.Error("a group with one below it is gone")
+	}
+}
+
+func TestBelow(t *testing.T) {
+	g, err := At("a/b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	below, err := g.Below("c-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := At("a/b/c-1")
+	if err != nil || below.Path() != want.Path() || !slices.Equal(below.dirs, want.dirs) {
+		t.Errorf("it is %+v, not %+v, %v", below, want, err)
+	}
+	for _, name := range []string{"", ".", "..", "a/b", "/", "a\x00b"} {
+		if below, err := g.Below(name); err == nil {
+			t.Errorf("%q became %q", name, below.Path())
+		}
 	}
 }
 

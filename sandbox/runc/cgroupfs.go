@@ -19,7 +19,7 @@ import (
 // libcontainer takes as long as for all its other mounts; so they are mounted
 // here and bound as a whole. The container has a namespace of control groups, so
 // its own are the roots of what it sees.
-func (w *workspace) makeCgroup(group cgroup.Group) (_ *configs.Mount, err error) {
+func (w *workspace) makeCgroup(makeGroup func() ([]cgroup.Hierarchy, error)) (_ *configs.Mount, err error) {
 	if cgroup.Unified() {
 		return cgroupMount(), nil
 	}
@@ -28,7 +28,7 @@ func (w *workspace) makeCgroup(group cgroup.Group) (_ *configs.Mount, err error)
 			err = fmt.Errorf("cannot make the container's /sys/fs/cgroup: %w", err)
 		}
 	}()
-	hierarchies, err := group.Make()
+	hierarchies, err := makeGroup()
 	if err != nil {
 		return nil, err
 	}

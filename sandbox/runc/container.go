@@ -30,6 +30,8 @@ const killPatience = time.Minute
 type container struct {
 	id     string
 	group  cgroup.Group
+	made   func() ([]cgroup.Hierarchy, error) // makes the group, once
+	warmed chan struct{}                      // closed when that, and the wait for it, are over
 	filter *filter
 	work   *workspace
 	lc     *libcontainer.Container
@@ -40,11 +42,30 @@ type container struct {
 	pidfd   *os.File
 	started time.Time
 
-	released bool
-
 	mu     sync.Mutex
 	reaped bool
-	exit   sandbox.Exit // valid when reaped
+
+	// Wait's own.
+	measured bool
+	exit     sandbox.Exit
+}
+
+// makeGroup makes the group, and the first move into it fast, while other things
+// are done. The group comes first, because none can be made during that wait.
+func (c *container) makeGroup() {
+	c.made, c.warmed = sync.OnceValues(c.group.Make), make(chan struct{})
+	go func() {
+		defer close(c.warmed)
+		if _, err := c.made(); err == nil {
+			_ = cgroup.Warm()
+		}
+	}()
+}
+
+// removeGroup removes the group of a container that was never started.
+func (c *container) removeGroup() error {
+	<-c.warmed
+	return c.group.Remove()
 }
 
 // PID implements [sandbox.Container].
@@ -58,19 +79,22 @@ func (c *container) Wait(ctx context.Context) (sandbox.Exit, error) {
 	if err := c.reap(); err != nil {
 		return sandbox.Exit{}, err
 	}
-	// The kernel ended whoever shared the process namespace; this is for what
-	// might have been put into the group from outside.
-	if err := c.group.Kill(ctx); err != nil {
-		return sandbox.Exit{}, err
+	if !c.measured { // or what was removed would count as nothing
+		usage, err := c.group.Usage()
+		if err != nil {
+			return sandbox.Exit{}, err
+		}
+		c.exit.Usage = usage
+		c.exit.OOMKilled = usage.OOMKills > 0 && c.exit.Code != 0
+		c.measured = true
 	}
-	usage, err := c.group.Usage()
-	if err != nil {
-		return sandbox.Exit{}, err
+	// The kernel ended whoever shared the process namespace, and that the group can
+	// be removed shows it. What might have been put there from outside is killed.
+	if !c.group.RemoveEmpty() {
+		if err := c.group.Kill(ctx); err != nil {
+			return sandbox.Exit{}, err
+		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.exit.Usage = usage
-	c.exit.OOMKilled = usage.OOMKills > 0 && c.exit.Code != 0
 	return c.exit, nil
 }
 
@@ -236,19 +260,13 @@ func (c *container) Usage() (sandbox.Usage, error) { return c.group.Usage() }
 
 // Release implements [sandbox.Container].
 func (c *container) Release() error {
-	if err := c.lc.Destroy(); err != nil {
-		return fmt.Errorf("cannot destroy container %s: %w", c.id, err)
-	}
-	c.released = true
-	return nil
+	return c.group.Remove()
 }
 
 // Destroy implements [sandbox.Container].
 func (c *container) Destroy() error {
-	if !c.released {
-		if err := c.Release(); err != nil {
-			return err
-		}
+	if err := c.lc.Destroy(); err != nil {
+		return fmt.Errorf("cannot destroy container %s: %w", c.id, err)
 	}
 	if c.pidfd != nil {
 		_ = c.pidfd.Close()

@@ -31,6 +31,7 @@ import (
 type Runner struct {
 	options Options
 	log     *slog.Logger
+	group   cgroup.Group // that the containers' are below
 	filters *filterCache
 	masked  []string
 }
@@ -43,7 +44,8 @@ func New(o Options) (*Runner, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("cannot run containers: this process is not root")
 	}
-	if _, err := cgroup.At(o.Cgroup); err != nil {
+	group, err := cgroup.At(o.Cgroup)
+	if err != nil {
 		return nil, err
 	}
 	if o.Logger == nil {
@@ -63,7 +65,7 @@ func New(o Options) (*Runner, error) {
 		return nil, err
 	}
 	forwardLogs(o.Logger)
-	return &Runner{options: o, log: o.Logger, filters: filters, masked: maskedPaths()}, nil
+	return &Runner{options: o, log: o.Logger, group: group, filters: filters, masked: maskedPaths()}, nil
 }
 
 // ownMounts puts a tmpfs for the workspaces on dir, in a mount namespace that
@@ -123,18 +125,11 @@ func (r *Runner) Start(ctx context.Context, spec *sandbox.Spec) (sandbox.Contain
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("cannot start container %s: %w", spec.ID, context.Cause(ctx))
 	}
-	// Overlaps with everything up to libcontainer's first move.
-	warmed := make(chan struct{})
-	go func() {
-		defer close(warmed)
-		_ = cgroup.Warm()
-	}()
-	defer func() { <-warmed }()
-
 	c, err := r.create(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
+	defer func() { <-c.warmed }()
 	if err := c.start(ctx, spec); err != nil {
 		return nil, errors.Join(err, c.abandon())
 	}
@@ -149,15 +144,14 @@ func (r *Runner) create(ctx context.Context, spec *sandbox.Spec) (*container, er
 	}
 	if c.lc, err = libcontainer.Create(c.work.state(), spec.ID, config); err != nil {
 		err = fmt.Errorf("cannot create container %s: %w", spec.ID, err)
-		return nil, errors.Join(err, c.work.remove(), c.group.Remove())
+		return nil, errors.Join(err, c.work.remove(), c.removeGroup())
 	}
 	return c, nil
 }
 
 // prepare mounts the container's files and describes it to libcontainer.
 func (r *Runner) prepare(ctx context.Context, spec *sandbox.Spec) (_ *container, _ *configs.Config, err error) {
-	path := filepath.Join("/", r.options.Cgroup, spec.ID)
-	group, err := cgroup.At(path)
+	group, err := r.group.Below(spec.ID)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -170,9 +164,10 @@ func (r *Runner) prepare(ctx context.Context, spec *sandbox.Spec) (_ *container,
 	if c.work, err = newWorkspace(r.options.MountDir, spec.ID); err != nil {
 		return nil, nil, err
 	}
+	c.makeGroup()
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, c.work.remove(), group.Remove())
+			err = errors.Join(err, c.work.remove(), c.removeGroup())
 		}
 	}()
 	rootfs, shifted, err := c.work.mountRootfs(ctx, spec, r.options.NoIDMap)
@@ -203,7 +198,7 @@ func (r *Runner) prepare(ctx context.Context, spec *sandbox.Spec) (_ *container,
 	if err != nil {
 		return nil, nil, err
 	}
-	cgroupfs, err := c.work.makeCgroup(group)
+	cgroupfs, err := c.work.makeCgroup(c.made)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -211,7 +206,7 @@ func (r *Runner) prepare(ctx context.Context, spec *sandbox.Spec) (_ *container,
 	if err != nil {
 		return nil, nil, err
 	}
-	config, err := newConfig(spec, rootfs, path, r.masked, nodes, dev, cgroupfs, mounts)
+	config, err := newConfig(spec, rootfs, group.Path(), r.masked, nodes, dev, cgroupfs, mounts)
 	if err != nil {
 		return nil, nil, err
 	}
