@@ -173,12 +173,7 @@ func hostID(mappings []sandbox.IDMapping, id int) (int, bool) {
 // /dev, control groups, and the nodes of further devices.
 func newConfig(spec *sandbox.Spec, rootfs, group string, masked, sources []string, dev, cgroupfs *configs.Mount, mounts []*configs.Mount) (*configs.Config, error) {
 	rules := defaultRules()
-	_, ttyGroup := hostID(spec.GIDMappings, 5)
 	ownNetwork := spec.Network != sandbox.NetworkHost
-	shm := spec.Resources.Shm
-	if shm == 0 {
-		shm = defaultShm
-	}
 	score := oomScore
 	if spec.OOMScoreAdj != 0 {
 		score = spec.OOMScoreAdj
@@ -191,7 +186,7 @@ func newConfig(spec *sandbox.Spec, rootfs, group string, masked, sources []strin
 		Namespaces: configs.Namespaces{
 			{Type: configs.NEWNS}, {Type: configs.NEWPID}, {Type: configs.NEWIPC}, {Type: configs.NEWUTS}, {Type: configs.NEWCGROUP},
 		},
-		Mounts:          append(defaultMounts(dev, cgroupfs, shm, ttyGroup, ownNetwork), mounts...),
+		Mounts:          append(defaultMounts(dev, cgroupfs, ownNetwork), mounts...),
 		MaskPaths:       masked,
 		ReadonlyPaths:   readonlyPaths,
 		NoNewPrivileges: true,

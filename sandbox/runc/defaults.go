@@ -79,19 +79,12 @@ var rlimitTypes = map[string]int{
 	"RLIMIT_STACK":      unix.RLIMIT_STACK,
 }
 
-// defaultMounts are mounted in this order. ttyGroup is whether the group tty
-// (5, as everywhere) is mapped.
-func defaultMounts(dev, cgroupfs *configs.Mount, shm int64, ttyGroup, ownNetwork bool) []*configs.Mount {
-	ptsData := "newinstance,ptmxmode=0666,mode=0620"
-	if ttyGroup {
-		ptsData += ",gid=5"
-	}
+// defaultMounts are mounted in this order.
+func defaultMounts(dev, cgroupfs *configs.Mount, ownNetwork bool) []*configs.Mount {
 	mounts := []*configs.Mount{
 		{Source: "proc", Destination: "/proc", Device: "proc", Flags: noExecNoSuidNoDev},
 		dev,
-		{Source: "devpts", Destination: "/dev/pts", Device: "devpts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC, Data: ptsData},
 		{Source: "mqueue", Destination: "/dev/mqueue", Device: "mqueue", Flags: noExecNoSuidNoDev},
-		{Source: "shm", Destination: "/dev/shm", Device: "tmpfs", Flags: noExecNoSuidNoDev, Data: tmpfsData(shm, 0o1777)},
 	}
 	if ownNetwork {
 		mounts = append(mounts, &configs.Mount{Source: "sysfs", Destination: "/sys", Device: "sysfs", Flags: noExecNoSuidNoDev | unix.MS_RDONLY})

@@ -3,6 +3,7 @@
 package runc
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,9 +23,10 @@ var defaultNodes = []struct {
 	{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0},
 }
 
-// makeDev makes a container's /dev. libcontainer leaves one that is bound alone:
-// in a user namespace it could not make the nodes, and binds the host's one by
-// one, each with a careful look-up of where to.
+// makeDev makes a container's /dev, with its terminals and its shared memory.
+// libcontainer leaves one that is bound alone: in a user namespace it could not
+// make the nodes, and binds the host's one by one, each with a careful look-up of
+// where to, as for each file system that it mounts.
 func (w *workspace) makeDev(spec *sandbox.Spec) (_ *configs.Mount, err error) {
 	defer func() {
 		if err != nil {
@@ -73,7 +75,25 @@ func (w *workspace) makeDev(spec *sandbox.Spec) (_ *configs.Mount, err error) {
 			return nil, err
 		}
 	}
-	return &configs.Mount{Source: dev, Destination: "/dev", Device: "bind", Flags: unix.MS_BIND}, nil
+	ptsData := "newinstance,ptmxmode=0666,mode=0620"
+	if tty, ok := hostID(spec.GIDMappings, 5); ok { // as everywhere
+		ptsData += fmt.Sprintf(",gid=%d", tty)
+	}
+	shmData := tmpfsData(cmp.Or(spec.Resources.Shm, defaultShm), 0o1777) + fmt.Sprintf(",uid=%d,gid=%d", uid, gid)
+	for _, m := range []struct {
+		kind, name, data string
+		flags            uintptr
+	}{
+		{"devpts", "pts", ptsData, unix.MS_NOSUID | unix.MS_NOEXEC},
+		{"tmpfs", "shm", shmData, noExecNoSuidNoDev},
+	} {
+		point := filepath.Join(dev, m.name)
+		if err := unix.Mount(m.name, point, m.kind, m.flags, m.data); err != nil {
+			return nil, &os.PathError{Op: "mount", Path: point, Err: err}
+		}
+	}
+	// What is mounted on it goes with it when it is unmounted.
+	return &configs.Mount{Source: dev, Destination: "/dev", Device: "bind", Flags: unix.MS_BIND | unix.MS_REC}, nil
 }
 
 func (w *workspace) dev() string { return filepath.Join(w.dir, "dev") }

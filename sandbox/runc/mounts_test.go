@@ -245,3 +245,12 @@ func TestDevices(t *testing.T) {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
 }
+
+// A terminal that a container opens is its user's, in the group that may write to it.
+func TestTerminal(t *testing.T) {
+	r := testRunner(t)
+	got := script(t, r, nil, "exec 3<>/dev/ptmx && ls /dev/pts && stat -c '%u %g %a' /dev/pts/0 && mount -o remount,mode=0666 /dev/pts 2>/dev/null || echo refused")
+	if want := "0\nptmx\n0 5 620\nrefused\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
