@@ -284,6 +284,13 @@ func TestExit(t *testing.T) {
 	if err := f.Commit(want); err != nil {
 		t.Fatal(err)
 	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(d.file(exitName), &st); err != nil || st.Blocks*512 >= exitReserve {
+		t.Errorf("exit.json still takes %d bytes of the disk, %v", st.Blocks*512, err)
+	}
 	got, err := d.ReadExit()
 	if err != nil {
 		t.Fatal(err)
@@ -316,6 +323,9 @@ func TestExitOnAFullDisk(t *testing.T) {
 	}
 	if got, err := d.ReadExit(); err != nil || got.Code != 7 || len(got.Streams) != maxStreams {
 		t.Errorf("read %d with %d streams, %v", got.Code, len(got.Streams), err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

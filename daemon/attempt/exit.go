@@ -26,6 +26,8 @@ const (
 type ExitFile struct {
 	dir Dir
 	f   *os.File
+	// named says when the names that lead to the attempt's directory are on the disk.
+	named chan error
 }
 
 // ReserveExit takes the disk space of exit.json before anything else runs, so
@@ -48,7 +50,8 @@ func (d Dir) ReserveExit(gid int) (*ExitFile, error) {
 	}
 	err = ownFile(f, gid)
 	if err == nil {
-		err = unix.Fallocate(int(f.Fd()), 0, 0, exitReserve)
+		// Behind the end, so that nothing has to be cut off before it is told.
+		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, exitReserve)
 	}
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
 		_, err = f.WriteAt(make([]byte, exitReserve), 0)
@@ -58,11 +61,18 @@ func (d Dir) ReserveExit(gid int) (*ExitFile, error) {
 		os.Remove(d.file(exitTemp))
 		return nil, fmt.Errorf("cannot reserve %s: %w", exitName, err)
 	}
-	return &ExitFile{dir: d, f: f}, nil
+	e := &ExitFile{dir: d, f: f, named: make(chan error, 1)}
+	go func() {
+		// Up to the directory of all jobs; nothing changes these names any more.
+		job := filepath.Dir(d.path)
+		e.named <- errors.Join(syncDir(job), syncDir(filepath.Dir(job)))
+	}()
+	return e, nil
 }
 
 // Commit writes exit.json: when it returns nil the end of the attempt is on
-// the disk. The version and the attempt's names are filled in.
+// the disk. The version and the attempt's names are filled in. What was reserved
+// and not needed is there until [ExitFile.Close].
 func (e *ExitFile) Commit(exit Exit) error {
 	exit.Version, exit.Job, exit.Attempt = Version, e.dir.job, e.dir.number
 	exit.Error = clip(exit.Error, maxErrorText)
@@ -74,22 +84,42 @@ func (e *ExitFile) Commit(exit Exit) error {
 		_, err = e.f.WriteAt(data, 0)
 	}
 	if err == nil {
-		err = e.f.Truncate(int64(len(data)))
+		err = e.cut(int64(len(data)))
 	}
 	if err == nil {
 		err = e.f.Sync()
 	}
 	if err == nil {
+		err = <-e.named
+	}
+	if err == nil {
 		err = os.Rename(e.dir.file(exitTemp), e.dir.file(exitName))
 	}
-	// And the names that lead to it, up to the directory of all jobs.
-	for path, up := e.dir.path, 0; err == nil && up < 3; path, up = filepath.Dir(path), up+1 {
-		err = syncDir(path)
+	if err == nil {
+		err = syncDir(e.dir.path)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", exitName, err)
 	}
-	return e.f.Close()
+	return nil
+}
+
+// cut ends the file after its content where all of the reserve was written to.
+func (e *ExitFile) cut(size int64) error {
+	info, err := e.f.Stat()
+	if err == nil && info.Size() > size {
+		err = e.f.Truncate(size)
+	}
+	return err
+}
+
+// Close gives back the space that was reserved and not needed.
+func (e *ExitFile) Close() error {
+	info, err := e.f.Stat()
+	if err == nil {
+		err = e.f.Truncate(info.Size())
+	}
+	return errors.Join(err, e.f.Close())
 }
 
 // ReadExit reads exit.json; [fs.ErrNotExist] means that the attempt has not

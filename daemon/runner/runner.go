@@ -13,8 +13,8 @@
 //	lock ─ request ─ space for exit.json ─ "preparing"
 //	  transfer opens files ─ named pipes ─ container ─ "running"
 //	    output to log; the first of: its end, cancel, limit, SIGTERM
-//	  cgroup empty ─ "finishing" ─ streams drained and synced, log synced
-//	exit.json ─ cgroup removed ─ uploads, where there are any
+//	  cgroup empty and removed ─ "finishing" ─ streams drained and synced, log synced
+//	exit.json ─ uploads, where there are any
 //	Done ─ work directory removed
 //
 // A runner that is started for an attempt which has its exit.json begins at the
@@ -234,6 +234,11 @@ func runAttempt(dir attempt.Dir, lock *attempt.Lock, init string, ahead *diskAhe
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err := exitFile.Close(); err != nil {
+			logger.Warn("What was reserved for the exit is not given back", "error", err)
+		}
+	}()
 	events, err := dir.CreateEvents(gid)
 	if err != nil {
 		// Nothing can be told but the end.
