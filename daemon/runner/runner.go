@@ -51,7 +51,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/attempt"
+	"girderworker/sandbox/image"
 	"girderworker/sandbox/runc"
+	"girderworker/transforms"
 )
 
 // Command, TransferCommand and NetworkCommand are the hidden sub-commands under
@@ -157,7 +159,7 @@ func run(args []string, logger *slog.Logger) error {
 	socket := os.NewFile(uintptr(*warmFD), "warm")
 	ahead.make()
 	runc.Ready()
-	_, _ = json.Marshal(&attempt.Request{}) // the same for the first thing that is read
+	rehearse()
 	var ready *attemptRun
 	if f := aheadFile(*aheadFD); f != nil {
 		var err error
@@ -183,6 +185,18 @@ func run(args []string, logger *slog.Logger) error {
 	}
 	socket.Close()
 	return runAttempt(dir, lock, *init, &ahead, ready, stop, logger)
+}
+
+// rehearse does for nobody what is done for each attempt, as the first time takes
+// several times as long: encoding/json looks closely at each type that it meets.
+func rehearse() {
+	for _, v := range []any{new(attempt.Request), new(image.Image), new(attempt.Event), new(attempt.Exit)} {
+		data, err := json.Marshal(v)
+		if err == nil {
+			_ = json.Unmarshal(data, v)
+		}
+	}
+	_, _ = newSpec(&attempt.Request{Plan: transforms.Plan{Args: []string{"true"}}}, &image.Config{})
 }
 
 // startMemory is what a runner may have in use before garbage is collected for
