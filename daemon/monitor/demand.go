@@ -22,9 +22,10 @@ const (
 )
 
 // A demand is what is wanted for calls that have just been made, all of one key: one
-// interpreter, and one more with each call of a burst.
+// interpreter, and one more with each call of a burst from the third on: two calls are
+// no burst, and what is made in vain costs as much as a call.
 type demand struct {
-	want    int
+	row     int // calls that came soon after each other
 	last    time.Time
 	over    *time.Timer
 	making  int
@@ -43,10 +44,10 @@ func (s *aheads) called(key string, now time.Time) int {
 		d.over.Reset(burstOver)
 	}
 	if now.Sub(d.last) > burstGap {
-		d.want = 0
+		d.row = 0
 	}
-	d.last = now
-	d.want = min(d.want+1, s.m.options.Ahead, runtime.NumCPU())
+	d.row, d.last = d.row+1, now
+	want := min(max(1, d.row-1), s.m.options.Ahead, runtime.NumCPU())
 	have := d.making
 	// What waits for calls that nobody makes now has to go for the first of a burst to have more.
 	busy := 0
@@ -61,7 +62,7 @@ func (s *aheads) called(key string, now time.Time) int {
 	for _, other := range s.demands {
 		busy += other.making
 	}
-	missing := min(max(0, d.want-have), max(0, s.m.options.Ahead-busy))
+	missing := min(max(0, want-have), max(0, s.m.options.Ahead-busy))
 	if missing == 0 && have == 0 {
 		missing = 1
 	}

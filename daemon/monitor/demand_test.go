@@ -52,6 +52,9 @@ func TestDemand(t *testing.T) {
 	call("a", time.Minute, 1) // no burst
 	made("a")
 	take("a")
+	call("a", 100*time.Millisecond, 1) // nor are two
+	made("a")
+	take("a")
 	call("a", 100*time.Millisecond, 1+second)
 	for range 1 + second {
 		made("a")
@@ -70,7 +73,7 @@ func TestDemand(t *testing.T) {
 	if s.demands["a"] != nil || keys() != "ab" {
 		t.Errorf("after a burst %s are ready", keys())
 	}
-	call("b", 100*time.Millisecond, second) // in the place of one that nobody calls
+	call("b", 100*time.Millisecond, second) // a third, in the place of one that nobody calls
 	for range second {
 		made("b")
 		if over := fmt.Sprint(len(s.surplus()), keys()); over != "1bb" {
