@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"runtime"
 	"strings"
 	"time"
 
@@ -52,6 +53,9 @@ type Service struct {
 	Description string
 	Slice       string // with its .slice
 	Args        []string
+	// Stdin is the main process's standard input, where it is not nil; systemd keeps
+	// a copy for as long as it knows the service. The rest is the journal's.
+	Stdin *os.File
 	// StopTimeout is how long the main process has after SIGTERM.
 	StopTimeout time.Duration
 	// Before are units that are stopped before this one when the machine goes down.
@@ -64,11 +68,7 @@ type Service struct {
 // The service has a delegated cgroup, which systemd empties when the main
 // process is gone, however it went.
 func (u *Units) Start(ctx context.Context, s Service) (pid int, err error) {
-	prop := func(name string, value any) dbus.Property {
-		return dbus.Property{Name: name, Value: godbus.MakeVariant(value)}
-	}
-	done := make(chan string, 1)
-	_, err = u.conn.StartTransientUnitContext(ctx, s.Name, "fail", []dbus.Property{
+	properties := []dbus.Property{
 		prop("Description", s.Description),
 		prop("Slice", s.Slice),
 		dbus.PropExecStart(s.Args, false),
@@ -88,7 +88,13 @@ func (u *Units) Start(ctx context.Context, s Service) (pid int, err error) {
 		prop("LimitNOFILE", uint64(1<<20)),
 		prop("Before", s.Before),
 		prop("RequiresMountsFor", s.RequiresMountsFor),
-	}, done)
+	}
+	if s.Stdin != nil {
+		properties = append(properties, prop("StandardInputFileDescriptor", godbus.UnixFD(s.Stdin.Fd())))
+	}
+	done := make(chan string, 1)
+	_, err = u.conn.StartTransientUnitContext(ctx, s.Name, "fail", properties, done)
+	runtime.KeepAlive(s.Stdin)
 	if err != nil {
 		var bus godbus.Error
 		if errors.As(err, &bus) && bus.Name == "org.freedesktop.systemd1.UnitExists" {
@@ -105,6 +111,18 @@ func (u *Units) Start(ctx context.Context, s Service) (pid int, err error) {
 		return 0, fmt.Errorf("cannot start %s: %w", s.Name, ctx.Err())
 	}
 	return u.MainPID(ctx, s.Name)
+}
+
+func prop(name string, value any) dbus.Property {
+	return dbus.Property{Name: name, Value: godbus.MakeVariant(value)}
+}
+
+// Describe changes a unit's description for as long as it is there.
+func (u *Units) Describe(ctx context.Context, name, description string) error {
+	if err := u.conn.SetUnitPropertiesContext(ctx, name, true, prop("Description", description)); err != nil {
+		return fmt.Errorf("cannot describe %s: %w", name, err)
+	}
+	return nil
 }
 
 // MainPID is the main process of a service; 0 when there is none.
