@@ -16,7 +16,8 @@ import (
 // (SCM_RIGHTS), so that the attempt is never without a holder of its lock. The
 // runner answers with one byte once it has adopted the lock, so that the
 // monitor knows that it may drop its own copy, and ends quietly when the
-// socket closes first.
+// socket closes first. One that is to have a container ready gets the container's
+// request before, as a file beside a message without a directory.
 
 // Start is the one message that a warm runner waits for.
 type Start struct {
@@ -37,16 +38,36 @@ func WarmPair() (monitor, runner *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "warm-monitor"), os.NewFile(uintptr(fds[1]), "warm-runner"), nil
 }
 
+// WarmSocket takes over, in a warm runner, its end of the pair, which is passed by
+// number. In the place of a standard input there is nothing to read then.
+func WarmSocket(number int) (_ *os.File, err error) {
+	fd := number
+	if fd <= 2 {
+		if fd, err = unix.FcntlInt(uintptr(number), unix.F_DUPFD_CLOEXEC, 3); err != nil {
+			return nil, fmt.Errorf("cannot use descriptor %d: %w", number, err)
+		}
+		null, err := os.Open(os.DevNull)
+		if err == nil {
+			err = unix.Dup3(int(null.Fd()), number, 0)
+			null.Close()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot do without descriptor %d: %w", number, err)
+		}
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, fmt.Errorf("cannot use descriptor %d: %w", number, err)
+	}
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), "warm-runner"), nil
+}
+
 // SendStart gives an attempt to a warm runner and waits until that has taken
 // it over; a read deadline on the socket bounds the wait. After an error, end
 // that runner and wait for its end before starting another: the lock is
 // shared by all who were handed it.
 func SendStart(socket *os.File, d Dir, lock *Lock) error {
-	msg, err := json.Marshal(Start{Version: Version, Directory: d.path})
-	if err == nil {
-		rights := unix.UnixRights(int(lock.f.Fd()))
-		err = control(socket, func(fd int) error { return unix.Sendmsg(fd, msg, rights, nil, unix.MSG_NOSIGNAL) }, true)
-	}
+	err := send(socket, Start{Version: Version, Directory: d.path}, lock.f)
 	if err == nil {
 		var ack [1]byte
 		if _, err = io.ReadFull(socket, ack[:]); errors.Is(err, io.ErrUnexpectedEOF) {
@@ -59,39 +80,32 @@ func SendStart(socket *os.File, d Dir, lock *Lock) error {
 	return nil
 }
 
+// SendAhead gives a warm runner that waits for one the request, a file, of the
+// container that it is to have ready.
+func SendAhead(socket, request *os.File) error {
+	if err := send(socket, Start{Version: Version}, request); err != nil {
+		return fmt.Errorf("cannot tell a warm runner what container to make: %w", err)
+	}
+	return nil
+}
+
+func send(socket *os.File, s Start, f *os.File) error {
+	msg, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	rights := unix.UnixRights(int(f.Fd()))
+	return control(socket, func(fd int) error { return unix.Sendmsg(fd, msg, rights, nil, unix.MSG_NOSIGNAL) }, true)
+}
+
 // ReceiveStart waits in a warm runner for its attempt. It returns io.EOF when
 // the monitor closed the socket: there will be none.
 func ReceiveStart(socket *os.File) (Dir, *Lock, error) {
-	buf, oob := make([]byte, maxStart), make([]byte, unix.CmsgSpace(4*4))
-	var n, oobn, flags int
-	err := control(socket, func(fd int) (err error) {
-		n, oobn, flags, _, err = unix.Recvmsg(fd, buf, oob, unix.MSG_CMSG_CLOEXEC)
-		return err
-	}, false)
-	if err != nil {
-		return Dir{}, nil, fmt.Errorf("cannot wait for an attempt: %w", err)
-	}
-	if n == 0 {
-		return Dir{}, nil, io.EOF
-	}
-	f, err := oneRight(oob[:oobn])
+	s, f, err := receive(socket)
 	if err != nil {
 		return Dir{}, nil, err
 	}
-	var s Start
-	var d Dir
-	switch {
-	case flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0:
-		err = fmt.Errorf("%w: start message is too long", ErrInvalid)
-	default:
-		if err = json.Unmarshal(buf[:n], &s); err != nil {
-			err = fmt.Errorf("%w: start message: %w", ErrInvalid, err)
-		} else if s.Version > Version {
-			err = fmt.Errorf("start message of version %d: %w", s.Version, ErrVersion)
-		} else {
-			d, err = ParseDir(s.Directory)
-		}
-	}
+	d, err := ParseDir(s.Directory)
 	if err != nil {
 		f.Close()
 		return Dir{}, nil, err
@@ -107,6 +121,44 @@ func ReceiveStart(socket *os.File) (Dir, *Lock, error) {
 		return Dir{}, nil, io.EOF
 	}
 	return d, lock, nil
+}
+
+// ReceiveAhead waits in a warm runner for what [SendAhead] sends, as ReceiveStart does.
+func ReceiveAhead(socket *os.File) (*os.File, error) {
+	_, f, err := receive(socket)
+	return f, err
+}
+
+// receive waits for a message and the descriptor beside it.
+func receive(socket *os.File) (s Start, _ *os.File, err error) {
+	buf, oob := make([]byte, maxStart), make([]byte, unix.CmsgSpace(4*4))
+	var n, oobn, flags int
+	err = control(socket, func(fd int) (err error) {
+		n, oobn, flags, _, err = unix.Recvmsg(fd, buf, oob, unix.MSG_CMSG_CLOEXEC)
+		return err
+	}, false)
+	if err != nil {
+		return s, nil, fmt.Errorf("cannot wait for an attempt: %w", err)
+	}
+	if n == 0 {
+		return s, nil, io.EOF
+	}
+	f, err := oneRight(oob[:oobn])
+	if err != nil {
+		return s, nil, err
+	}
+	if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		err = fmt.Errorf("%w: start message is too long", ErrInvalid)
+	} else if err = json.Unmarshal(buf[:n], &s); err != nil {
+		err = fmt.Errorf("%w: start message: %w", ErrInvalid, err)
+	} else if s.Version > Version {
+		err = fmt.Errorf("start message of version %d: %w", s.Version, ErrVersion)
+	}
+	if err != nil {
+		f.Close()
+		return s, nil, err
+	}
+	return s, f, nil
 }
 
 // control runs a system call on the socket's descriptor whenever the poller
@@ -146,7 +198,7 @@ func oneRight(oob []byte) (*os.File, error) {
 		for _, fd := range fds {
 			unix.Close(fd)
 		}
-		return nil, fmt.Errorf("%w: start message with %d descriptors, want the lock's", ErrInvalid, len(fds))
+		return nil, fmt.Errorf("%w: start message with %d descriptors, want one", ErrInvalid, len(fds))
 	}
-	return os.NewFile(uintptr(fds[0]), lockName), nil
+	return os.NewFile(uintptr(fds[0]), "received"), nil
 }

@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -24,7 +24,8 @@ import (
 // and for nobody else.
 type ahead struct {
 	*warmRunner
-	name        string // of its container and its work directory
+	name        string // of its container's cgroup and its work directory
+	cgroup      string
 	key         string
 	interpreter string
 	slice       int // of ids, which it holds
@@ -33,11 +34,9 @@ type ahead struct {
 
 // aheads are all of them; a nil one has none.
 type aheads struct {
-	m        *Monitor
-	sessions *sessions
+	m *Monitor
 
 	mu      sync.Mutex
-	next    int
 	ready   []*ahead           // oldest first
 	demands map[string]*demand // by key, of those whose calls were just made
 	closed  bool
@@ -46,8 +45,6 @@ type aheads struct {
 
 // aheadRefill leaves the processor to the attempt that was just started.
 const aheadRefill = 20 * time.Millisecond
-
-func (s *aheads) cgroup(name string) string { return s.sessions.base + "/" + name }
 
 func (s *aheads) work(name string) string { return filepath.Join(s.m.files.work(), name) }
 
@@ -119,12 +116,10 @@ func (s *aheads) prepare(r *attempt.Request, rights *policy.Rights) {
 		return
 	}
 	for range s.called(key, time.Now()) {
-		s.next++
-		name := fmt.Sprintf("%s%s-%d", attempt.AheadPrefix, strconv.FormatInt(s.sessions.begun, 36), s.next)
 		s.wg.Go(func() {
 			time.Sleep(aheadRefill)
 			like := like
-			a, err := s.make(&like, name, who, rights)
+			a, err := s.make(&like, who, rights)
 			if err != nil {
 				s.m.logger.Warn("Cannot keep an interpreter ready; the next call starts slower", "error", err)
 			}
@@ -147,31 +142,34 @@ func (s *aheads) prepare(r *attempt.Request, rights *policy.Rights) {
 	}
 }
 
-func (s *aheads) make(like *attempt.Request, name, who string, rights *policy.Rights) (_ *ahead, err error) {
+func (s *aheads) make(like *attempt.Request, who string, rights *policy.Rights) (_ *ahead, err error) {
 	slice, err := s.m.ranges.take(who)
 	if err != nil {
 		return nil, err
 	}
-	a := &ahead{name: name, interpreter: like.Plan.Python.Interpreter, slice: slice}
+	w, err := s.m.runners.spawn(s.m.runners.ctx, true)
+	if err != nil {
+		s.m.ranges.release(slice)
+		return nil, err
+	}
+	a := &ahead{warmRunner: w, name: attempt.AheadPrefix + w.name, interpreter: like.Plan.Python.Interpreter, slice: slice}
+	a.cgroup = path.Join(s.m.runners.launcher.parent(w.record), a.name)
 	defer func() {
 		if err != nil {
-			s.m.ranges.release(slice)
-			err = errors.Join(err, s.m.removeAhead(name))
+			s.discard(a)
 		}
 	}()
-	s.m.grant(like, slice, s.work(name), s.cgroup(name), rights)
+	s.m.grant(like, slice, s.work(a.name), rights)
+	like.Grant.Cgroup = a.cgroup
 	file, err := sealedJSON("a request", like)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	if err := os.Mkdir(s.work(name), 0o700); err != nil {
+	if err := os.Mkdir(s.work(a.name), 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make a work directory: %w", err)
 	}
-	if a.warmRunner, err = s.sessions.spawn(file); err != nil {
-		return nil, err
-	}
-	return a, nil
+	return a, attempt.SendAhead(a.socket, file)
 }
 
 // forget ends all of an interpreter.
@@ -208,8 +206,10 @@ func (s *aheads) discard(a *ahead) {
 
 // end leaves its ids to the attempt that it was for.
 func (s *aheads) end(a *ahead) {
-	a.expires.Stop()
-	s.sessions.discard(a.warmRunner)
+	if a.expires != nil {
+		a.expires.Stop()
+	}
+	s.m.runners.discard(a.warmRunner)
 	if err := s.m.removeAhead(a.name); err != nil {
 		s.m.logger.Error("Cannot clean up after an interpreter that waited; the daemon's next start does", "name", a.name, "error", err)
 	}
@@ -234,7 +234,13 @@ func (m *Monitor) removeAhead(name string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), killPatience)
 	defer cancel()
-	if err := endCgroup(ctx, cgroupBase(m.options.State)+"/"+name); err != nil {
+	rec := m.runners.launcher.named(strings.TrimPrefix(name, attempt.AheadPrefix))
+	if rec.Unit != "" {
+		if err := m.runners.launcher.end(ctx, rec); err != nil {
+			return err
+		}
+	}
+	if err := endCgroup(ctx, path.Join(m.runners.launcher.parent(rec), name)); err != nil {
 		return err
 	}
 	work := filepath.Join(m.files.work(), name)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -20,9 +21,9 @@ import (
 // but its directory.
 type live struct {
 	dir    attempt.Dir
-	proc   *process // nil where only the lock tells that the runner lives
-	slice  int      // -1: none of the range
-	cgroup string
+	proc   *process      // nil where only the lock tells that the runner lives
+	slice  int           // -1: none of the range
+	cgroup string        // its container's; empty while there is no runner
 	gone   chan struct{} // closed at the end
 	// restarts counts the runners that went on with its uploads since one of
 	// them, the last of turns, ended in order.
@@ -34,8 +35,8 @@ type live struct {
 	hurrying sync.Once
 }
 
-func newLive(d attempt.Dir, slice int, cgroup string) *live {
-	return &live{dir: d, slice: slice, cgroup: cgroup, gone: make(chan struct{}), hurry: make(chan struct{})}
+func newLive(d attempt.Dir, slice int) *live {
+	return &live{dir: d, slice: slice, gone: make(chan struct{}), hurry: make(chan struct{})}
 }
 
 func (l *live) goAtOnce() { l.hurrying.Do(func() { close(l.hurry) }) }
@@ -111,7 +112,7 @@ func (m *Monitor) admit(ctx context.Context, dir attempt.Dir, owner string) (*li
 	if err != nil {
 		return nil, fmt.Errorf("cannot start attempt %s: %w", dir.ID(), err)
 	}
-	l := newLive(dir, slice, m.launcher.cgroup(dir))
+	l := newLive(dir, slice)
 	m.live[l.name()] = l
 	return l, nil
 }
@@ -243,11 +244,11 @@ const killPatience = 10 * time.Second
 func (m *Monitor) sweep(d attempt.Dir, cgroup string) error {
 	ctx, cancel := context.WithTimeout(m.ctx, killPatience)
 	defer cancel()
-	rec, err := readRecord(d)
+	rec, err := m.runners.of(d)
 	if err != nil {
 		return err
 	}
-	if err := m.launcher.reap(ctx, d, rec); err != nil {
+	if err := m.runners.launcher.end(ctx, rec); err != nil {
 		return err
 	}
 	if err := endCgroup(ctx, cgroup); err != nil {
@@ -315,12 +316,16 @@ func (m *Monitor) scan(ctx context.Context) error {
 
 // revive watches an attempt if its runner lives, and else sweeps it.
 func (m *Monitor) revive(ctx context.Context, d attempt.Dir) error {
-	proc, alive, err := m.findRunner(ctx, d)
+	rec, err := m.runners.of(d)
 	if err != nil {
 		return err
 	}
-	l := newLive(d, -1, m.launcher.cgroup(d))
-	l.proc = proc
+	proc, alive, err := m.findRunner(ctx, d, rec)
+	if err != nil {
+		return err
+	}
+	l := newLive(d, -1)
+	l.proc, l.cgroup = proc, path.Join(m.runners.launcher.parent(rec), d.ID())
 	r, err := d.ReadRequest()
 	switch {
 	case err == nil:
@@ -356,6 +361,9 @@ func (m *Monitor) revive(ctx context.Context, d attempt.Dir) error {
 		m.ranges.hold(l.slice)
 	}
 	if alive {
+		if proc != nil {
+			m.runners.describe(rec, proc, d)
+		}
 		m.watch(l)
 		return nil
 	}
@@ -369,22 +377,16 @@ func (m *Monitor) revive(ctx context.Context, d attempt.Dir) error {
 }
 
 // findRunner finds the process that holds an attempt's lock.
-func (m *Monitor) findRunner(ctx context.Context, d attempt.Dir) (p *process, alive bool, err error) {
+func (m *Monitor) findRunner(ctx context.Context, d attempt.Dir, rec record) (p *process, alive bool, err error) {
 	if alive, err = d.Locked(); err != nil {
 		return nil, false, err
 	}
-	if alive {
-		rec, err := readRecord(d)
-		if err != nil {
-			return nil, true, err
-		}
-		if rec.PID > 0 {
-			if p, err = findProcess(rec.PID, rec.Start); err != nil || p != nil {
-				return p, true, err
-			}
+	if alive && rec.PID > 0 {
+		if p, err = findProcess(rec.PID, rec.Start); err != nil || p != nil {
+			return p, true, err
 		}
 	}
-	p, err = m.launcher.find(ctx, d)
+	p, err = m.runners.launcher.find(ctx, rec)
 	return p, alive || p != nil, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 
@@ -17,16 +18,15 @@ import (
 // launch makes the attempt's directory, which is its fence, and its runner.
 func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request, rights *policy.Rights, secrets transforms.Secrets) error {
 	work := filepath.Join(m.files.work(), l.dir.ID())
-	m.grant(r, l.slice, work, l.cgroup, rights)
+	m.grant(r, l.slice, work, rights)
 	waiting := m.ahead.take(ctx, r)
 	if waiting != nil {
 		m.mu.Lock()
 		own := l.slice
-		l.slice, l.cgroup = waiting.slice, m.ahead.cgroup(waiting.name)
+		l.slice = waiting.slice
 		m.mu.Unlock()
 		m.ranges.release(own)
-		m.grant(r, l.slice, work, l.cgroup, rights)
-		r.Grant.Ahead = m.ahead.work(waiting.name)
+		m.grant(r, l.slice, work, rights)
 	}
 	if secrets.MachineKey != "" {
 		// Which no process of the container has: it is root's there, and root is the submitter.
@@ -40,8 +40,9 @@ func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request, right
 	return err
 }
 
-// grant adds to a request what only the monitor decides.
-func (m *Monitor) grant(r *attempt.Request, slice int, work, cgroup string, rights *policy.Rights) {
+// grant adds to a request what only the monitor decides, but for the cgroup, which
+// depends on the runner.
+func (m *Monitor) grant(r *attempt.Request, slice int, work string, rights *policy.Rights) {
 	base := m.options.IDs.slice(slice)
 	if r.Identity.Source == policy.AMQP {
 		r.Identity.UID, r.Identity.GID = base, base
@@ -55,7 +56,6 @@ func (m *Monitor) grant(r *attempt.Request, slice int, work, cgroup string, righ
 		WorkDir:     work,
 		ImageDir:    m.files.image(),
 		CacheDir:    m.files.cache(),
-		Cgroup:      cgroup,
 		BootID:      m.bootID,
 		GroupID:     m.options.GID,
 	}
@@ -79,9 +79,8 @@ func (m *Monitor) grant(r *attempt.Request, slice int, work, cgroup string, righ
 // begin makes the directory and hands it to a runner: to the one that waits for such an
 // attempt, if there is one.
 func (m *Monitor) begin(ctx context.Context, l *live, r *attempt.Request, secrets transforms.Secrets, waiting *ahead) (err error) {
-	handed := false
 	defer func() {
-		if waiting != nil && !handed {
+		if waiting != nil {
 			m.ahead.end(waiting)
 		}
 	}()
@@ -96,34 +95,44 @@ func (m *Monitor) begin(ctx context.Context, l *live, r *attempt.Request, secret
 	if err != nil {
 		return err
 	}
-	err = d.WriteRequest(r)
-	if err == nil {
-		err = d.WriteSecrets(secrets)
-	}
-	if err == nil {
+	if err = d.WriteSecrets(secrets); err == nil {
 		err = os.Mkdir(r.Grant.WorkDir, 0o700)
-	}
-	if err == nil && waiting != nil {
-		err = waiting.record(d)
 	}
 	if err != nil {
 		lock.Close()
 		return err
 	}
-	var proc *process
+	place := func(group string) error {
+		m.mu.Lock()
+		l.cgroup = group
+		m.mu.Unlock()
+		r.Grant.Cgroup = group
+		return d.WriteRequest(r)
+	}
 	if waiting != nil {
-		if err := waiting.send(d, lock); err != nil {
-			m.logger.Warn("A container that was kept ready failed; making another", "attempt", d.ID(), "error", err)
-			m.ahead.end(waiting)
-			waiting = nil
-		} else {
-			lock.Close()
-			proc, handed = waiting.process, true
+		r.Grant.Ahead = m.ahead.work(waiting.name)
+		if err = place(waiting.cgroup); err == nil {
+			err = writeRecord(d, waiting.record)
 		}
+		if err != nil {
+			lock.Close()
+			return err
+		}
+		err := m.runners.hand(waiting.warmRunner, d, lock)
+		if err == nil {
+			lock.Close()
+			m.mu.Lock()
+			l.proc, waiting = waiting.process, nil
+			m.mu.Unlock()
+			return nil
+		}
+		m.logger.Warn("A container that was kept ready failed; making another", "attempt", d.ID(), "error", err)
+		m.ahead.end(waiting)
+		waiting, r.Grant.Ahead = nil, ""
 	}
-	if proc == nil {
-		proc, err = m.launcher.start(ctx, d, lock, r.Resources.Scratch)
-	}
+	proc, err := m.runners.start(ctx, d, lock, r.Resources.Scratch, func(parent string) error {
+		return place(path.Join(parent, d.ID()))
+	})
 	m.mu.Lock()
 	l.proc = proc
 	m.mu.Unlock()

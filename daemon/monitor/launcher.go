@@ -13,21 +13,26 @@ import (
 	"girderworker/sandbox/cgroup"
 )
 
-// A launcher starts runners so that they outlive the daemon, and ends what
+// A launcher executes runners so that they outlive the daemon, and ends what
 // they leave. All its methods are safe for concurrent use.
 type launcher interface {
-	// start runs the runner of an attempt whose directory and request are
-	// ready and whose lock is held. It takes the lock over in any case. After an
-	// error no process is left. The process is nil when it has ended already.
-	// scratch is its scratch space in bytes, as the next one will hardly differ.
-	start(ctx context.Context, d attempt.Dir, lock *attempt.Lock, scratch int64) (*process, error)
-	// find returns the runner of an attempt that no record tells of; nil is none.
-	find(ctx context.Context, d attempt.Dir) (*process, error)
-	// reap ends what is left of a runner besides its container, after its own end.
-	reap(ctx context.Context, d attempt.Dir, rec record) error
-	// cgroup is where an attempt's container has its cgroup.
-	cgroup(d attempt.Dir) string
-	// close ends what is kept ready, and waits for it. Runners live on.
+	// named is the record, but for the process, of the runner of that name, which no
+	// other has had.
+	named(name string) record
+	// older is the unit of an attempt whose record tells of none.
+	older(d attempt.Dir) string
+	// spawn executes a runner that waits for an attempt on its socket, with arguments
+	// besides. After an error no process is left.
+	spawn(ctx context.Context, rec record, args []string, socket *os.File) (*process, error)
+	// describe has those who look at the machine's services told what the runner does.
+	describe(ctx context.Context, rec record, description string) error
+	// find returns a runner whose process the record does not tell; nil is none.
+	find(ctx context.Context, rec record) (*process, error)
+	// end ends what is left of a runner besides its container, after its own end.
+	end(ctx context.Context, rec record) error
+	// parent is the cgroup that is the parent of those of a runner's containers.
+	parent(rec record) string
+	// close is the end of the launcher. Runners live on.
 	close()
 }
 

@@ -67,21 +67,21 @@ const DefaultState = "/var/lib/girder-worker"
 
 // Monitor is the root half at work.
 type Monitor struct {
-	options  Options
-	files    layout
-	logger   *slog.Logger
-	bounds   bounds
-	seal     sealKey
-	ranges   *ranges
-	rules    atomic.Pointer[rules]
-	audit    *auditLog
-	reaped   atomic.Uint64
-	warming  atomic.Bool
-	bootID   string
-	launcher launcher
-	ahead    *aheads  // nil: none is kept
-	lock     *os.File // the state directory's
-	conn     *conn    // to the front; nil before there is one
+	options Options
+	files   layout
+	logger  *slog.Logger
+	bounds  bounds
+	seal    sealKey
+	ranges  *ranges
+	rules   atomic.Pointer[rules]
+	audit   *auditLog
+	reaped  atomic.Uint64
+	warming atomic.Bool
+	bootID  string
+	runners *runners
+	ahead   *aheads  // nil: none is kept
+	lock    *os.File // the state directory's
+	conn    *conn    // to the front; nil before there is one
 
 	ctx  context.Context // ends with the monitor
 	stop context.CancelCauseFunc
@@ -184,8 +184,13 @@ func open(o Options) (_ *Monitor, err error) {
 	}
 	// Of runners that ended while no monitor lived.
 	removeEmptyCgroups(cgroupBase(o.State), m.files.work())
-	if m.launcher, err = m.newLauncher(m.ctx); err != nil {
+	l, err := m.newLauncher(m.ctx)
+	if err != nil {
 		return nil, err
+	}
+	m.runners = newRunners(l, m.files, o.Logger)
+	if o.Ahead > 0 && len(o.Interpreters) > 0 {
+		m.ahead = &aheads{m: m, demands: map[string]*demand{}}
 	}
 	if err := m.scan(m.ctx); err != nil {
 		return nil, err
@@ -203,8 +208,8 @@ func (m *Monitor) close() {
 	if m.ahead != nil {
 		m.ahead.close()
 	}
-	if m.launcher != nil {
-		m.launcher.close()
+	if m.runners != nil {
+		m.runners.close()
 		removeEmptyCgroups(cgroupBase(m.options.State), m.files.work())
 	}
 	m.audit.close()
@@ -395,22 +400,19 @@ func (m *Monitor) newLauncher(ctx context.Context) (launcher, error) {
 	}
 	switch kind {
 	case "session":
-		s := newSessions(m.options.Self, m.options.Runner, cgroupBase(m.options.State), layout{m.options.State}, m.logger)
-		if m.options.Ahead > 0 && len(m.options.Interpreters) > 0 {
-			m.ahead = &aheads{m: m, sessions: s, demands: map[string]*demand{}}
-		}
-		return s, nil
+		return newSessions(m.options.Self, m.options.Runner, cgroupBase(m.options.State), m.logger), nil
 	case "systemd":
 		self, err := os.Executable()
 		if err != nil {
 			return nil, fmt.Errorf("cannot find this program: %w", err)
 		}
-		bus, err := systemd.Dial(ctx)
+		// Not of the monitor's context: what is kept ready is ended after that.
+		bus, err := systemd.Dial(context.WithoutCancel(ctx))
 		if err != nil {
 			return nil, err
 		}
 		command := append([]string{strings.TrimSuffix(self, " (deleted)")}, m.options.Self[1:]...)
-		u := &units{self: command, state: m.options.State, prefix: stateName(m.options.State) + "-job-", bus: bus}
+		u := &units{self: command, state: m.options.State, prefix: stateName(m.options.State) + "-", bus: bus}
 		service, err := bus.ServiceOf(ctx, os.Getpid())
 		if err != nil {
 			bus.Close()

@@ -3,6 +3,7 @@ package monitor
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -31,25 +32,64 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "fake runner:", err)
 			os.Exit(1)
 		}
-		os.Exit(0)
+		unix.Exit(0) // os.Exit waits a second for data races
 	}
 	os.Exit(m.Run())
 }
 
 func fakeRunner(args []string) error {
+	flags := flag.NewFlagSet("runner", flag.ContinueOnError)
+	directory := flags.String("directory", "", "")
+	warm := flags.Int("warm-fd", -1, "")
+	ahead := flags.Bool("ahead", false, "")
+	for _, name := range []string{"cgroup", "scratch", "cache", "work", "init"} {
+		flags.String(name, "", "")
+	}
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
 	var dir attempt.Dir
 	var lock *attempt.Lock
 	var err error
-	if args[0] == "--warm-fd" {
-		dir, lock, err = attempt.ReceiveStart(os.NewFile(3, "warm"))
+	var waiting *fakeContainer
+	if *directory == "" {
+		socket, err := attempt.WarmSocket(*warm)
+		if err != nil {
+			return err
+		}
+		if *ahead {
+			f, err := attempt.ReceiveAhead(socket)
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			var r attempt.Request
+			if err == nil {
+				err = readJSON(f, &r)
+			}
+			if err == nil {
+				waiting, err = newFakeContainer(&r)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		dir, lock, err = attempt.ReceiveStart(socket)
 		if errors.Is(err, io.EOF) {
+			if waiting != nil {
+				return waiting.end()
+			}
 			return nil
 		}
-	} else if dir, err = attempt.ParseDir(args[1]); err == nil {
-		lock, err = dir.Lock()
-	}
-	if err != nil {
-		return err
+		if err != nil {
+			return err
+		}
+	} else {
+		if dir, err = attempt.ParseDir(*directory); err == nil {
+			lock, err = dir.Lock()
+		}
+		if err != nil {
+			return err
+		}
 	}
 	defer lock.Close()
 	r, err := dir.ReadRequest()
@@ -61,27 +101,17 @@ func fakeRunner(args []string) error {
 		return err
 	}
 	exit := attempt.Exit{Outcome: attempt.OutcomeExited, Finished: time.Now()}
-	switch r.Plan.Args[0] {
-	case "exit":
+	switch {
+	case waiting != nil && waiting.cgroup == r.Grant.Cgroup && waiting.work == r.Grant.Ahead:
+		exit.Code = codeAhead
+		if err := errors.Join(waiting.end(), attempt.RemoveWork(r.Grant.WorkDir)); err != nil {
+			return err
+		}
+	case len(r.Plan.Args) == 0 || r.Plan.Args[0] == "exit":
 		exit.Code = 3
-	case "wait": // with what a real one has: a process in the cgroup, a mount, files
-		group, err := cgroup.At(r.Grant.Cgroup)
+	case r.Plan.Args[0] == "wait":
+		c, err := newFakeContainer(r)
 		if err != nil {
-			return err
-		}
-		child := exec.Command("sleep", "1000")
-		child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-		if err := child.Start(); err != nil {
-			return err
-		}
-		if err := group.Join(child.Process.Pid); err != nil {
-			return err
-		}
-		point := filepath.Join(r.Grant.WorkDir, "mnt")
-		if err := os.Mkdir(point, 0o700); err != nil {
-			return err
-		}
-		if err := unix.Mount("tmpfs", point, "tmpfs", 0, "size=64k"); err != nil {
 			return err
 		}
 		if err := os.WriteFile(filepath.Join(dir.Path(), "ready"), nil, 0o600); err != nil {
@@ -91,15 +121,49 @@ func fakeRunner(args []string) error {
 		defer cancel()
 		how := <-dir.Cancels(ctx)
 		exit.Outcome, exit.Code = how.Outcome, attempt.CodeCanceled
-		if err := group.Kill(ctx); err != nil {
-			return err
-		}
-		_ = child.Wait()
-		if err := errors.Join(group.Remove(), unix.Unmount(point, 0), attempt.RemoveWork(r.Grant.WorkDir)); err != nil {
+		if err := c.end(); err != nil {
 			return err
 		}
 	}
 	return file.Commit(exit)
+}
+
+// codeAhead is the exit code of what a container that waited has done.
+const codeAhead = 5
+
+// A fakeContainer has what a real one has: a process in the cgroup, a mount, files.
+type fakeContainer struct {
+	cgroup, work, point string
+	process             *exec.Cmd
+	group               cgroup.Group
+}
+
+func newFakeContainer(r *attempt.Request) (*fakeContainer, error) {
+	c := &fakeContainer{cgroup: r.Grant.Cgroup, work: r.Grant.WorkDir, point: filepath.Join(r.Grant.WorkDir, "mnt")}
+	var err error
+	if c.group, err = cgroup.At(c.cgroup); err != nil {
+		return nil, err
+	}
+	c.process = exec.Command("sleep", "1000")
+	c.process.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err = c.process.Start(); err != nil {
+		return nil, err
+	}
+	if err = c.group.Join(c.process.Process.Pid); err != nil {
+		return nil, err
+	}
+	if err = os.Mkdir(c.point, 0o700); err != nil {
+		return nil, err
+	}
+	return c, unix.Mount("tmpfs", c.point, "tmpfs", 0, "size=64k")
+}
+
+func (c *fakeContainer) end() error {
+	if err := c.group.Kill(context.Background()); err != nil {
+		return err
+	}
+	_ = c.process.Wait()
+	return errors.Join(c.group.Remove(), unix.Unmount(c.point, 0), attempt.RemoveWork(c.work))
 }
 
 const (
@@ -322,8 +386,8 @@ func TestRunnersDieAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSessions([]string{"/bin/false"}, "", cgroupBase(o.State), layout{o.State}, o.Logger)
-	p, err := s.start(t.Context(), dir, lock, 0)
+	s := newRunners(newSessions([]string{"/bin/false"}, "", cgroupBase(o.State), o.Logger), layout{o.State}, o.Logger)
+	p, err := s.start(t.Context(), dir, lock, 0, func(string) error { return nil })
 	s.close()
 	removeEmptyCgroups(cgroupBase(o.State), filepath.Join(o.State, "work"))
 	if p != nil || err != nil {

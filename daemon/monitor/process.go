@@ -59,6 +59,9 @@ func (p *process) wait(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot wait for process %d: %w", p.pid, err)
 	}
+	if err := p.pidfd.SetReadDeadline(time.Time{}); err != nil { // that of an earlier wait
+		return fmt.Errorf("cannot wait for process %d: %w", p.pid, err)
+	}
 	stop := context.AfterFunc(ctx, func() { p.pidfd.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	err = raw.Read(func(fd uintptr) bool {
@@ -77,6 +80,19 @@ func (p *process) wait(ctx context.Context) error {
 		_ = p.cmd.Wait()
 	}
 	return nil
+}
+
+// ended tells whether the process has ended.
+func (p *process) ended() bool {
+	ready := []unix.PollFd{{Events: unix.POLLIN}}
+	raw, err := p.pidfd.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) {
+			ready[0].Fd = int32(fd)
+			_, _ = unix.Poll(ready, 0)
+		})
+	}
+	return err != nil || ready[0].Revents != 0
 }
 
 func (p *process) kill() error {

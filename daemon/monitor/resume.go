@@ -120,14 +120,14 @@ func (m *Monitor) turnstile(owner string) chan struct{} {
 
 // relaunch starts a runner for an attempt that has had one.
 func (m *Monitor) relaunch(l *live) error {
-	rec, err := readRecord(l.dir)
+	rec, err := m.runners.of(l.dir)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(m.ctx, killPatience)
 	defer cancel()
 	// What the last runner left, but for its work directory, goes first.
-	if err := m.launcher.reap(ctx, l.dir, rec); err != nil {
+	if err := m.runners.launcher.end(ctx, rec); err != nil {
 		return err
 	}
 	if err := endCgroup(ctx, l.cgroup); err != nil {
@@ -147,7 +147,8 @@ func (m *Monitor) relaunch(l *live) error {
 		return err
 	}
 	m.logger.Debug("Going on with an attempt's uploads", "attempt", l.dir.ID())
-	proc, err := m.launcher.start(m.ctx, l.dir, lock, 0)
+	// What is left to do needs no container.
+	proc, err := m.runners.start(m.ctx, l.dir, lock, 0, func(string) error { return nil })
 	m.mu.Lock()
 	l.proc, l.between = proc, err != nil
 	m.mu.Unlock()

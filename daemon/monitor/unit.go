@@ -3,7 +3,8 @@ package monitor
 import (
 	"context"
 	"errors"
-	"path"
+	"fmt"
+	"os"
 	"time"
 
 	"girderworker/daemon/attempt"
@@ -19,8 +20,8 @@ const unitSlice = "girder-worker.slice"
 const unitStop = 90 * time.Second
 
 // units starts each runner as a transient service that PID 1 runs. A runner
-// that dies takes its container along without our help, a second unit of one
-// name is refused, and an orderly reboot reaches the runner.
+// that dies takes its container along without our help, and an orderly reboot
+// reaches the runner. One that waits ends with its socket, whatever the daemon dies of.
 type units struct {
 	self   []string // the command that is this program, absolute
 	state  string
@@ -31,62 +32,63 @@ type units struct {
 	bus    *systemd.Units
 }
 
-func (u *units) name(d attempt.Dir) string { return u.prefix + d.ID() + ".service" }
+func (u *units) named(name string) record {
+	return record{Unit: u.prefix + "runner-" + name + ".service"}
+}
 
-func (u *units) start(ctx context.Context, d attempt.Dir, lock *attempt.Lock, _ int64) (*process, error) {
-	// The unit's name is the fence from here on: the runner takes the lock itself.
-	lock.Close()
-	name := u.name(d)
+func (u *units) older(d attempt.Dir) string { return u.prefix + "job-" + d.ID() + ".service" }
+
+func (u *units) spawn(ctx context.Context, rec record, args []string, socket *os.File) (*process, error) {
+	command := append(u.self[:len(u.self):len(u.self)], "runner", "--warm-fd", "0", "--cgroup", u.parent(rec))
 	pid, err := u.bus.Start(ctx, systemd.Service{
-		Name:              name,
-		Description:       "girder-worker job " + d.Job(),
+		Name:              rec.Unit,
+		Description:       "girder-worker, ready for a job",
 		Slice:             unitSlice,
-		Args:              append(u.self[:len(u.self):len(u.self)], "runner", "--directory", d.Path()),
+		Args:              append(command, args...),
+		Stdin:             socket,
 		StopTimeout:       unitStop,
 		Before:            u.daemon,
 		RequiresMountsFor: []string{u.state},
 	})
-	if err != nil {
-		if !errors.Is(err, systemd.ErrUnitExists) {
-			// It may have been started all the same.
-			err = errors.Join(err, u.bus.Kill(context.WithoutCancel(ctx), name))
-		}
-		return nil, err
-	}
-	p, err := findProcess(pid, 0)
-	if err == nil && p == nil {
-		// Over already, as a short attempt may be: its directory tells how it ended.
-		return nil, nil
-	}
 	if err == nil {
-		err = writeRecord(d, record{PID: p.pid, Start: p.start, Unit: name})
+		var p *process
+		if p, err = findProcess(pid, 0); p != nil {
+			return p, nil
+		}
+		if err == nil {
+			err = fmt.Errorf("cannot start %s: it has ended at once", rec.Unit)
+		}
 	}
-	if err != nil {
-		return nil, errors.Join(err, u.bus.Kill(context.WithoutCancel(ctx), name))
-	}
-	return p, nil
+	// It may have been started all the same.
+	kill, cancel := context.WithTimeout(context.WithoutCancel(ctx), killPatience)
+	defer cancel()
+	return nil, errors.Join(err, u.end(kill, rec))
 }
 
-func (u *units) find(ctx context.Context, d attempt.Dir) (*process, error) {
-	pid, err := u.bus.MainPID(ctx, u.name(d))
+func (u *units) describe(ctx context.Context, rec record, description string) error {
+	return u.bus.Describe(ctx, rec.Unit, description)
+}
+
+func (u *units) find(ctx context.Context, rec record) (*process, error) {
+	pid, err := u.bus.MainPID(ctx, rec.Unit)
 	if err != nil || pid == 0 {
 		return nil, err
 	}
 	return findProcess(pid, 0)
 }
 
-func (u *units) reap(ctx context.Context, d attempt.Dir, _ record) error {
-	if err := u.bus.Kill(ctx, u.name(d)); err != nil || cgroup.Unified() {
+func (u *units) end(ctx context.Context, rec record) error {
+	if err := u.bus.Kill(ctx, rec.Unit); err != nil || cgroup.Unified() {
 		return err
 	}
 	// systemd removes a unit's group from the hierarchies of cgroup v1 that it uses
 	// itself. The container's group made it in all others.
-	return endCgroup(ctx, path.Dir(u.cgroup(d)))
+	return endCgroup(ctx, u.parent(rec))
 }
 
-// cgroup is below the unit's own, which is delegated to the runner.
-func (u *units) cgroup(d attempt.Dir) string {
-	return systemd.SliceCgroup(unitSlice) + "/" + u.name(d) + "/" + d.ID()
+// parent is the unit's own, which is delegated to the runner.
+func (u *units) parent(rec record) string {
+	return systemd.SliceCgroup(unitSlice) + "/" + rec.Unit
 }
 
 func (u *units) close() { u.bus.Close() }

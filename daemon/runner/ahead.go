@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"girderworker/daemon/attempt"
 )
 
@@ -29,6 +27,20 @@ const maxAhead = 8 << 20
 // idleOOMScoreAdj makes the kernel end what waits before anything else when the machine
 // is out of memory: no job pays for it.
 const idleOOMScoreAdj = 1000
+
+// receiveAhead waits for the request of a container and makes it; nil is none.
+func receiveAhead(socket *os.File, init string, stop *stopper, logger *slog.Logger) *attemptRun {
+	f, err := attempt.ReceiveAhead(socket)
+	if err != nil {
+		return nil // which it is for the attempt's, too
+	}
+	defer f.Close()
+	ready, err := prepareAhead(f, init, stop, logger)
+	if err != nil && stop.ctx.Err() == nil {
+		logger.Warn("Cannot have a container ready; the next attempt starts slower", "error", err)
+	}
+	return ready
+}
 
 // prepareAhead makes the container that the request in f describes.
 func prepareAhead(f *os.File, init string, stop *stopper, logger *slog.Logger) (*attemptRun, error) {
@@ -105,13 +117,4 @@ func isDead(pid int) bool {
 	}
 	_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
 	return rest == "" || rest[0] == 'Z' || rest[0] == 'X'
-}
-
-// aheadFile takes over the descriptor of a request, which is passed by number.
-func aheadFile(fd int) *os.File {
-	if fd < 0 {
-		return nil
-	}
-	unix.CloseOnExec(fd)
-	return os.NewFile(uintptr(fd), "ahead")
 }

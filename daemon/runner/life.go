@@ -132,7 +132,7 @@ func (a *attemptRun) run(ctx context.Context) attempt.Exit {
 func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error) {
 	r := a.request
 	// First, because a transfer process is born where this one is.
-	if err := leaveForContainer(r.Grant.Cgroup); err != nil {
+	if err := leaveForContainer(path.Dir(r.Grant.Cgroup)); err != nil {
 		return nil, err
 	}
 	if err := a.makeSpace(); err != nil {
@@ -287,10 +287,10 @@ func (a *attemptRun) begin() {
 	a.stop.whenIdle(a.request.Limits.Idle, a.output.lastOutput)
 }
 
-// leaveForContainer moves this process out of the control group in which the
+// leaveForContainer moves this process out of the control group below which the
 // container's is to be made: in cgroup v2 a group with processes cannot have
 // groups with limits below it.
-func leaveForContainer(container string) error {
+func leaveForContainer(parent string) error {
 	if !cgroup.Unified() {
 		return nil
 	}
@@ -298,7 +298,7 @@ func leaveForContainer(container string) error {
 	if err != nil {
 		return fmt.Errorf("cannot learn the runner's cgroup: %w", err)
 	}
-	parent := path.Dir(path.Join("/", container))
+	parent = path.Join("/", parent)
 	if own := strings.TrimSpace(strings.TrimPrefix(string(data), "0::")); own != parent {
 		return nil
 	}

@@ -86,8 +86,10 @@ func Process(args []string) (code int, ok bool) {
 //	--directory DIR   run the attempt of that directory
 //	--warm-fd N       get ready, and wait on the socket N for an attempt
 //	                  (see [attempt.ReceiveStart]) or for its end; with
-//	                  --scratch, --cache and --work it has a scratch disk ready, and
-//	                  with --ahead-fd the container of a function's next call (ahead.go)
+//	                  --scratch, --cache and --work it has a scratch disk ready,
+//	                  with --ahead the container of a function's next call (ahead.go),
+//	                  whose request comes first (see [attempt.ReceiveAhead]), and with
+//	                  --cgroup it has left that cgroup to the container
 //
 // With --init PROGRAM that is the init of a container which is to have one; else
 // it is this program, which must be in a file then.
@@ -112,7 +114,8 @@ func run(args []string, logger *slog.Logger) error {
 	directory := flags.String("directory", "", "run the attempt of this directory")
 	warmFD := flags.Int("warm-fd", -1, "wait on this socket for an attempt")
 	init := flags.String("init", "", "the program that is a container's init")
-	aheadFD := flags.Int("ahead-fd", -1, "have a container ready for the request in this file")
+	container := flags.Bool("ahead", false, "have a container ready for the request that comes first")
+	above := flags.String("cgroup", "", "the cgroup below which the container's will be")
 	var ahead diskAhead
 	flags.StringVar(&ahead.cache, "cache", "", "the directory of caches of that attempt")
 	flags.StringVar(&ahead.work, "work", "", "the directory that its work directory will be in")
@@ -152,25 +155,23 @@ func run(args []string, logger *slog.Logger) error {
 		}
 		return runAttempt(dir, lock, *init, nil, nil, stop, logger)
 	}
-	if err := unix.SetNonblock(*warmFD, true); err != nil {
-		return fmt.Errorf("cannot use descriptor %d: %w", *warmFD, err)
+	socket, err := attempt.WarmSocket(*warmFD)
+	if err == nil && *above != "" {
+		err = leaveForContainer(*above)
 	}
-	unix.CloseOnExec(*warmFD)
-	socket := os.NewFile(uintptr(*warmFD), "warm")
+	if err != nil {
+		return err
+	}
 	ahead.make()
 	runc.Ready()
 	rehearse()
+	undo := context.AfterFunc(stop.ctx, func() { _ = socket.SetReadDeadline(time.Unix(1, 0)) })
 	var ready *attemptRun
-	if f := aheadFile(*aheadFD); f != nil {
-		var err error
-		if ready, err = prepareAhead(f, *init, stop, logger); err != nil && stop.ctx.Err() == nil {
-			logger.Warn("Cannot have a container ready; the next attempt starts slower", "error", err)
-		}
-		f.Close()
+	if *container {
+		ready = receiveAhead(socket, *init, stop, logger)
 	}
 	// What getting ready has left behind would stay for as long as the wait.
 	settled := time.AfterFunc(settleAfter, debug.FreeOSMemory)
-	undo := context.AfterFunc(stop.ctx, func() { _ = socket.SetReadDeadline(time.Unix(1, 0)) })
 	dir, lock, err := attempt.ReceiveStart(socket)
 	undo()
 	settled.Stop()
