@@ -353,7 +353,7 @@ func TestPackages(t *testing.T) {
 			t.Fatal(err)
 		}
 		inRoot("--erase", "girder-worker")
-		for _, want := range []string{"systemctl stop girder-worker.socket girder-worker.service", "systemctl stop girder-worker-job-*.service girder-worker.slice", "systemctl disable girder-worker.socket girder-worker.service"} {
+		for _, want := range []string{"systemctl stop girder-worker.socket girder-worker.service", "systemctl stop girder-worker-runner-*.service girder-worker-job-*.service girder-worker.slice", "systemctl disable girder-worker.socket girder-worker.service"} {
 			if !strings.Contains(calls(), want+"\n") {
 				t.Errorf("its removal did not call %s, but\n%s", want, calls())
 			}
