@@ -432,7 +432,7 @@ func TestPythonTold(t *testing.T) {
 			t.Errorf("%s: %q %q %d", args, out, errs, code)
 		}
 	}
-	if out, errs, _ := w.call("show", w.wait(w.callTask("labtasks.tasks.add", 1, 2).ID).ID); !strings.Contains(out, "result:       3\n") {
+	if out, errs, _ := w.call("show", w.wait(w.callTask("labtasks.tasks.add", 1, 2).ID).ID); !strings.Contains(strings.Join(strings.Fields(out), " "), " result: 3 ") {
 		t.Errorf("%s%s", out, errs)
 	}
 	third := w.wait(w.callTask("labtasks.tasks.third_time").ID)
