@@ -495,6 +495,16 @@ func TestServiceManager(t *testing.T) {
 	if err := front.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	// What was said until now is read until our own.
+	ours, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	if _, err := ours.Write([]byte("stopped")); err != nil {
+		t.Fatal(err)
+	}
+	expect("stopped")
 	conn.SetReadDeadline(time.Now().Add(2 * time.Second))
 	buf := make([]byte, 1024)
 	heard := 0
