@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"archive/zip"
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -140,15 +141,19 @@ func (w *world) allowPython() {
 // prompt runs a program as a person who may submit, and returns what it printed.
 func (w *world) prompt(t testing.TB, e *pythonEnv, uid int, program string) string {
 	t.Helper()
-	cmd := exec.Command(e.python(), "-I", "-c", program)
-	cmd.Env = []string{"GIRDER_WORKER_SOCKET=" + w.socket()}
-	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: memberGID, Groups: []uint32{memberGID}}}
-	out, err := cmd.CombinedOutput()
+	out, err := w.atPrompt(e, uid, program).CombinedOutput()
 	if err != nil {
 		t.Fatalf("the program failed: %v\n%s\n%s", err, out, w.stderr)
 	}
 	return string(out)
+}
+
+func (w *world) atPrompt(e *pythonEnv, uid int, program string) *exec.Cmd {
+	cmd := exec.Command(e.python(), "-I", "-c", program)
+	cmd.Env = []string{"GIRDER_WORKER_SOCKET=" + w.socket()}
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: memberGID, Groups: []uint32{memberGID}}}
+	return cmd
 }
 
 // discovered waits for a task.
@@ -406,6 +411,44 @@ print(json.dumps(surroundings.delay().get(timeout=60)))`)
 		if fmt.Sprint(got[key]) != want {
 			t.Errorf("%s: %v, want %s", key, got[key], want)
 		}
+	}
+}
+
+// TestPythonRestart: who waits for a result outlasts a restart of the daemon.
+func TestPythonRestart(t *testing.T) {
+	w, e := newPythonWorld(t)
+	cmd := w.atPrompt(e, personUID, `
+from labtasks.tasks import until_canceled
+r = until_canceled.delay()
+print(r.id, flush=True)
+try:
+    r.get(timeout=120)
+except Exception as e:
+    print(type(e).__name__, e)`)
+	cmd.Stderr = os.Stderr
+	pipe, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	out := bufio.NewReader(pipe)
+	line, err := out.ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := strings.TrimSpace(line) + fmt.Sprintf(".%d", personUID)
+	w.eventually("it runs", func() bool { return strings.Contains(w.log(id), "waiting") })
+	w.stop()
+	w.start()
+	if _, err := w.client.Cancel(t.Context(), id, ""); err != nil {
+		t.Fatal(err)
+	}
+	line, err = out.ReadString('\n')
+	if err != nil || !strings.HasPrefix(line, "TaskRevokedError") {
+		t.Errorf("%v, it said %q", err, line)
 	}
 }
 

@@ -27,10 +27,10 @@ class _Connection(http.client.HTTPConnection):
             self.sock.connect(self.path)
         except OSError as e:
             self.sock.close()
-            hint = 'is the daemon running?'
+            hint, kind = 'is the daemon running?', 'not-running'
             if isinstance(e, PermissionError):
-                hint = 'users of the daemon are in the group girder-worker'
-            raise WorkerError('cannot reach girder-worker at %s: %s; %s' % (self.path, e.strerror or e, hint)) from e
+                hint, kind = 'users of the daemon are in the group girder-worker', 'no-permission'
+            raise WorkerError('cannot reach girder-worker at %s: %s; %s' % (self.path, e.strerror or e, hint), kind) from e
 
 
 class Client:
@@ -50,7 +50,7 @@ class Client:
             response = connection.getresponse()
             answer = response.read()
         except (http.client.HTTPException, OSError) as e:
-            raise WorkerError('cannot talk to girder-worker at %s: %s' % (self.path, e)) from e
+            raise WorkerError('cannot talk to girder-worker at %s: %s' % (self.path, e), 'lost') from e
         finally:
             connection.close()
         try:

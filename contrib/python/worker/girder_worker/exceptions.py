@@ -9,6 +9,11 @@ class WorkerError(Exception):
         super().__init__(message)
         self.kind, self.field = kind, field
 
+    @property
+    def away(self):
+        """Whether the daemon was not there, or not until its answer had ended. It may be restarting."""
+        return self.kind in ('not-running', 'lost')
+
 
 class NotRegistered(KeyError):
     """No task of that name is known."""

@@ -9,6 +9,9 @@ READY_STATES = frozenset((SUCCESS, FAILURE, REVOKED))
 # How long one request waits for a job's end, in seconds.
 _PATIENCE = 30.0
 
+# How long get outlasts a daemon that is being restarted, in seconds. Its jobs run on meanwhile.
+_AWAY = 300.0
+
 
 class GirderAsyncResult:
     """The job of a call, wherever it stands. id is the job's."""
@@ -96,13 +99,21 @@ class GirderAsyncResult:
 
     def get(self, timeout=None, propagate=True, interval=None, **ignored):
         """Waits for the end and returns the value, or raises what the task has raised."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = float('inf') if timeout is None else time.monotonic() + timeout
+        away = None
         while True:
-            wait = _PATIENCE if deadline is None else min(_PATIENCE, max(0.0, deadline - time.monotonic()))
-            now = self._now(wait)
+            try:
+                now = self._now(min(_PATIENCE, max(0.0, deadline - time.monotonic())))
+            except exceptions.WorkerError as e:
+                away = away or time.monotonic()
+                if not e.away or time.monotonic() > min(away + _AWAY, deadline):
+                    raise
+                time.sleep(0.2)
+                continue
+            away = None
             if now['state'] in READY_STATES:
                 break
-            if deadline is not None and time.monotonic() >= deadline:
+            if time.monotonic() >= deadline:
                 raise exceptions.TimeoutError('The operation timed out.')
         if now['state'] == SUCCESS:
             return now.get('result')
