@@ -118,9 +118,9 @@ func TestCeleryControl(t *testing.T) {
 import time
 r = run('-c', 'trap "exit 0" TERM; echo up; while :; do usleep 20000; done')
 say(r.id)
-while not (app.control.inspect(timeout=2, limit=1).active() or {}).get('celery@test'):
+while not (app.control.inspect(timeout=30, limit=1).active() or {}).get('celery@test'):
     pass
-i = app.control.inspect(timeout=2, limit=1)
+i = app.control.inspect(timeout=30, limit=1)
 say(i.ping())
 say(i.stats()['celery@test']['pool']['max-concurrency'])
 say([t['id'] for t in i.active()['celery@test']])
@@ -133,7 +133,7 @@ say(never.id)
 never.revoke()
 early = 'revoked-before-it-came'
 app.control.revoke(early)
-app.control.inspect(timeout=2, limit=1).ping() # they come in order
+app.control.inspect(timeout=30, limit=1).ping() # they come in order
 app.send_task(TASK, args=['busybox'], kwargs={'container_args': ['true']}, task_id=early)
 `)
 	var id, never, report string

@@ -79,7 +79,7 @@ func TestMingle(t *testing.T) {
 	a, c, vhost := newCeleryWorld(t, 1)
 	revoke := func(id string) {
 		t.Helper()
-		c.Run(t, fmt.Sprintf("app.control.revoke(%q)\napp.control.inspect(timeout=2, limit=1).ping() # they come in order\n", id))
+		c.Run(t, fmt.Sprintf("app.control.revoke(%q)\napp.control.inspect(timeout=30, limit=1).ping() # they come in order\n", id))
 	}
 	revoke("revoked-long-ago")
 	proxy := rabbittest.NewProxy(t, rabbit.Addr())

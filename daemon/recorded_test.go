@@ -486,7 +486,7 @@ for call in json.loads(%q):
     id = 'recorded-' + call['name']
     if call['revoked']:
         app.control.revoke(id)
-        app.control.inspect(timeout=2, limit=1).ping() # they come in order
+        app.control.inspect(timeout=30, limit=1).ping() # they come in order
     results.append(app.send_task(call['task'], args=tuple(call['args']), kwargs=call['kwargs'], headers=call['headers'],
         serializer='girder_io', task_id=id, queue=call['queue'], countdown=call['countdown'] or None))
 for r in results:

@@ -275,7 +275,7 @@ hook = {'py/object': D + 'girder.GirderUploadVolumePathToFolder', 'folder_id': %
 def show(*args, **kw):
     options = kw.pop('options', {})
     return app.send_task('lab.show', args=args, kwargs=kw, **options)
-say(app.control.inspect(timeout=2, limit=1).registered()['celery@test'])
+say(app.control.inspect(timeout=30, limit=1).registered()['celery@test'])
 results = [
     show(fetched, text='{scan}', out=out, options=dict(headers={'girder_result_hooks': [hook]})),
     show(fetched, 'x', out, code=7),
