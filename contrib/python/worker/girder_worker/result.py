@@ -19,7 +19,7 @@ class GirderAsyncResult:
     def __init__(self, id, task_name=None, parent=None, client=None):  # noqa: A002
         self.id, self.task_name, self.parent = id, task_name, parent
         if client is None:
-            from ._client import Client  # and with it Python's of HTTP, which a task that runs has no use for
+            from ._client import Client  # which a task that runs has no use for
             client = Client()
         self._client = client
         self._last = None

@@ -146,8 +146,6 @@ class Task:
                     time_limit=None, soft_time_limit=None, headers=None, _previous=None,
                     _with_result=True, **options):
         """Hands the call to the daemon. What it refuses is raised as WorkerError."""
-        import inspect
-
         from ._pickle import flatten
         args, kwargs = tuple(args or ()), dict(kwargs or {})
         fields = dict(headers or {})
@@ -164,10 +162,7 @@ class Task:
                 '%s cannot be started from within a task, which does not see the daemon; have the caller put them together: '
                 'a.s() | b.s(), group or chord of girder_worker.canvas' % self.name)
         if self.typing and type(self) is not Task and not (ids and _with_result):
-            try:
-                inspect.signature(self.run).bind(*args, **kwargs)
-            except TypeError as exc:
-                raise TypeError('%s(): %s' % (self.name, exc)) from None
+            self._check(args, kwargs)
         call = {
             'id': task_id or new_id(),
             'task': self.name,
@@ -205,6 +200,17 @@ class Task:
         return result
 
 
+    def _check(self, args, kwargs):
+        """Raises the TypeError that a call of the function with these would."""
+        if _fits(self.run, args, kwargs):
+            return
+        import inspect
+        try:
+            inspect.signature(self.run).bind(*args, **kwargs)
+        except TypeError as exc:
+            raise TypeError('%s(): %s' % (self.name, exc)) from None
+
+
 class EagerResult:
     """The result of a call that was made here."""
 
@@ -238,6 +244,19 @@ class EagerResult:
 
     def failed(self):
         return self.exc is not None
+
+
+def _fits(function, args, kwargs):
+    """Whether these are surely what a function takes: inspect knows more, but takes as long to import as a call to make."""
+    function, given = getattr(function, '__func__', function), len(args) + hasattr(function, '__self__')
+    code = getattr(function, '__code__', None)
+    if code is None or hasattr(function, '__wrapped__') or code.co_posonlyargcount or code.co_flags & 0x0c:  # *args, **kwargs
+        return False
+    names, count = code.co_varnames, code.co_argcount
+    needed = names[given:count - len(function.__defaults__ or ())] + names[count:count + code.co_kwonlyargcount]
+    optional = function.__kwdefaults__ or ()
+    return given <= count and all(k in names[given:count + code.co_kwonlyargcount] for k in kwargs) and all(
+        k in kwargs or k in optional for k in needed)
 
 
 def _transform(value):
