@@ -297,6 +297,79 @@ print(Client().job('a b/é'))`,
 				return true
 			},
 			want: "lost timed out\n/v1/jobs/a b/é\n", connections: 2},
+		"arguments that the function does not take": {
+			program: `
+import itertools
+from girder_worker.canvas import chain, chord, group
+made = []
+def task(**options):
+    def decorate(function):
+        made.append((function, app.task(**options)(function)))
+        return made[-1][1]
+    return decorate
+@task(name='a')
+def a(x): return x
+@task(name='b')
+def b(x, y=1): return x
+@task(name='c')
+def c(x, *, k): return x
+@task(name='d')
+def d(x, y, *, k=1): return x
+@task(name='e')
+def e(x, *rest): return x
+@task(name='f')
+def f(x=1, **rest): return x
+@task(name='g')
+def g(x, /, y=2): return x
+@task(name='h')
+def h(): return 1
+@task(name='i', autoretry_for=(OSError,))
+def i(x, y=1): return x
+class Own(app.Task):
+    name = 'own'
+    def run(self, x, y=1):
+        return x
+made.append((lambda x, y=1: x, app.register_task(Own)))
+@app.task(bind=True, name='bound')
+def bound(self, x, y=1): return x
+made.append((lambda x, y=1: x, bound))
+for function, t in made:
+    for n in range(4):
+        for names in itertools.chain.from_iterable(itertools.combinations(['x', 'y', 'k', 'wrong'], n) for n in range(4)):
+            args, kwargs = range(n), dict.fromkeys(names, 0)
+            try:
+                function(*args, **kwargs)
+                fits = True
+            except TypeError:
+                fits = False
+            try:
+                t.delay(*args, girder_job_title='x', **kwargs)
+                taken = True
+            except TypeError:
+                taken = False
+            if fits != taken:
+                print(t.name, n, names, fits, taken)
+@app.task(typing=False, name='any')
+def anything(x): return x
+anything.delay(wrong=1)
+print('queued')
+def refused(make):
+    try:
+        make()
+    except TypeError as e:
+        print(e)
+refused(lambda: bound.delay(1, wrong=2))
+refused(lambda: h.delay(1))
+refused(lambda: a.delay())
+refused(lambda: chain(noop.s('not queued'), a.s(2)).delay())
+refused(lambda: (noop.s('not queued') | a.si()).delay())
+refused(lambda: group(noop.s('not queued'), a.s()).delay())
+refused(lambda: chord([noop.s('not queued')], h.s())())
+chain(noop.s(), a.s()).delay()
+chord([noop.s(), a.s(1)], b.s(y=2))()`,
+			want: "queued\nbound(): got an unexpected keyword argument 'wrong'\nh(): too many positional arguments\n" +
+				"a(): missing a required argument: 'x'\na(): too many positional arguments\na(): missing a required argument: 'x'\n" +
+				"a(): missing a required argument: 'x'\nh(): too many positional arguments\n"},
 		"many threads": {
 			program: `
 import threading
@@ -326,6 +399,9 @@ print(wrong)`,
 			connections, bodies := map[int]bool{}, map[string]string{}
 			for _, r := range s.seen {
 				connections[r.conn] = true
+				if strings.Contains(r.body, "not queued") {
+					t.Errorf("it was queued: %s", r.body)
+				}
 				if before, ok := bodies[r.id()]; ok && r.body != "" && before != r.body {
 					t.Errorf("a call was repeated with another body: %s, %s", before, r.body)
 				}

@@ -6,12 +6,13 @@ from .result import GirderAsyncResult, GroupResult
 
 
 class _Startable:
-    """What a call, a chain and a group have in common: _start makes it."""
+    """What a call, a chain and a group have in common: _start makes it, after _check has said that all of it can be made."""
 
     def delay(self, *args, **kwargs):
-        return self._start(args, kwargs)
+        return self.apply_async(args, kwargs)
 
     def apply_async(self, args=(), kwargs=None, **options):
+        self._check(args, kwargs)
         return self._start(args, kwargs, options)
 
     def __or__(self, other):
@@ -40,6 +41,10 @@ class Signature(_Startable):
         self.options.update(options)
         return self
 
+    def _check(self, args=(), kwargs=None, before=False):
+        call = self.clone(args, kwargs)
+        call.task._check(call.args, call.kwargs, before and not self.immutable)
+
     def _start(self, args=(), kwargs=None, options=None, previous=None):
         call = self.clone(args, kwargs, **(options or {}))
         return call.task.apply_async(call.args, call.kwargs, _previous=previous, _with_result=not self.immutable, **call.options)
@@ -61,7 +66,11 @@ class chain(_Startable):  # noqa: N801 - Celery's name
             self.links.extend(link.links if isinstance(link, chain) else [link])
 
     def __call__(self, *args, **kwargs):
-        return self._start(args, kwargs)
+        return self.apply_async(args, kwargs)
+
+    def _check(self, args=(), kwargs=None, before=False):
+        for i, link in enumerate(self.links):
+            link._check(args if i == 0 else (), kwargs if i == 0 else None, before or i > 0)
 
     def _start(self, args=(), kwargs=None, options=None, previous=None):
         if not self.links:
@@ -82,7 +91,11 @@ class group(_Startable):  # noqa: N801
         return len(self.calls)
 
     def __call__(self, *args, **kwargs):
-        return self._start(args, kwargs)
+        return self.apply_async(args, kwargs)
+
+    def _check(self, args=(), kwargs=None, before=False):
+        for call in self.calls:
+            call._check(args, kwargs, before)
 
     def _start(self, args=(), kwargs=None, options=None, previous=None):
         return GroupResult([c._start(args, kwargs, options, previous) for c in self.calls], previous)
@@ -95,7 +108,7 @@ class chord:  # noqa: N801
         self.header, self.body = header if isinstance(header, group) else group(header), body
 
     def __call__(self, body=None, **options):
-        return chain(self.header, body or self.body)._start(options=options)
+        return chain(self.header, body or self.body).apply_async(**options)
 
     apply_async = delay = __call__
 

@@ -161,8 +161,7 @@ class Task:
             raise RuntimeError(
                 '%s cannot be started from within a task, which does not see the daemon; have the caller put them together: '
                 'a.s() | b.s(), group or chord of girder_worker.canvas' % self.name)
-        if self.typing and type(self) is not Task and not (ids and _with_result):
-            self._check(args, kwargs)
+        self._check(args, kwargs, ids and _with_result)
         call = {
             'id': task_id or new_id(),
             'task': self.name,
@@ -199,9 +198,13 @@ class Task:
         result._girder = {**shown.pop('other_fields'), **shown}
         return result
 
-
-    def _check(self, args, kwargs):
-        """Raises the TypeError that a call of the function with these would."""
+    def _check(self, args, kwargs, before=False):
+        """Raises the TypeError that a call of the function with these would, before it is queued. before is whether the
+        result of a call before it comes first."""
+        if not self.typing or type(self) is Task:
+            return
+        reserved = self.reserved_headers + self.reserved_options
+        args, kwargs = (None,) * bool(before) + tuple(args), {k: v for k, v in kwargs.items() if k not in reserved}
         if _fits(self.run, args, kwargs):
             return
         import inspect
