@@ -475,6 +475,25 @@ func TestPythonTold(t *testing.T) {
 			t.Errorf("%s: %q %q %d", args, out, errs, code)
 		}
 	}
+	for args, want := range map[string]string{
+		"a=1 wrong=2": "wrong: there is no such parameter; those of labtasks.tasks.add are a, b", "b=2": "a: missing",
+	} {
+		before, err := w.client.Jobs(t.Context(), client.JobFilter{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, errs, code := w.call(append([]string{"run", "--task", "labtasks.tasks.add"}, strings.Fields(args)...)...)
+		if code == 0 || !strings.Contains(errs, want) {
+			t.Errorf("%s: %q %q %d", args, out, errs, code)
+		}
+		if after, err := w.client.Jobs(t.Context(), client.JobFilter{}); err != nil || len(after.Jobs) != len(before.Jobs) {
+			t.Errorf("%s is a job: %v, %+v", args, err, after)
+		}
+	}
+	// A decorator that gives the function an argument.
+	if out, errs, code := w.call("run", "--task", "labtasks.tasks.decorated", "b=2"); out != "3\n" || code != 0 {
+		t.Errorf("%q %q %d", out, errs, code)
+	}
 	if out, errs, _ := w.call("show", w.wait(w.callTask("labtasks.tasks.add", 1, 2).ID).ID); !strings.Contains(strings.Join(strings.Fields(out), " "), " result: 3 ") {
 		t.Errorf("%s%s", out, errs)
 	}

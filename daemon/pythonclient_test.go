@@ -349,6 +349,16 @@ for function, t in made:
                 taken = False
             if fits != taken:
                 print(t.name, n, names, fits, taken)
+import functools
+def injecting(function):
+    @functools.wraps(function)
+    def wrapper(*args):
+        return function(None, *args)
+    return wrapper
+@app.task(name='injected')
+@injecting
+def injected(connection, x): return x
+injected.delay(1)
 @app.task(typing=False, name='any')
 def anything(x): return x
 anything.delay(wrong=1)

@@ -50,7 +50,13 @@ func (s *Server) called(f *transforms.JobFile) (out *transforms.JobFile, asked [
 	if !ok {
 		return f, asked, nil
 	}
-	task, err := t.Document(transforms.Task{Name: f.Task, Args: f.Call.Args, Kwargs: f.Call.Kwargs})
+	call := transforms.Task{Name: f.Task, Args: f.Call.Args, Kwargs: f.Call.Kwargs}
+	if t.Check != nil {
+		if err := t.Check(call); err != nil {
+			return nil, nil, err
+		}
+	}
+	task, err := t.Document(call)
 	if err == nil {
 		f, err = f.Called(task)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -60,16 +61,22 @@ type pythonTask struct {
 	Public                    bool
 	TimeLimit                 float64 `json:"time_limit"`
 	SoftTimeLimit             float64 `json:"soft_time_limit"`
-	Parameters                []struct {
-		Name, Kind string
-		Optional   bool
-		Default    json.RawMessage
-	}
-	Types map[string]struct {
+	Parameters                []pythonParameter
+	// Typing: these parameters are what a call must fit.
+	Typing bool
+	Types  map[string]struct {
 		Type, Description string
 		Values            []json.RawMessage
 		Min, Max, Step    *float64
 	}
+}
+
+type pythonParameter struct {
+	Name string
+	// Kind is that of Python's inspect, in lower case.
+	Kind     string
+	Optional bool
+	Default  json.RawMessage
 }
 
 const (
@@ -177,7 +184,11 @@ func (p Python) task(t *pythonTask, plugin string) Task {
 	if hard > 0 && soft >= hard {
 		soft = 0
 	}
-	return Task{Task: a, Document: func(call transforms.Task) (*transforms.JobFile, error) {
+	var check func(transforms.Task) error
+	if t.Typing {
+		check = func(call transforms.Task) error { return checkArguments(t.Name, t.Parameters, call) }
+	}
+	return Task{Task: a, Check: check, Document: func(call transforms.Task) (*transforms.JobFile, error) {
 		f, err := transforms.FromPythonTask(call, python)
 		if err != nil {
 			return nil, err
@@ -188,6 +199,60 @@ func (p Python) task(t *pythonTask, plugin string) Task {
 		}
 		return f, nil
 	}}
+}
+
+// checkArguments names every argument of a call that Python would not bind to these
+// parameters.
+func checkArguments(task string, parameters []pythonParameter, call transforms.Task) error {
+	bad := &ArgumentError{Task: task}
+	add := func(name, format string, args ...any) {
+		bad.Problems = append(bad.Problems, ArgumentProblem{name, fmt.Sprintf(format, args...)})
+	}
+	var names []string
+	positions, rest, anyName := 0, false, false
+	given := map[string]bool{} // by its place
+	for _, p := range parameters {
+		switch p.Kind {
+		case "var_positional":
+			rest = true
+			continue
+		case "var_keyword":
+			anyName = true
+			continue
+		case "positional_only", "positional_or_keyword":
+			given[p.Name] = positions < len(call.Args)
+			positions++
+		}
+		names = append(names, p.Name)
+	}
+	if len(call.Args) > positions && !rest {
+		add("args", "%d without a name, and the function takes %d", len(call.Args), positions)
+	}
+	var named []string
+	if call.Kwargs != nil {
+		for _, m := range call.Kwargs.Members {
+			at := slices.IndexFunc(parameters, func(p pythonParameter) bool {
+				return p.Name == m.Key && (p.Kind == "positional_or_keyword" || p.Kind == "keyword_only")
+			})
+			switch {
+			case at < 0 && !anyName:
+				add(shownName(m.Key), "there is no such parameter; those of %s are %s", task, cmp.Or(strings.Join(names, ", "), "none"))
+			case at >= 0 && given[m.Key]:
+				add(m.Key, "given twice, by its place and by its name")
+			case at >= 0:
+				named = append(named, m.Key)
+			}
+		}
+	}
+	for _, p := range parameters {
+		if !p.Optional && !given[p.Name] && !strings.HasPrefix(p.Kind, "var_") && !slices.Contains(named, p.Name) {
+			add(p.Name, "missing")
+		}
+	}
+	if len(bad.Problems) == 0 {
+		return nil
+	}
+	return bad
 }
 
 func seconds(s float64) time.Duration {

@@ -19,6 +19,9 @@ type Task struct {
 	// whoever called, so it must hold no secret; bad arguments are an [*ArgumentError].
 	// It may be called by several at once, and after a reload has replaced the task.
 	Document func(transforms.Task) (*transforms.JobFile, error)
+	// Check finds what is wrong with the arguments of a call as far as that is known
+	// beforehand and Document does not tell: an [*ArgumentError]. nil: nothing is known.
+	Check func(transforms.Task) error
 }
 
 // A Registry has the tasks by their names. The zero value has none.

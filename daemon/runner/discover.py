@@ -171,6 +171,7 @@ def describe(app, name, task, module, value):
         signature = inspect.signature(task.run)
     except (TypeError, ValueError):
         signature = None
+    described['typing'] = bool(getattr(task, 'typing', True)) and signature is not None and taken(signature) == taken_by(task)
     for p in signature.parameters.values() if signature else ():
         one = {'name': p.name, 'kind': p.kind.name.lower()}
         if p.default is not p.empty:
@@ -190,6 +191,18 @@ def describe(app, name, task, module, value):
             pass
     described.update(parameters=parameters, types=types)
     return described
+
+
+def taken(signature):
+    return [(p.name, p.kind) for p in signature.parameters.values()]
+
+
+def taken_by(task):
+    """What the task itself takes: a decorator may give the function more, or less, than its caller does."""
+    try:
+        return taken(inspect.signature(getattr(task, '_orig_run', None) or task.run, follow_wrapped=False))
+    except (TypeError, ValueError):
+        return None
 
 
 def said(exc):

@@ -100,7 +100,7 @@ class App:
         task = type(function.__name__, (base,), attributes)()
         task.__name__ = function.__name__
         if task.autoretry_for:
-            task.run = _retried(task, task.run)
+            task._orig_run, task.run = task.run, _retried(task, task.run)
         self.tasks[name] = task
         return task
 
@@ -109,7 +109,7 @@ class App:
         task.app = self
         task.name = task.name or self.gen_task_name(type(task).__name__, type(task).__module__)
         if task.autoretry_for:
-            task.run = _retried(task, task.run)
+            task._orig_run, task.run = task.run, _retried(task, task.run)
         self.tasks[task.name] = task
         return task
 

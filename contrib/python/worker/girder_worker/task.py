@@ -38,6 +38,7 @@ class Task:
     override_max_retries = None
     MaxRetriesExceededError = exceptions.MaxRetriesExceededError
     typing = True
+    _orig_run = None  # the function, where autoretry_for has wrapped it
 
     _girder_job_title = None
     _girder_job_type = 'celery'
@@ -205,11 +206,12 @@ class Task:
             return
         reserved = self.reserved_headers + self.reserved_options
         args, kwargs = (None,) * bool(before) + tuple(args), {k: v for k, v in kwargs.items() if k not in reserved}
-        if _fits(self.run, args, kwargs):
+        run = self._orig_run or self.run
+        if _fits(run, args, kwargs):
             return
         import inspect
-        try:
-            inspect.signature(self.run).bind(*args, **kwargs)
+        try:  # what a decorator gives its function, callers do not
+            inspect.signature(run, follow_wrapped=False).bind(*args, **kwargs)
         except TypeError as exc:
             raise TypeError('%s(): %s' % (self.name, exc)) from None
 
@@ -253,7 +255,7 @@ def _fits(function, args, kwargs):
     """Whether these are surely what a function takes: inspect knows more, but takes as long to import as a call to make."""
     function, given = getattr(function, '__func__', function), len(args) + hasattr(function, '__self__')
     code = getattr(function, '__code__', None)
-    if code is None or hasattr(function, '__wrapped__') or code.co_posonlyargcount or code.co_flags & 0x0c:  # *args, **kwargs
+    if code is None or code.co_posonlyargcount or code.co_flags & 0x0c:  # *args, **kwargs
         return False
     names, count = code.co_varnames, code.co_argcount
     needed = names[given:count - len(function.__defaults__ or ())] + names[count:count + code.co_kwonlyargcount]

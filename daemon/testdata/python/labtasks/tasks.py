@@ -1,4 +1,5 @@
 import atexit
+import functools
 import os
 import signal
 import socket
@@ -19,6 +20,19 @@ def hello(self):
 
 @app.task
 def add(a, b=1):
+    return a + b
+
+
+def given(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return function(1, *args, **kwargs)
+    return wrapper
+
+
+@app.task
+@given
+def decorated(a, b):
     return a + b
 
 
