@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"girderworker/daemon/apitype"
@@ -19,6 +20,9 @@ import (
 type running struct {
 	name  monitor.Attempt
 	grace time.Duration // of the container after its stop signal
+	// delays: it is starting, waits for nobody, and takes something from other starts.
+	// The queue asks for it, and must not wait for mu.
+	delays atomic.Bool
 
 	mu       sync.Mutex
 	imageID  string
@@ -54,6 +58,7 @@ func (a *attempts) begin(job *queue.Job, know func(*running), see func(context.C
 		starting: true,
 		stage:    string(queue.Preparing),
 	}
+	r.delays.Store(true)
 	if know != nil {
 		know(r)
 	}
@@ -97,11 +102,9 @@ func (a *attempts) all() []*running {
 
 func (a *attempts) starting() (n int) {
 	for _, r := range a.all() {
-		r.mu.Lock()
-		if r.starting && r.abort == nil {
-			n++ // a pull waits for a registry and takes nothing from other starts
+		if r.delays.Load() {
+			n++
 		}
-		r.mu.Unlock()
 	}
 	return n
 }
@@ -111,6 +114,7 @@ func (f *front) started(r *running) {
 	r.mu.Lock()
 	r.starting = false
 	r.mu.Unlock()
+	r.delays.Store(false)
 	f.lookAgain()
 }
 

@@ -168,8 +168,9 @@ type pauseState struct {
 type pause struct {
 	path string
 
-	mu    sync.Mutex
-	state pauseState
+	writing sync.Mutex // the file
+	mu      sync.Mutex // nobody waits for the disk with it: the queue asks before each commit
+	state   pauseState
 }
 
 func loadPause(path string) (*pause, error) {
@@ -196,9 +197,11 @@ func (p *pause) get() (paused, draining bool) {
 // set is durable when it returns. A pause that cannot be written holds all the
 // same until the daemon ends, and the caller is told.
 func (p *pause) set(s pauseState) error {
+	p.writing.Lock()
+	defer p.writing.Unlock()
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.state = s
+	p.mu.Unlock()
 	data, err := json.Marshal(s)
 	if err == nil {
 		err = replaceFile(p.path, data)

@@ -9,16 +9,39 @@ import (
 	"girderworker/queue"
 )
 
-// dispatch claims jobs whenever one may be startable, until ctx ends.
+// dispatch claims jobs whenever one may be startable, until ctx ends. The queue
+// claims by itself what comes to be startable with a commit; the rest is looked for
+// here.
 func (f *front) dispatch(ctx context.Context) error {
-	// More starts than this at a time only make each other slower.
-	starts := 2 * runtime.NumCPU()
+	claimed := make(chan struct{}, 1)
+	f.store.Stand(&queue.Standing{
+		BootID: f.bootID,
+		Room: func() (queue.Capacity, int) {
+			if most := f.mayStart(ctx); most > 0 {
+				return f.Capacity(), most
+			}
+			return queue.Capacity{}, 0
+		},
+		Begin: func(jobs []queue.Job) {
+			for i := range jobs {
+				f.attempts.begin(&jobs[i], nil, f.runAttempt)
+			}
+			select {
+			case claimed <- struct{}{}:
+			default:
+			}
+		},
+	})
+	defer f.store.Stand(nil)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		look := true
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-claimed:
+			look = false // only when to look again may be another time
 		case <-f.store.Wake():
 		case <-f.nudge:
 		case <-timer.C:
@@ -26,7 +49,7 @@ func (f *front) dispatch(ctx context.Context) error {
 			close(done)
 			continue
 		}
-		again, err := f.claim(ctx, starts)
+		again, err := f.claim(ctx, look)
 		f.broker.wake()
 		if err != nil {
 			if ctx.Err() != nil || errors.Is(err, queue.ErrClosed) {
@@ -41,6 +64,15 @@ func (f *front) dispatch(ctx context.Context) error {
 	}
 }
 
+// mayStart is how many jobs may be claimed now.
+func (f *front) mayStart(ctx context.Context) int {
+	if paused, _ := f.Paused(); paused || f.resting() || ctx.Err() != nil {
+		return 0 // what is due is still settled
+	}
+	// More starts than this at a time only make each other slower.
+	return max(0, 2*runtime.NumCPU()-f.attempts.starting())
+}
+
 // diskInterval is how often jobs that wait are held against the disk.
 const diskInterval = 15 * time.Second
 
@@ -51,23 +83,18 @@ const clockInterval = time.Minute
 // fullDiskPause is how long claims rest when the disk has no room for one.
 const fullDiskPause = 5 * time.Second
 
-// claim starts what can be started, and returns when to look again without
-// being woken; zero is never.
-func (f *front) claim(ctx context.Context, starts int) (again time.Time, err error) {
-	most := max(0, starts-f.attempts.starting())
-	if paused, _ := f.Paused(); paused || f.resting() {
-		most = 0 // what is due is still settled
+// claim starts what can be started, if it is to look, and returns when to look again
+// without being woken; zero is never.
+func (f *front) claim(ctx context.Context, look bool) (again time.Time, err error) {
+	if look {
+		err = f.store.Look(ctx)
 	}
-	jobs, err := f.store.Claim(ctx, f.Capacity(), f.bootID, most)
 	if errors.Is(err, queue.ErrNoSpace) {
 		f.logger.Error("Cannot start jobs: the disk is full; trying again", "after", fullDiskPause, "error", err)
 		return time.Now().Add(fullDiskPause), nil
 	}
 	if err != nil {
 		return time.Time{}, err
-	}
-	for i := range jobs {
-		f.attempts.begin(&jobs[i], nil, f.runAttempt)
 	}
 	again = f.store.NextDue()
 	// What is free on the disk changes without a word.

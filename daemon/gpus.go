@@ -274,6 +274,7 @@ func (r *running) setStarting(starting bool, stage string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.starting, r.stage = starting, stage
+	r.delays.Store(starting)
 }
 
 // freeGPUs lets an attempt's devices go, if it has any.

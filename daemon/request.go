@@ -48,11 +48,13 @@ func (f *front) pullFor(ctx context.Context, job *queue.Job, r *running) error {
 	r.mu.Lock()
 	r.abort = func() { abort(errPullCanceled) }
 	r.mu.Unlock()
-	f.lookAgain() // it is not one of the starts that others wait for
+	r.delays.Store(false) // a registry is waited for
+	f.lookAgain()
 	defer func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.abort, r.progress = nil, nil
+		r.delays.Store(true)
 	}()
 	// A cancel that came before there was something to abort.
 	if now, err := f.store.Job(job.ID); err == nil && now.CancelRequested {

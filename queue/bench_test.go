@@ -218,3 +218,63 @@ func residentAnon(b *testing.B) int64 {
 	b.Fatal("no RssAnon")
 	return 0
 }
+
+// BenchmarkStart is how long it takes from the submission of a job until it may start,
+// by the claim that stands, in turn with a claim made when woken; medians compared.
+func BenchmarkStart(b *testing.B) {
+	var commits [2]atomic.Int32
+	var paid [2]int32
+	var spent [2][]time.Duration
+	var stores [2]*Store
+	var begun [2]chan Job
+	for i := range stores {
+		s := open(b, counting(&commits[i]), func(o *Options) { o.Dir = filepath.Join(benchDir(b), "state") })
+		c := make(chan Job, 1)
+		stores[i], begun[i] = s, c
+		begin := func(jobs []Job) {
+			for _, j := range jobs {
+				c <- j
+			}
+		}
+		if i == 1 {
+			s.Stand(&Standing{BootID: "boot", Room: func() (Capacity, int) { return benchTotal, 1 }, Begin: begin})
+			continue
+		}
+		stop := make(chan struct{})
+		var dispatcher sync.WaitGroup
+		dispatcher.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-s.Wake():
+				}
+				jobs, err := s.Claim(ctx, benchTotal, "boot", 1)
+				must(b, err)
+				begin(jobs)
+			}
+		})
+		b.Cleanup(func() { close(stop); dispatcher.Wait() })
+	}
+	submission := benchSub()
+	for b.Loop() {
+		for i, s := range stores {
+			s.moveMu.Lock() // moves are many jobs at once
+			before := time.Now()
+			submit(b, s, submission)
+			j := <-begun[i]
+			spent[i] = append(spent[i], time.Since(before))
+			s.moveMu.Unlock()
+			paid[i] += commits[i].Swap(0)
+			_, err := s.Finish(ctx, j.ID, 1, &Result{Outcome: "exited"}, "", time.Now())
+			must(b, err)
+			commits[i].Store(0)
+		}
+	}
+	b.ReportMetric(float64(paid[0])/float64(b.N), "commits-woken")
+	b.ReportMetric(float64(paid[1])/float64(b.N), "commits")
+	woken, joined := median(spent[0]), median(spent[1])
+	b.ReportMetric(float64(woken.Microseconds()), "us-woken")
+	b.ReportMetric(float64(joined.Microseconds()), "us")
+	b.ReportMetric(joined.Seconds()/woken.Seconds(), "ratio")
+}

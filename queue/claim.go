@@ -64,51 +64,97 @@ func inUse(tx *bolt.Tx) (used amount, err error) {
 // settles what has become due: delayed jobs, expiry, dependencies. A daemon
 // that is paused claims with max 0 for their sake. The jobs come with their bodies.
 func (s *Store) Claim(ctx context.Context, total Capacity, bootID string, max int) (claimed []Job, err error) {
-	done := func() {}
 	err = s.do(ctx, func(t *txn) error {
-		claimed = nil
-		if done, err = t.settleConfirmed(); err != nil {
-			return err
-		}
-		if err := t.settleSetBack(); err != nil {
-			return err
-		}
-		more, err := t.settleDue()
-		if err != nil {
-			return err
-		}
-		if err := t.settleEnded(); err != nil {
-			return err
-		}
-		p, err := planClaim(t.tx, capacityOf(total), max, t.now)
-		if err != nil {
-			return err
-		}
-		for _, seq := range p.overtaken {
-			if err := t.overtaken(seq); err != nil {
-				return err
-			}
-		}
-		for i, c := range p.claims {
-			j, err := t.claim(c, p.served+uint64(i)+1, bootID)
-			if err != nil {
-				return err
-			}
-			claimed = append(claimed, j)
-		}
-		if n := len(p.claims); n > 0 {
-			if err := t.bucket(bucketServed).SetSequence(p.served + uint64(n)); err != nil {
-				return err
-			}
-		}
-		// What was left undone is a reason to come again.
-		t.wake = t.wake || more || max > 0 && len(claimed) == max
-		return nil
+		claimed, err = t.claimMost(capacityOf(total), bootID, max)
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	done()
+	return claimed, nil
+}
+
+// Standing is a claim that stands. The committer makes it in every transaction that
+// may have made something startable, so that a job which finds room when it is
+// submitted, or another one ends, is claimed without a commit of its own.
+type Standing struct {
+	BootID string
+	// Room is asked before each transaction: what the machine has, and how many jobs
+	// may be claimed at most. Begin gets the jobs that were claimed, with their bodies,
+	// once that is durable, and is called with none when a claim found none. The
+	// committer calls both: they must return at once, and call no method of the store
+	// that changes something.
+	Room  func() (total Capacity, most int)
+	Begin func(claimed []Job)
+}
+
+// Stand has c stand, in place of what stood before; nil is nothing. The functions of
+// that are not called any more when Stand has returned.
+func (s *Store) Stand(c *Standing) {
+	s.standMu.Lock()
+	defer s.standMu.Unlock()
+	s.standing = c
+}
+
+// Look makes the claim that stands, whatever has been committed: time has passed,
+// there is more room, or what was to be claimed with other changes was not.
+func (s *Store) Look(ctx context.Context) error {
+	return s.do(ctx, (*txn).claimStanding)
+}
+
+// claimStanding makes the claim that stands as far as it was not made in t.
+func (t *txn) claimStanding() error {
+	if t.standing == nil {
+		return nil
+	}
+	claimed, err := t.claimMost(t.room, t.standing.BootID, t.most)
+	if err != nil {
+		return err
+	}
+	t.claimed, t.most, t.made = append(t.claimed, claimed...), t.most-len(claimed), true
+	return nil
+}
+
+// claimMost settles what is due and claims.
+func (t *txn) claimMost(total amount, bootID string, max int) (claimed []Job, err error) {
+	done, err := t.settleConfirmed()
+	if err != nil {
+		return nil, err
+	}
+	if err := t.settleSetBack(); err != nil {
+		return nil, err
+	}
+	more, err := t.settleDue()
+	if err != nil {
+		return nil, err
+	}
+	if err := t.settleEnded(); err != nil {
+		return nil, err
+	}
+	p, err := planClaim(t.tx, total, max, t.now)
+	if err != nil {
+		return nil, err
+	}
+	for _, seq := range p.overtaken {
+		if err := t.overtaken(seq); err != nil {
+			return nil, err
+		}
+	}
+	for i, c := range p.claims {
+		j, err := t.claim(c, p.served+uint64(i)+1, bootID)
+		if err != nil {
+			return nil, err
+		}
+		claimed = append(claimed, j)
+	}
+	if n := len(p.claims); n > 0 {
+		if err := t.bucket(bucketServed).SetSequence(p.served + uint64(n)); err != nil {
+			return nil, err
+		}
+	}
+	t.durable = append(t.durable, done)
+	// What was left undone is a reason to come again.
+	t.wake = more || max == 0 && t.wake || max > 0 && len(claimed) == max
 	return claimed, nil
 }
 

@@ -51,6 +51,14 @@ type txn struct {
 	finished bool         // there is something to move to the history
 	reports  []PendingJob // jobs with new events
 	more     bool         // dependents are left to settle
+	durable  []func()     // called then
+
+	// Of the claim that stands:
+	room    amount
+	most    int   // jobs that it may still claim
+	claimed []Job // by it
+	made    bool
+	joined  bool // made by the committer of its own accord
 }
 
 func (t *txn) bucket(name []byte) *bolt.Bucket {
@@ -197,13 +205,21 @@ func (s *Store) commitLoop() {
 // commit applies ops in one transaction and answers each. It tells whether
 // dependents are left to settle.
 func (s *Store) commit(ops []*op) (more bool) {
+	s.standMu.Lock()
+	defer s.standMu.Unlock()
+	join := true // what these ops make startable is claimed with them
 	for {
-		t, spoilt, err := s.apply(ops)
+		t, spoilt, err := s.apply(ops, join)
 		switch {
 		case spoilt >= 0:
 			// One op failed after it had written. The others start again without it.
 			close(ops[spoilt].done)
 			ops = slices.Delete(ops, spoilt, spoilt+1)
+			continue
+		case err != nil && t != nil && t.joined:
+			// It may be the claim's fault. Whoever left it standing is woken by what
+			// follows, looks, and learns of it.
+			join = false
 			continue
 		case errors.Is(err, ErrNoSpace) && slices.ContainsFunc(ops, isGrowing):
 			ops = slices.DeleteFunc(ops, func(o *op) bool {
@@ -231,9 +247,15 @@ func (s *Store) commit(ops []*op) (more bool) {
 
 func isGrowing(o *op) bool { return o.grows }
 
-// apply runs ops in one transaction and commits it when one of them wrote.
-// spoilt is the index of an op that failed half way, or -1.
-func (s *Store) apply(ops []*op) (t *txn, spoilt int, err error) {
+// apply runs ops in one transaction, makes the claim that stands if it is to join
+// them, and commits when one of them wrote. spoilt is the index of an op that failed
+// half way, or -1.
+func (s *Store) apply(ops []*op, join bool) (t *txn, spoilt int, err error) {
+	var room Capacity
+	most := 0
+	if s.standing != nil {
+		room, most = s.standing.Room()
+	}
 	tx, err := s.active.begin()
 	if err != nil {
 		return nil, -1, err
@@ -245,7 +267,7 @@ func (s *Store) apply(ops []*op) (t *txn, spoilt int, err error) {
 		}
 	}()
 	at := s.clock.read()
-	t = &txn{Store: s, tx: tx, now: at.now, at: at}
+	t = &txn{Store: s, tx: tx, now: at.now, at: at, room: capacityOf(room), most: most}
 	for i, o := range ops {
 		writes := t.writes
 		o.err = o.apply(t)
@@ -255,6 +277,11 @@ func (s *Store) apply(ops []*op) (t *txn, spoilt int, err error) {
 	}
 	if err := t.settleEnded(); err != nil {
 		return nil, -1, err
+	}
+	if t.joined = join && t.wake && t.most > 0; t.joined {
+		if err := t.claimStanding(); err != nil {
+			return t, -1, err
+		}
 	}
 	if t.writes == 0 {
 		return t, -1, nil
@@ -266,7 +293,7 @@ func (s *Store) apply(ops []*op) (t *txn, spoilt int, err error) {
 	}
 	if err != nil {
 		s.log.Error("Cannot commit", "err", err)
-		return nil, -1, fmt.Errorf("cannot commit: %w", err)
+		return t, -1, fmt.Errorf("cannot commit: %w", err)
 	}
 	return t, -1, nil
 }
@@ -281,6 +308,12 @@ func (s *Store) committed(t *txn) {
 	s.hub.publish(t.notices)
 	for _, m := range t.moves {
 		s.observer.Moved(m)
+	}
+	for _, done := range t.durable {
+		done()
+	}
+	if t.made {
+		t.standing.Begin(t.claimed)
 	}
 	if t.wake {
 		signal(s.wake)

@@ -60,13 +60,20 @@ func crashChild(dir string) error {
 			}
 		}()
 	}
-	go func() {
-		for {
-			jobs, err := s.Claim(ctx, Capacity{Slots: 8, CPUs: 8, Memory: 1 << 30}, "boot", 8)
-			if err != nil {
-				errs <- err
-				return
+	claims := make(chan []Job, 8)
+	s.Stand(&Standing{
+		BootID: "boot",
+		Room: func() (Capacity, int) {
+			return Capacity{Slots: 8, CPUs: 8, Memory: 1 << 30}, cap(claims) - len(claims)
+		},
+		Begin: func(jobs []Job) {
+			if len(jobs) > 0 {
+				claims <- jobs
 			}
+		},
+	})
+	go func() {
+		for jobs := range claims {
 			for _, j := range jobs {
 				say("claimed", j.ID)
 				if _, err := s.Finish(ctx, j.ID, j.Attempt, &Result{Outcome: "exited"}, "", time.Now()); err != nil {

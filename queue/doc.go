@@ -86,6 +86,9 @@
 // that is refused leaves no trace; should one fail half way all the same, the
 // others start again without it. bbolt's Batch would do both less well: it
 // waits for company when there is none, and repeats everything when one fails.
+// Where a claim stands (Stand), the committer makes it with what made a job
+// startable or freed a slot, so that being claimed costs no commit of its own. A
+// claim that fails is left out, and the others are committed without it.
 // history.db is written by whoever holds moveMu. Readers share neither lock.
 //
 // # Why bbolt is opened as it is

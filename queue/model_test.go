@@ -273,17 +273,20 @@ func TestModel(tt *testing.T) {
 	rapid.Check(tt, func(t *rapid.T) {
 		dir := filepath.Join(tt.TempDir(), "state")
 		c := newClock()
+		total := Capacity{Slots: 4, CPUs: 4, Memory: 16, GPUs: 1, Scratch: 10, Swap: 4}
+		most := limit(0) // of the claim that stands
+		var stood *begun
 		start := func() *Store {
 			s, err := Open(Options{Dir: dir, Now: c.now, Jitter: func() float64 { return 0 }})
 			if err != nil {
 				t.Fatal(err)
 			}
+			stood = stand(s, total, most)
 			return s
 		}
 		s := start()
 		defer func() { s.Close() }()
 		m := &model{now: c.now(), served: map[string]uint64{}, revoked: map[string]time.Time{}, secret: map[string]bool{}, settled: map[string]bool{}}
-		total := Capacity{Slots: 4, CPUs: 4, Memory: 16, GPUs: 1, Scratch: 10, Swap: 4}
 		check := func(err error) {
 			if err != nil {
 				t.Fatal(err)
@@ -412,6 +415,8 @@ func TestModel(tt *testing.T) {
 					t.Fatalf("claimed %v, model says %v of\n%s", ids, want, before)
 				}
 			},
+			"stand": func(t *rapid.T) { most.Store(int32(rapid.IntRange(0, 3).Draw(t, "most"))) },
+			"look":  func(t *rapid.T) { check(s.Look(ctx)) },
 			"started": func(t *rapid.T) {
 				j := pick(t)
 				ok := j.State == Preparing || j.State == Running
@@ -625,6 +630,12 @@ func TestModel(tt *testing.T) {
 				m.settled = map[string]bool{} // it comes back
 			},
 			"": func(t *rapid.T) {
+				if ids, looks := stood.take(); looks > 0 {
+					before := m.String()
+					if want := m.claim(total, int(most.Load())); looks > 1 || !slices.Equal(ids, want) {
+						t.Fatalf("claimed %v in %d looks, model says %v of\n%s", ids, looks, want, before)
+					}
+				}
 				counts := make(map[State]int)
 				for _, st := range states {
 					counts[st] = 0

@@ -67,6 +67,9 @@ type Store struct {
 	closed  sync.Once
 	workers sync.WaitGroup
 
+	standMu  sync.Mutex // held for as long as a commit takes
+	standing *Standing
+
 	wake     chan struct{}
 	finished chan struct{}
 	hub      hub
@@ -206,7 +209,8 @@ func (s *Store) loadCounts() error {
 	})
 }
 
-// Wake is signalled (never blocking, capacity 1) when Claim may find something new.
+// Wake is signalled (never blocking, capacity 1) when Claim or Look may find something
+// new: not for what the claim that stands has taken care of.
 func (s *Store) Wake() <-chan struct{} { return s.wake }
 
 // Probe commits a change and reads it back: the self-check behind the watchdog.
