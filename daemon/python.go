@@ -308,11 +308,13 @@ func (f *front) discoverPython(ctx context.Context, all []plugin.Python, looks m
 
 // checkImports refuses an interpreter that imports from where others than root can write.
 func checkImports(interpreter string, places []string) error {
+	var w policy.Walk
+	defer w.Close()
 	for _, place := range places {
 		if !filepath.IsAbs(place) {
 			return fmt.Errorf("%s: none of its tasks is used: it imports from %.200q", interpreter, place)
 		}
-		if err := policy.RootsAlone(filepath.Clean(place)); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := w.RootsAlone(filepath.Clean(place)); err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("%s: none of its tasks is used, because of where it imports from: %w", interpreter, err)
 		}
 	}

@@ -22,8 +22,9 @@ const maxMessage = 64 << 10
 // SOCK_SEQPACKET socket, which keeps the boundaries. One goroutine receives;
 // many may send.
 type conn struct {
-	sock *net.UnixConn
-	mu   sync.Mutex // one sender at a time, so that replies are not starved by a full buffer's retries
+	sock     *net.UnixConn
+	mu       sync.Mutex // one sender at a time, so that replies are not starved by a full buffer's retries
+	buf, oob []byte     // the receiver's, from its first message on
 }
 
 // socketpair returns both ends, the second for a child process.
@@ -91,17 +92,19 @@ func (c *conn) sendFD(message any, fd int) error {
 // receive reads one message into a value. The descriptor that came with it is
 // the caller's, or nil. io.EOF is the other side's end.
 func (c *conn) receive(message any) (*os.File, error) {
-	buf := make([]byte, maxMessage+1)
-	// Room for more descriptors than one, so that too many are seen and closed.
-	oob := make([]byte, unix.CmsgSpace(16*4))
-	n, oobn, flags, _, err := c.sock.ReadMsgUnix(buf, oob)
+	if c.buf == nil {
+		c.buf = make([]byte, maxMessage+1)
+		// Room for more descriptors than one, so that too many are seen and closed.
+		c.oob = make([]byte, unix.CmsgSpace(16*4))
+	}
+	n, oobn, flags, _, err := c.sock.ReadMsgUnix(c.buf, c.oob)
 	if err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, unix.ECONNRESET) {
 			return nil, io.EOF
 		}
 		return nil, fmt.Errorf("cannot receive a message: %w", err)
 	}
-	files, err := descriptors(oob[:oobn])
+	files, err := descriptors(c.oob[:oobn])
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +112,7 @@ func (c *conn) receive(message any) (*os.File, error) {
 		closeAll(files)
 		return nil, errors.New("cannot receive a message: it is too large")
 	}
-	if err := strict(buf[:n], message); err != nil {
+	if err := strict(c.buf[:n], message); err != nil {
 		closeAll(files)
 		return nil, fmt.Errorf("cannot understand a message: %w", err)
 	}

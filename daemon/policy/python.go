@@ -26,28 +26,49 @@ const maxLinks = 40
 // root's and closed to others for writing. It walks by descriptor, so what was looked
 // at is what is there. The error is a person's to mend.
 func RootsAlone(name string) error {
+	var w Walk
+	defer w.Close()
+	return w.RootsAlone(name)
+}
+
+// A Walk looks at several paths and at what they have in common once: it keeps what it
+// has found to be root's alone open. The zero value has looked at nothing.
+type Walk struct {
+	found map[string]int // descriptors, by paths without links
+}
+
+// Close ends the walk.
+func (w *Walk) Close() {
+	for _, fd := range w.found {
+		unix.Close(fd)
+	}
+	w.found = nil
+}
+
+// RootsAlone is the function of that name.
+func (w *Walk) RootsAlone(name string) error {
 	fail := func(at string, err error) error {
 		if home := strings.HasPrefix(at, "/root/") || strings.HasPrefix(at, "/home/"); home && errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("cannot look at %s, where %s leads: %w; a service sees no home directories: take a Python that is elsewhere, as /usr/bin/python3 is", at, name, err)
 		}
 		return fmt.Errorf("cannot look at %s: %w", at, err)
 	}
-	dir, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fail("/", err)
-	}
-	defer func() { unix.Close(dir) }()
-	if err := rootsAt(dir, "/"); err != nil {
-		return err
-	}
 	at, links := "/", 0
-	for rest := strings.Split(name, "/"); len(rest) > 0; {
+	for rest := append([]string{"/"}, strings.Split(name, "/")...); len(rest) > 0; {
 		part := rest[0]
 		rest = rest[1:]
 		if part == "" || part == "." {
 			continue
 		}
 		next := path.Join(at, part)
+		if _, ok := w.found[next]; ok {
+			at = next
+			continue
+		}
+		dir := unix.AT_FDCWD // for the root, which is the first
+		if next != "/" {
+			dir = w.found[at]
+		}
 		fd, err := unix.Openat(dir, part, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return fail(next, err)
@@ -58,11 +79,15 @@ func RootsAlone(name string) error {
 			return fail(next, err)
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-			unix.Close(dir)
-			dir, at = fd, next
-			if err := rootsAt(dir, at); err != nil {
-				return err
+			if st.Uid != 0 || st.Mode&0o022 != 0 {
+				unix.Close(fd)
+				return fmt.Errorf("%s can be changed by others than root (it belongs to user %d, mode %04o), who could then run programs as whoever calls a function: chown root %[1]s, chmod go-w %[1]s",
+					next, st.Uid, st.Mode&0o7777)
 			}
+			if w.found == nil {
+				w.found = map[string]int{}
+			}
+			w.found[next], at = fd, next
 			continue
 		}
 		// Whose a link is means nothing: its directory says who can replace it.
@@ -77,38 +102,23 @@ func RootsAlone(name string) error {
 		}
 		to := string(buf[:n])
 		if path.IsAbs(to) {
-			fd, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return fail("/", err)
-			}
-			unix.Close(dir)
-			dir, at = fd, "/"
+			at = "/"
 		}
 		rest = append(strings.Split(to, "/"), rest...)
 	}
 	return nil
 }
 
-func rootsAt(fd int, name string) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return fmt.Errorf("cannot look at %s: %w", name, err)
-	}
-	if st.Uid == 0 && st.Mode&0o022 == 0 {
-		return nil
-	}
-	return fmt.Errorf("%s can be changed by others than root (it belongs to user %d, mode %04o), who could then run programs as whoever calls a function: chown root %[1]s, chmod go-w %[1]s",
-		name, st.Uid, st.Mode&0o7777)
-}
-
 // CheckPython refuses an interpreter, with what it imports from, that others than root
 // can change, or that a function would not see. load are directories with more plugins.
 func CheckPython(interpreter string, load []string) error {
+	var w Walk
+	defer w.Close()
 	for _, name := range append([]string{interpreter}, load...) {
 		if top, _, _ := strings.Cut(strings.TrimPrefix(name, "/"), "/"); slices.Contains(Unseen(), top) {
 			return fmt.Errorf("%s is beneath /%s, which functions do not see; put it elsewhere, beneath /opt for example", name, top)
 		}
-		if err := RootsAlone(name); err != nil {
+		if err := w.RootsAlone(name); err != nil {
 			return err
 		}
 	}
@@ -120,14 +130,33 @@ func CheckPython(interpreter string, load []string) error {
 	} else if err != nil {
 		return fmt.Errorf("cannot look at %s: %w", marker, err)
 	}
-	sites, err := filepath.Glob(filepath.Join(venv, "lib*", "python3*", "site-packages"))
-	if err != nil {
-		return fmt.Errorf("cannot look at %s: %w", venv, err)
-	}
-	for _, name := range append(sites, marker) {
-		if err := RootsAlone(name); err != nil {
-			return err
+	for _, lib := range below(venv, "lib") {
+		for _, python := range below(lib, "python3") {
+			site := filepath.Join(python, "site-packages")
+			if _, err := os.Lstat(site); err != nil {
+				continue
+			}
+			if err := w.RootsAlone(site); err != nil {
+				return err
+			}
 		}
 	}
-	return nil
+	return w.RootsAlone(marker)
+}
+
+// below returns what a directory has whose name begins so; nothing of what is none.
+func below(dir, prefix string) (all []string) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	f := os.NewFile(uintptr(fd), dir)
+	defer f.Close()
+	names, _ := f.Readdirnames(-1)
+	for _, name := range names {
+		if strings.HasPrefix(name, prefix) {
+			all = append(all, filepath.Join(dir, name))
+		}
+	}
+	return all
 }
