@@ -14,6 +14,7 @@ import (
 // The names in an attempt's directory.
 const (
 	requestName = "request.json"
+	requestTemp = ".request.json"
 	lockName    = "lock"
 	eventsName  = "events"
 	logName     = "log"
@@ -185,11 +186,16 @@ func syncDir(path string) error {
 
 // replaceFile puts data at path in one step: a reader sees the old file, the
 // new one or, before the first, none.
-func replaceFile(path string, data []byte, gid int) (err error) {
+func replaceFile(path string, data []byte, gid int) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
 	if err != nil {
 		return err
 	}
+	return putInPlace(f, path, data, gid)
+}
+
+// putInPlace takes over an empty file in the directory of path, which it becomes.
+func putInPlace(f *os.File, path string, data []byte, gid int) (err error) {
 	defer func() {
 		f.Close()
 		if err != nil {

@@ -39,7 +39,11 @@ func (d Dir) WriteRequest(r *Request) error {
 	if len(data) > maxRequest {
 		return fmt.Errorf("%w: request of %d bytes, more than %d", ErrInvalid, len(data), maxRequest)
 	}
-	if err := replaceFile(d.file(requestName), data, r.Grant.GroupID); err != nil {
+	f, err := openNoFollow(d.file(requestTemp), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err == nil {
+		err = putInPlace(f, d.file(requestName), data, r.Grant.GroupID)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot write the request: %w", err)
 	}
 	return nil

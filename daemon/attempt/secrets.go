@@ -29,7 +29,7 @@ func (d Dir) WriteSecrets(s transforms.Secrets) error {
 		err = fmt.Errorf("%w: %d bytes, more than %d", ErrInvalid, len(data), MaxSecrets)
 	}
 	if err == nil {
-		err = writeNew(d.file(secretsName), data)
+		err = writeSecret(d.file(secretsName), data)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot write the job's secrets: %w", err)
@@ -37,10 +37,10 @@ func (d Dir) WriteSecrets(s transforms.Secrets) error {
 	return nil
 }
 
-// writeNew makes a file of 0600, which also leaves the front's entry in the
+// writeSecret writes a file of 0600, which also leaves the front's entry in the
 // directory's access list without effect.
-func writeNew(path string, data []byte) error {
-	f, err := openNoFollow(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+func writeSecret(path string, data []byte) error {
+	f, err := openNoFollow(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

@@ -76,6 +76,26 @@ func (m *Monitor) grant(r *attempt.Request, slice int, work string, rights *poli
 	}
 }
 
+// newDirectories makes the directory of an attempt and its work directory, and returns the
+// lock.
+func (m *Monitor) newDirectories(d attempt.Dir, work string) (*attempt.Lock, error) {
+	if err := d.Create(m.options.GID); err != nil {
+		if errors.Is(err, os.ErrExist) {
+			return nil, fmt.Errorf("%w: it was started before", ErrRefused)
+		}
+		return nil, err
+	}
+	lock, err := d.Lock()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(work, 0o700); err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return lock, nil
+}
+
 // begin makes the directory and hands it to a runner: to the one that waits for such an
 // attempt, if there is one.
 func (m *Monitor) begin(ctx context.Context, l *live, r *attempt.Request, secrets transforms.Secrets, waiting *ahead) (err error) {
@@ -85,20 +105,16 @@ func (m *Monitor) begin(ctx context.Context, l *live, r *attempt.Request, secret
 		}
 	}()
 	d := l.dir
-	if err := d.Create(m.options.GID); err != nil {
-		if errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("%w: it was started before", ErrRefused)
-		}
-		return err
-	}
-	lock, err := d.Lock()
-	if err != nil {
-		return err
-	}
-	if err = d.WriteSecrets(secrets); err == nil {
-		err = os.Mkdir(r.Grant.WorkDir, 0o700)
+	secret := !secrets.Empty() || secrets.MachineKey != ""
+	defer m.spares.prepare(secret)
+	lock, err := m.spares.take(d, r.Grant.WorkDir, secret)
+	if lock == nil && err == nil {
+		lock, err = m.newDirectories(d, r.Grant.WorkDir)
 	}
 	if err != nil {
+		return err
+	}
+	if err = d.WriteSecrets(secrets); err != nil {
 		lock.Close()
 		return err
 	}

@@ -23,7 +23,7 @@ import (
 //	    work/         root 0700: containers give the files in it any owner and mode
 //	    images/       root 0750, and by an ACL the front may read
 //	    images/drop/  root 0755
-//	    cache/        root 0700
+//	    cache/        root 0700; also what the next attempt begins with
 //
 // The ACL is there because people who may submit are members of the group
 // that the front's files have: the group's permission alone would let them read
@@ -66,7 +66,7 @@ func (l layout) prepare(uid, gid int) error {
 	for _, dir := range nameless {
 		err = errors.Join(err, os.Remove(dir))
 	}
-	return err
+	return errors.Join(err, l.sweepSpares())
 }
 
 // lockPatience is how long a monitor waits for the halves of the one before

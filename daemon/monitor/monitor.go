@@ -79,6 +79,7 @@ type Monitor struct {
 	warming atomic.Bool
 	bootID  string
 	runners *runners
+	spares  *spares
 	ahead   *aheads  // nil: none is kept
 	lock    *os.File // the state directory's
 	conn    *conn    // to the front; nil before there is one
@@ -189,6 +190,8 @@ func open(o Options) (_ *Monitor, err error) {
 		return nil, err
 	}
 	m.runners = newRunners(l, m.files, o.Logger)
+	m.spares = &spares{files: m.files, gid: o.GID, logger: o.Logger}
+	m.spares.prepare(true)
 	if o.Ahead > 0 && len(o.Interpreters) > 0 {
 		m.ahead = &aheads{m: m, demands: map[string]*demand{}}
 	}
@@ -207,6 +210,9 @@ func (m *Monitor) close() {
 	m.wg.Wait()
 	if m.ahead != nil {
 		m.ahead.close()
+	}
+	if m.spares != nil {
+		m.spares.close()
 	}
 	if m.runners != nil {
 		m.runners.close()

@@ -289,6 +289,9 @@ func leftovers(t *testing.T, o Options) {
 	if entries, err := os.ReadDir(filepath.Join(o.State, "work")); err != nil || len(entries) > 0 {
 		t.Errorf("work directories left: %v, %v", entries, err)
 	}
+	if spares, err := filepath.Glob(filepath.Join(o.State, "cache", sparePrefix+"*")); err != nil || len(spares) > 0 {
+		t.Errorf("directories left that no attempt had: %v, %v", spares, err)
+	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
