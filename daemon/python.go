@@ -309,7 +309,6 @@ func (f *front) discoverPython(ctx context.Context, all []plugin.Python, looks m
 // checkImports refuses an interpreter that imports from where others than root can write.
 func checkImports(interpreter string, places []string) error {
 	var w policy.Walk
-	defer w.Close()
 	for _, place := range places {
 		if !filepath.IsAbs(place) {
 			return fmt.Errorf("%s: none of its tasks is used: it imports from %.200q", interpreter, place)

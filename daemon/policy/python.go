@@ -23,26 +23,15 @@ const maxLinks = 40
 
 // RootsAlone tells whether nobody but root can change what a clean absolute path leads
 // to, or where it leads: every directory on the way, and beyond every link, must be
-// root's and closed to others for writing. It walks by descriptor, so what was looked
-// at is what is there. The error is a person's to mend.
-func RootsAlone(name string) error {
-	var w Walk
-	defer w.Close()
-	return w.RootsAlone(name)
-}
+// root's and closed to others for writing. It looks at them from the root on: when it
+// gets to one, nobody else can change any more which that is. The error is a person's to
+// mend.
+func RootsAlone(name string) error { return new(Walk).RootsAlone(name) }
 
-// A Walk looks at several paths and at what they have in common once: it keeps what it
-// has found to be root's alone open. The zero value has looked at nothing.
+// A Walk looks at several paths, and at what they have in common once. The zero value
+// has looked at nothing.
 type Walk struct {
-	found map[string]int // descriptors, by paths without links
-}
-
-// Close ends the walk.
-func (w *Walk) Close() {
-	for _, fd := range w.found {
-		unix.Close(fd)
-	}
-	w.found = nil
+	found map[string]bool // root's alone, and paths without links
 }
 
 // RootsAlone is the function of that name.
@@ -53,47 +42,34 @@ func (w *Walk) RootsAlone(name string) error {
 		}
 		return fmt.Errorf("cannot look at %s: %w", at, err)
 	}
+	if w.found == nil {
+		w.found = map[string]bool{}
+	}
 	at, links := "/", 0
-	for rest := append([]string{"/"}, strings.Split(name, "/")...); len(rest) > 0; {
-		part := rest[0]
-		rest = rest[1:]
-		if part == "" || part == "." {
-			continue
-		}
+	for rest := "/" + name; rest != ""; {
+		// The first is the root itself.
+		part, after, _ := strings.Cut(rest, "/")
+		rest = after
 		next := path.Join(at, part)
-		if _, ok := w.found[next]; ok {
+		if w.found[next] {
 			at = next
 			continue
 		}
-		dir := unix.AT_FDCWD // for the root, which is the first
-		if next != "/" {
-			dir = w.found[at]
-		}
-		fd, err := unix.Openat(dir, part, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return fail(next, err)
-		}
 		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil {
-			unix.Close(fd)
+		if err := unix.Lstat(next, &st); err != nil {
 			return fail(next, err)
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFLNK {
 			if st.Uid != 0 || st.Mode&0o022 != 0 {
-				unix.Close(fd)
 				return fmt.Errorf("%s can be changed by others than root (it belongs to user %d, mode %04o), who could then run programs as whoever calls a function: chown root %[1]s, chmod go-w %[1]s",
 					next, st.Uid, st.Mode&0o7777)
 			}
-			if w.found == nil {
-				w.found = map[string]int{}
-			}
-			w.found[next], at = fd, next
+			w.found[next], at = true, next
 			continue
 		}
 		// Whose a link is means nothing: its directory says who can replace it.
 		buf := make([]byte, unix.PathMax)
-		n, err := unix.Readlinkat(fd, "", buf)
-		unix.Close(fd)
+		n, err := unix.Readlink(next, buf)
 		if links++; err == nil && links > maxLinks {
 			err = unix.ELOOP
 		}
@@ -104,7 +80,7 @@ func (w *Walk) RootsAlone(name string) error {
 		if path.IsAbs(to) {
 			at = "/"
 		}
-		rest = append(strings.Split(to, "/"), rest...)
+		rest = to + "/" + rest
 	}
 	return nil
 }
@@ -113,7 +89,6 @@ func (w *Walk) RootsAlone(name string) error {
 // can change, or that a function would not see. load are directories with more plugins.
 func CheckPython(interpreter string, load []string) error {
 	var w Walk
-	defer w.Close()
 	for _, name := range append([]string{interpreter}, load...) {
 		if top, _, _ := strings.Cut(strings.TrimPrefix(name, "/"), "/"); slices.Contains(Unseen(), top) {
 			return fmt.Errorf("%s is beneath /%s, which functions do not see; put it elsewhere, beneath /opt for example", name, top)
