@@ -1,12 +1,10 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -72,6 +70,7 @@ func peerOf(ctx context.Context) (*Peer, error) {
 // connections counts what each user has open.
 type connections struct {
 	perUser int // 0: no limit
+	logins  peer.Logins
 
 	mu    sync.Mutex
 	conns map[net.Conn]int // uid
@@ -81,7 +80,7 @@ type connections struct {
 // connContext identifies the peer of a new connection.
 func (c *connections) connContext(ctx context.Context, conn net.Conn) context.Context {
 	p := new(peerOrError)
-	p.peer, p.err = identify(conn)
+	p.peer, p.err = c.identify(conn)
 	if p.err == nil && !c.add(conn, p.peer.UID) {
 		p.err = errTooManyConnections
 	}
@@ -110,7 +109,7 @@ func (c *connections) remove(conn net.Conn) {
 }
 
 // identify asks the kernel who connected (unix(7), SO_PEERCRED and SO_PEERGROUPS).
-func identify(conn net.Conn) (Peer, error) {
+func (c *connections) identify(conn net.Conn) (Peer, error) {
 	uc, ok := conn.(syscall.Conn)
 	if !ok || conn.LocalAddr().Network() != "unix" {
 		return Peer{}, fmt.Errorf("cannot identify the peer: %T is not a Unix socket", conn)
@@ -127,26 +126,9 @@ func identify(conn net.Conn) (Peer, error) {
 	if err = errors.Join(err, sockErr); err != nil {
 		return Peer{}, fmt.Errorf("cannot identify the peer: %w", err)
 	}
-	p := Peer{UID: who.UID, GID: who.GID, Groups: who.Groups, PID: who.PID, User: loginName(who.UID)}
+	p := Peer{UID: who.UID, GID: who.GID, Groups: who.Groups, PID: who.PID, User: c.logins.Of(who.UID)}
 	if vouched, ok := conn.(Vouched); ok {
 		p.Identity, p.Refused = vouched.Vouch()
 	}
 	return p, nil
-}
-
-// loginName looks in /etc/passwd alone: a static binary has nothing else, and a
-// directory service must not be able to stall the socket.
-func loginName(uid int) string {
-	passwd, err := os.ReadFile("/etc/passwd")
-	if err != nil {
-		return ""
-	}
-	want := []byte(strconv.Itoa(uid))
-	for line := range bytes.Lines(passwd) {
-		fields := bytes.SplitN(line, []byte(":"), 4)
-		if len(fields) == 4 && bytes.Equal(fields[2], want) {
-			return string(fields[0])
-		}
-	}
-	return ""
 }

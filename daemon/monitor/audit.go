@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/attempt"
+	"girderworker/daemon/peer"
 	"girderworker/daemon/policy"
 	"girderworker/sandbox"
 	"girderworker/transforms"
@@ -31,6 +32,7 @@ import (
 type auditLog struct {
 	path   string
 	logger *slog.Logger
+	logins peer.Logins
 
 	mu   sync.Mutex
 	file *os.File
@@ -219,7 +221,7 @@ func (l *auditLog) mayRefuse(uid int) bool {
 func (m *Monitor) auditOf(event auditEvent, r *attempt.Request) auditRecord {
 	rec := auditRecord{Event: event, Job: clipText(r.Job, 200), Attempt: r.Attempt, Source: clipText(r.Identity.Source, 32)}
 	if id := &r.Identity; id.Seal != "" && m.seal.check(id) {
-		rec.UID, rec.PID, rec.User = &id.Submitter, id.PID, userName(id.Submitter)
+		rec.UID, rec.PID, rec.User = &id.Submitter, id.PID, m.audit.logins.Of(id.Submitter)
 	}
 	rec.auditWhat = &auditWhat{
 		Image: clipText(r.Plan.Image, maxText), ImageID: clipText(r.ImageID, 100), Network: cmp.Or(r.Plan.Network, sandbox.NetworkNone),
@@ -286,7 +288,7 @@ func (m *Monitor) auditTold(r *RefusedJob) {
 		return
 	}
 	m.audit.write(auditRecord{
-		Event: auditRefused, By: "front", Source: id.Source, UID: &id.Submitter, PID: id.PID, User: userName(id.Submitter),
+		Event: auditRefused, By: "front", Source: id.Source, UID: &id.Submitter, PID: id.PID, User: m.audit.logins.Of(id.Submitter),
 		auditWhat: &auditWhat{Image: clipText(r.Image, maxText)}, Reason: clip(r.Reason),
 	})
 }
@@ -295,13 +297,6 @@ func (m *Monitor) auditTold(r *RefusedJob) {
 func (c *Client) Refused(ctx context.Context, r RefusedJob) error {
 	_, err := c.call(ctx, request{Op: opRefused, Refused: &r}, nil)
 	return err
-}
-
-func userName(uid int) string {
-	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
-		return u.Username
-	}
-	return ""
 }
 
 func clipText(s string, most int) string { return s[:min(len(s), most)] }
