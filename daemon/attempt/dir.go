@@ -230,7 +230,16 @@ func createOwned(path string, gid int) (*os.File, error) {
 }
 
 // openNoFollow opens a file of the directory. The directory is root's, so a
-// link there is a mistake rather than an attack, and refused all the same.
+// link there is a mistake rather than an attack, and refused all the same. A regular
+// file needs none of the system calls by which [os.OpenFile] tries to poll it.
 func openNoFollow(path string, flags int, perm os.FileMode) (*os.File, error) {
-	return os.OpenFile(path, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm)
+	for {
+		fd, err := unix.Open(path, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_LARGEFILE, uint32(perm.Perm()))
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), path), nil
+		case !errors.Is(err, unix.EINTR):
+			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
 }
