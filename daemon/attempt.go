@@ -127,11 +127,16 @@ func (f *front) runAttempt(ctx context.Context, job *queue.Job, r *running) {
 		}, "", time.Now())
 		return
 	}
-	err := f.pullFor(ctx, job, r)
+	file, err := transforms.ParseJobFile(job.Body)
+	if err != nil {
+		err = fmt.Errorf("cannot read the job's document: %w", err)
+	} else {
+		err = f.pullFor(ctx, job, file, r)
+	}
 	var req *attempt.Request
 	var res transforms.Resources
 	if err == nil {
-		req, res, err = f.prepare(job, r)
+		req, res, err = f.prepare(job, file, r)
 	}
 	var devices []string
 	if err == nil {

@@ -18,9 +18,9 @@ import (
 )
 
 // prepare makes the request of an attempt. From then on nobody prunes its image.
-func (f *front) prepare(job *queue.Job, r *running) (*attempt.Request, transforms.Resources, error) {
+func (f *front) prepare(job *queue.Job, file *transforms.JobFile, r *running) (*attempt.Request, transforms.Resources, error) {
 	defer f.images.Hold()()
-	req, res, err := f.request(job)
+	req, res, err := f.request(job, file)
 	if err != nil {
 		return nil, res, err
 	}
@@ -35,11 +35,7 @@ var errPullCanceled = errors.New("canceled while its image was being pulled")
 
 // pullFor pulls the image of a job that asks for it, as a part of its
 // preparation that can be seen and canceled.
-func (f *front) pullFor(ctx context.Context, job *queue.Job, r *running) error {
-	file, err := transforms.ParseJobFile(job.Body)
-	if err != nil {
-		return fmt.Errorf("cannot read the job's document: %w", err)
-	}
+func (f *front) pullFor(ctx context.Context, job *queue.Job, file *transforms.JobFile, r *running) error {
 	if file.Pull != transforms.PullAlways && file.Pull != transforms.PullMissing {
 		return nil
 	}
@@ -84,14 +80,10 @@ func (f *front) pullFor(ctx context.Context, job *queue.Job, r *running) error {
 	return nil
 }
 
-// request turns a claimed job into what the monitor takes but the GPUs, which
-// it returns among what the job takes.
-func (f *front) request(job *queue.Job) (*attempt.Request, transforms.Resources, error) {
+// request turns a claimed job, whose document file is, into what the monitor takes but
+// the GPUs, which it returns among what the job takes. It changes file.
+func (f *front) request(job *queue.Job, file *transforms.JobFile) (*attempt.Request, transforms.Resources, error) {
 	var none transforms.Resources
-	file, err := transforms.ParseJobFile(job.Body)
-	if err != nil {
-		return nil, none, fmt.Errorf("cannot read the job's document: %w", err)
-	}
 	plan, err := file.Plan()
 	if err != nil {
 		return nil, none, fmt.Errorf("cannot plan the job: %w", err)
