@@ -48,30 +48,32 @@ const aheadRefill = 20 * time.Millisecond
 
 func (s *aheads) work(name string) string { return filepath.Join(s.m.files.work(), name) }
 
-// keyOf tells requests apart that need a container each. Whoever comes from the message
-// queue has ids that are chosen anew.
-func keyOf(r *attempt.Request) (string, bool) {
+// keyOf tells requests apart that need a container each; "" is one for which none can be
+// ready. Whoever comes from the message queue has ids that are chosen anew.
+func (s *aheads) keyOf(r *attempt.Request) string {
+	if s == nil {
+		return ""
+	}
 	like, ok := r.Ahead()
 	if !ok {
-		return "", false
+		return ""
 	}
 	if like.Identity.Source == policy.AMQP {
 		like.Identity.UID, like.Identity.GID = 0, 0
 		like.Grant.UIDMappings, like.Grant.GIDMappings = nil, nil
 	}
 	data, err := json.Marshal(like)
-	return string(data), err == nil
+	if err != nil {
+		return ""
+	}
+	return string(data)
 }
 
-// take returns one that will do for a request, which is then the caller's, or nil. One
+// take returns one that will do for requests of a key, which is then the caller's, or nil. One
 // that is being made, and that nobody else waits for, is waited for: another would not be
 // there earlier.
-func (s *aheads) take(ctx context.Context, r *attempt.Request) *ahead {
-	if s == nil {
-		return nil
-	}
-	key, ok := keyOf(r)
-	if !ok {
+func (s *aheads) take(ctx context.Context, key string) *ahead {
+	if key == "" {
 		return nil
 	}
 	s.mu.Lock()
@@ -99,27 +101,27 @@ func (s *aheads) take(ctx context.Context, r *attempt.Request) *ahead {
 	}
 }
 
-// prepare makes what is wanted for the next requests like r, in a while.
-func (s *aheads) prepare(r *attempt.Request, rights *policy.Rights) {
-	if s == nil {
-		return
-	}
-	key, ok := keyOf(r)
-	if !ok {
+// prepare makes what is wanted for the next requests like r, whose key it gets, in a while.
+func (s *aheads) prepare(key string, r *attempt.Request, rights *policy.Rights) {
+	if key == "" {
 		return
 	}
 	like, _ := r.Ahead()
 	who := owner(r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || memoryShort() {
+	if s.closed {
 		return
 	}
 	for range s.called(key, time.Now()) {
 		s.wg.Go(func() {
 			time.Sleep(aheadRefill)
 			like := like
-			a, err := s.make(&like, who, rights)
+			var a *ahead
+			var err error
+			if !memoryShort() {
+				a, err = s.make(&like, who, rights)
+			}
 			if err != nil {
 				s.m.logger.Warn("Cannot keep an interpreter ready; the next call starts slower", "error", err)
 			}

@@ -19,7 +19,8 @@ import (
 func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request, rights *policy.Rights, secrets transforms.Secrets) error {
 	work := filepath.Join(m.files.work(), l.dir.ID())
 	m.grant(r, l.slice, work, rights)
-	waiting := m.ahead.take(ctx, r)
+	key := m.ahead.keyOf(r)
+	waiting := m.ahead.take(ctx, key)
 	if waiting != nil {
 		m.mu.Lock()
 		own := l.slice
@@ -35,7 +36,7 @@ func (m *Monitor) launch(ctx context.Context, l *live, r *attempt.Request, right
 	m.ahead.yield()
 	err := m.begin(ctx, l, r, secrets, waiting)
 	if err == nil {
-		m.ahead.prepare(r, rights)
+		m.ahead.prepare(key, r, rights)
 	}
 	return err
 }

@@ -304,6 +304,9 @@ func (m *Monitor) serve() error {
 				file.Close()
 			}
 			answer.ID = r.ID
+			if r.ID == 0 {
+				return // nobody waits
+			}
 			if err := m.conn.send(answer, nil); err != nil && m.ctx.Err() == nil {
 				m.logger.Debug("Cannot answer the front", "op", r.Op, "error", err)
 			}

@@ -27,7 +27,7 @@ const (
 	opCounts op = "counts"
 	// opRefused tells the audit log of a submission that was refused.
 	opRefused op = "refused"
-	// opExpect tells of a start to come; its reply is not waited for.
+	// opExpect tells of a start to come; it has no reply.
 	opExpect op = "expect"
 	// opDiscover has the tasks of an interpreter told into the file beside the message.
 	opDiscover op = "discover"
@@ -35,7 +35,7 @@ const (
 
 // request is one message of the front.
 type request struct {
-	ID      uint64          `json:"id"` // from 1, echoed by the reply
+	ID      uint64          `json:"id"` // from 1, echoed by the reply; 0 has none
 	Op      op              `json:"op"`
 	Job     string          `json:"job,omitempty"`
 	Attempt int             `json:"attempt,omitempty"`
