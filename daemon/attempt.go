@@ -23,6 +23,7 @@ type running struct {
 	// delays: it is starting, waits for nobody, and takes something from other starts.
 	// The queue asks for it, and must not wait for mu.
 	delays atomic.Bool
+	start  func() time.Time // what recordStart returned, or nil; only its follower's
 
 	mu       sync.Mutex
 	imageID  string
@@ -212,6 +213,7 @@ func (f *front) follow(ctx context.Context, r *running) {
 			// What the runner wrote last may not have been read.
 			done, _ = f.readEvents(contextDone(), dir, r)
 		case <-ctx.Done():
+			r.untoldStart()
 			return // it lives on
 		}
 	}
@@ -230,10 +232,8 @@ func (f *front) readEvents(ctx context.Context, dir attempt.Dir, r *running) (*a
 		if err != nil {
 			return nil, err
 		}
-		if e.Started != nil && !f.pastStart(r) {
-			f.record(f.attempts.ctx, "record the start of", r.name, func(ctx context.Context) error {
-				return f.store.Started(ctx, r.name.Job, r.name.Attempt, e.Time)
-			})
+		if e.Started != nil && r.start == nil && !f.pastStart(r) {
+			r.start = f.recordStart(r.name, e.Time)
 		}
 		if e.Note != "" {
 			f.logger.Info("Noted by an attempt", "attempt", r.name, "note", e.Note)
@@ -266,6 +266,38 @@ func (f *front) readEvents(ctx context.Context, dir attempt.Dir, r *running) (*a
 	return nil, nil
 }
 
+// startTime is how long the record of a start waits for the end of the job: if it is a
+// short one they share a commit.
+const startTime = 20 * time.Millisecond
+
+// recordStart records the start of an attempt in a moment. untold, called once, ends
+// that: it returns when the attempt was started, unless that is on record.
+func (f *front) recordStart(a monitor.Attempt, at time.Time) (untold func() time.Time) {
+	done := make(chan struct{})
+	timer := time.AfterFunc(startTime, func() {
+		defer close(done)
+		f.record(f.attempts.ctx, "record the start of", a, func(ctx context.Context) error {
+			return f.store.Started(ctx, a.Job, a.Attempt, at)
+		})
+	})
+	return func() time.Time {
+		if timer.Stop() {
+			return at
+		}
+		<-done
+		return time.Time{}
+	}
+}
+
+// untoldStart is when the attempt was started if that is to be recorded with its end.
+func (r *running) untoldStart() (at time.Time) {
+	if r.start != nil {
+		at = r.start()
+		r.start = nil
+	}
+	return at
+}
+
 // pastStart tells whether a start that is read is known: a front that comes back
 // reads all events of an attempt whose uploads still go on.
 func (f *front) pastStart(r *running) bool {
@@ -294,6 +326,9 @@ const maxLosses = 10
 // conclude records how an attempt ended that will say no more.
 func (f *front) conclude(ctx context.Context, dir attempt.Dir, r *running, done *attempt.Done) {
 	exit, err := dir.ReadExit()
+	if err != nil {
+		r.untoldStart()
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		f.lost(ctx, r, "its runner died")

@@ -25,9 +25,10 @@ func failure(text string) *queue.Result {
 
 // result is what the queue keeps of an attempt's end.
 func (r *running) result(exit attempt.Exit) *queue.Result {
+	started := r.untoldStart()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	result := &queue.Result{Outcome: string(exit.Outcome), Code: exit.Code, Error: exit.Error}
+	result := &queue.Result{Outcome: string(exit.Outcome), Code: exit.Code, Error: exit.Error, Started: started}
 	// It was decoded from JSON, so it encodes.
 	result.Detail, _ = json.Marshal(struct {
 		attempt.Exit

@@ -33,8 +33,12 @@ func (s *Store) Started(ctx context.Context, id string, attempt int, at time.Tim
 		if err != nil || j.State == Running {
 			return err
 		}
-		return t.move(&j, Running, func(j *Job) { j.Started = clean(at) })
+		return t.started(&j, at)
 	})
+}
+
+func (t *txn) started(j *Job, at time.Time) error {
+	return t.move(j, Running, func(j *Job) { j.Started = clean(at) })
 }
 
 // Exited records the end of the attempt: → finishing, which frees its slot.
@@ -49,6 +53,11 @@ func (s *Store) Exited(ctx context.Context, id string, attempt int, r Result, at
 }
 
 func (t *txn) exited(j *Job, r *Result, at time.Time) error {
+	if j.State == Preparing && !r.Started.IsZero() {
+		if err := t.started(j, r.Started); err != nil {
+			return err
+		}
+	}
 	return t.move(j, Finishing, func(j *Job) {
 		j.Result, j.Exited = copyResult(r), clean(at)
 	})
@@ -202,6 +211,6 @@ func firstOf(texts ...string) string {
 
 func copyResult(r *Result) *Result {
 	c := *r
-	c.Detail = append([]byte(nil), r.Detail...)
+	c.Detail, c.Started = append([]byte(nil), r.Detail...), time.Time{}
 	return &c
 }

@@ -177,4 +177,7 @@ type Result struct {
 	Error string `json:"error,omitempty"`
 	// Detail is the attempt's own record (streams, usage), opaque here.
 	Detail json.RawMessage `json:"detail,omitempty"`
+	// Started, when not zero, has the end record the start, too, in case nobody has. It
+	// is kept with the job and not here.
+	Started time.Time `json:"-"`
 }

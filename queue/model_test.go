@@ -336,7 +336,18 @@ func TestModel(tt *testing.T) {
 		}
 		drawResult := func(t *rapid.T) Result {
 			outcome := rapid.SampledFrom([]string{"exited", "exited", "exited", "canceled", "interrupted"}).Draw(t, "outcome")
-			return Result{Outcome: outcome, Code: rapid.IntRange(0, 1).Draw(t, "code")}
+			r := Result{Outcome: outcome, Code: rapid.IntRange(0, 1).Draw(t, "code")}
+			if rapid.Bool().Draw(t, "with its start") {
+				r.Started = m.now
+			}
+			return r
+		}
+		exited := func(j *Job, r *Result) {
+			if j.State == Preparing && !r.Started.IsZero() {
+				m.set(j, Running)
+			}
+			j.Result = r
+			m.set(j, Finishing)
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"submit": func(t *rapid.T) {
@@ -430,8 +441,7 @@ func TestModel(tt *testing.T) {
 				r := drawResult(t)
 				refusal("exited", true, s.Exited(ctx, j.ID, j.Attempt, r, m.now))
 				if j.State != Finishing {
-					j.Result = &r
-					m.set(j, Finishing)
+					exited(j, &r)
 				}
 			},
 			"finish": func(t *rapid.T) {
@@ -449,8 +459,7 @@ func TestModel(tt *testing.T) {
 					return
 				}
 				if j.State != Finishing {
-					j.Result = r
-					m.set(j, Finishing)
+					exited(j, r)
 				}
 				m.set(j, finish(j, *j.Result, problem))
 				if got.State != j.State {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -250,6 +252,53 @@ func TestFinish(t *testing.T) {
 					t.Errorf("reason %q", j.Reason)
 				}
 			})
+		}
+	}
+}
+
+// TestFinishStarted has the end of a short job bring its start, in one commit: nobody
+// sees less of it.
+func TestFinishStarted(t *testing.T) {
+	var commits atomic.Int32
+	c := newClock()
+	s := open(t, withClock(c), counting(&commits))
+	s.moveMu.Lock() // a move would commit, too
+	defer s.moveMu.Unlock()
+	at := c.now().Add(time.Second)
+	for _, early := range []bool{false, true} {
+		id := submit(t, s, sub(reporting))[0].ID
+		claim(t, s, roomy, 1)
+		want := at
+		if early {
+			want = at.Add(-time.Millisecond)
+			must(t, s.Started(ctx, id, 1, want))
+		}
+		notices := s.Subscribe(ctx, id)
+		commits.Store(0)
+		j, err := s.Finish(ctx, id, 1, &Result{Outcome: "exited", Started: at}, "", at.Add(time.Second))
+		must(t, err)
+		if n := commits.Load(); n != 1 || j.State != Succeeded || !j.Started.Equal(want) || !j.Result.Started.IsZero() {
+			t.Errorf("%d commits, %+v", n, j)
+		}
+		var told []State
+		for told = nil; len(told) == 0 || !told[len(told)-1].Final(); {
+			told = append(told, (<-notices).State)
+		}
+		events, err := s.Events(j.Seq)
+		must(t, err)
+		var reported []State
+		for _, e := range events {
+			reported = append(reported, e.State)
+		}
+		all := []State{Queued, Preparing, Running, Finishing, Succeeded}
+		if !slices.Equal(reported, all) {
+			t.Errorf("reported %v", reported)
+		}
+		if early {
+			all = all[1:]
+		}
+		if !slices.Equal(told, all[2:]) {
+			t.Errorf("told %v", told)
 		}
 	}
 }
