@@ -74,6 +74,7 @@ func (f *JobFile) AppendJSON(b []byte) []byte {
 		w.close('}')
 	}
 	w.python(f.Python)
+	w.texts("command", nonEmpty(f.Command))
 	w.text("hold", f.Hold)
 	w.number("stop_signal", int64(f.StopSignal))
 	w.duration("stop_grace", f.StopGrace)

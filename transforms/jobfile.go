@@ -112,6 +112,11 @@ type JobFile struct {
 	Python   *Python
 	Function json.RawMessage
 
+	// Command is a program of the host with its first arguments, which Args follow. As
+	// with Python, the front has it from an admin's task file, and no one who submits
+	// can write it.
+	Command []string
+
 	StopSignal int // 0: the image's
 	StopGrace  time.Duration
 
@@ -446,6 +451,8 @@ func (r *reader) jobField(f *JobFile, key string) (err error) {
 		err = r.object(func(key string) error { return r.retryField(&f.Retries, key) })
 	case "python":
 		f.Python, err = r.python()
+	case "command":
+		f.Command, err = r.arguments()
 	case "hold":
 		f.Hold, err = r.line(MaxName)
 	case "stop_signal":

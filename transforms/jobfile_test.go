@@ -117,7 +117,7 @@ func TestFullNamesEveryField(t *testing.T) {
 	}
 	for _, v := range []reflect.Value{reflect.ValueOf(*f), reflect.ValueOf(f.Resources), reflect.ValueOf(f.Retries), reflect.ValueOf(f.Options)} {
 		for i := range v.NumField() {
-			if v.Field(i).IsZero() && v.Type().Field(i).Name != "SlicerProgress" && v.Type().Field(i).Name != "Call" && v.Type().Field(i).Name != "Python" && v.Type().Field(i).Name != "Function" { // they cannot be beside Stdout and an image
+			if v.Field(i).IsZero() && v.Type().Field(i).Name != "SlicerProgress" && v.Type().Field(i).Name != "Call" && v.Type().Field(i).Name != "Python" && v.Type().Field(i).Name != "Command" && v.Type().Field(i).Name != "Function" { // they cannot be beside Stdout and an image
 				t.Errorf("%s.%s is not set by the full document", v.Type(), v.Type().Field(i).Name)
 			}
 		}

@@ -16,7 +16,10 @@ func (f *JobFile) check() error {
 	if f.Python != nil && f.Image != "" {
 		return inField("python", problem("a function has no image"))
 	}
-	if f.Image == "" && f.Python == nil {
+	if err := f.checkCommand(); err != nil {
+		return err
+	}
+	if f.Image == "" && !f.OnHost() {
 		return inField("image", problem("missing; name the image to run"))
 	}
 	if len(f.Entrypoint) > 0 && f.Entrypoint[0] == "" {
@@ -128,6 +131,7 @@ func (f *JobFile) Plan() (Plan, error) {
 	}
 	p := Plan{
 		Image:          f.Image,
+		Command:        f.Command,
 		Cwd:            f.WorkDir,
 		User:           f.User,
 		Hostname:       f.Hostname,
@@ -142,6 +146,9 @@ func (f *JobFile) Plan() (Plan, error) {
 		Options:        f.Options,
 	}
 	p.Options.Labels = nil
+	if f.Command != nil {
+		p.Options.Init = true // programs of a machine are not made to be the first process
+	}
 	if err := f.moves(&p); err != nil {
 		return Plan{}, err
 	}
@@ -168,7 +175,7 @@ func (f *JobFile) Plan() (Plan, error) {
 	for _, key := range f.sortedEnv() {
 		p.Env = append(p.Env, p.expand(InsertEnv, len(p.Env), key+"=", f.Env[key], names))
 	}
-	return p, nil
+	return p, p.CheckCommand()
 }
 
 // A named thing is what {NAME} stands for: a path that is known, or what has to

@@ -43,9 +43,11 @@ type Plan struct {
 	// SlicerProgress reads slicer_cli_web's progress XML on the standard output.
 	SlicerProgress bool `json:"slicer_progress,omitempty"`
 
-	// Python is a function to be called. There is no image then: the host's file
+	// Python is a function to be called, Command a program of the host with its first
+	// arguments, see [JobFile.Command]. There is no image then: the host's file
 	// system is the container's root.
-	Python *Python `json:"python,omitempty"`
+	Python  *Python  `json:"python,omitempty"`
+	Command []string `json:"command,omitempty"`
 
 	// Options are the rarer settings; its Labels are empty.
 	Options Options `json:"options,omitzero"`

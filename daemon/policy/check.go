@@ -62,7 +62,7 @@ func (r *Rights) Check(j *Job) error {
 	c.fields(reflect.ValueOf(j.Plan.Options), "Options")
 	c.fields(reflect.ValueOf(j.Resources), "Resources")
 	c.fields(reflect.ValueOf(j.Limits), "Limits")
-	if j.Plan.Python == nil {
+	if !j.Plan.OnHost() {
 		c.image()
 	}
 	if c.rights.time != nil && c.job.Limits.Hard == 0 {
@@ -121,6 +121,9 @@ var rules = map[string]func(*checker){
 	"Python.Interpreter": nil, "Python.Module": nil, "Python.Plugin": nil, "Python.Path": nil, "Python.AppMain": nil, "Python.TmpRoot": nil, "Python.Previous": nil,
 	// Where it connects to is decided when the monitor makes its network.
 	"Python.Girders": nil,
+
+	// Which programs there are, the admin has said elsewhere, too.
+	"Plan.Command": (*checker).command,
 
 	"Plan.Network": (*checker).network,
 	// A name in the container's own /etc/hosts leads nowhere that its address would not.
@@ -239,6 +242,12 @@ func (c *checker) dns() {
 func (c *checker) python() {
 	if !c.rights.python {
 		c.refuse("task", "python", "it is a function of a Python package, which sees this machine's files, and none may be called")
+	}
+}
+
+func (c *checker) command() {
+	if !c.rights.commands {
+		c.refuse("task", "commands", "it runs a program of this machine, which sees its files, and none may be run")
 	}
 }
 
@@ -373,7 +382,8 @@ func (r *Rights) Explain() []string {
 		fmt.Sprintf("seccomp_unconfined = %v", r.unconfined),
 		fmt.Sprintf("switch_user = %v", r.switchUser),
 		fmt.Sprintf("girder_key = %v", r.girderKey),
-		fmt.Sprintf("python = %v", r.python))
+		fmt.Sprintf("python = %v", r.python),
+		fmt.Sprintf("commands = %v", r.commands))
 	if r.cpus != nil {
 		out = append(out, fmt.Sprintf("cpus = %g", *r.cpus))
 	}

@@ -16,7 +16,7 @@ func TestManual(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := string(data)
-	keys := slices.Concat(slices.Collect(maps.Keys(new(section).listKeys())), limitKeys, []string{"gpus", "seccomp_unconfined", "switch_user", "girder_key", "python"})
+	keys := slices.Concat(slices.Collect(maps.Keys(new(section).listKeys())), limitKeys, []string{"gpus", "seccomp_unconfined", "switch_user", "girder_key", "python", "commands"})
 	for _, key := range keys {
 		if !strings.Contains(page, "**"+strings.ReplaceAll(key, "_", `\_`)+"**") {
 			t.Errorf("the manual lacks %s", key)

@@ -91,6 +91,7 @@ type Rights struct {
 	switchUser   bool
 	girderKey    bool
 	python       bool
+	commands     bool
 	cpus         *float64
 	memory, shm  *int64
 	scratch, log *int64
@@ -153,6 +154,7 @@ func (p *Policy) For(who Subject) *Rights {
 		r.switchUser = r.switchUser || s.switchUser != nil && *s.switchUser
 		r.girderKey = r.girderKey || s.girderKey != nil && *s.girderKey
 		r.python = r.python || s.python != nil && *s.python
+		r.commands = r.commands || s.commands != nil && *s.commands
 		if s.gpus != nil {
 			r.gpus = max(r.gpus, *s.gpus)
 		}
@@ -231,6 +233,9 @@ func (r *Rights) SwitchUser() bool { return r.switchUser }
 
 // Python tells whether functions of Python packages may be called.
 func (r *Rights) Python() bool { return r.python }
+
+// Commands tells whether tasks may be called that run a program of the host.
+func (r *Rights) Commands() bool { return r.commands }
 
 // MayPull tells whether images may be pulled from a registry, by its host name.
 func (r *Rights) MayPull(registry string) bool { return matchAny(r.pull, registry) }

@@ -254,7 +254,7 @@ switch_user = 1
 	want := []string{
 		`p.toml: [socket]: signed_by names the key "lost"`,
 		`p.toml:1: images stands in no section`,
-		`p.toml:4: [socket]: image: unknown key; a section may have capabilities, cpus,`,
+		`p.toml:4: [socket]: image: unknown key; a section may have capabilities, commands, cpus,`,
 		`p.toml:5: [socket]: write: "data": want an absolute path`,
 		`"/x/../y": want`,
 		`p.toml:6: [socket]: cpus: want a number of processors`,

@@ -29,7 +29,8 @@ type section struct {
 	gpus                      *int
 	seccompUnconfined         *bool
 	switchUser                *bool
-	girderKey, python         *bool
+	girderKey                 *bool
+	python, commands          *bool
 	cpus                      *float64
 	memory, shm, scratch, log *int64
 	swap, pids                *int64
@@ -84,6 +85,8 @@ func (s *section) set(key string, v any) error {
 		return setBool(&s.girderKey, v)
 	case "python":
 		return setBool(&s.python, v)
+	case "commands":
+		return setBool(&s.commands, v)
 	case "cpus":
 		f, isFloat := v.(float64)
 		if n, ok := v.(int64); ok {
@@ -142,7 +145,7 @@ func (s *section) set(key string, v any) error {
 			}
 		}
 	})
-	known = append(append(known, limitKeys...), "gpus", "seccomp_unconfined", "switch_user", "girder_key", "python")
+	known = append(append(known, limitKeys...), "gpus", "seccomp_unconfined", "switch_user", "girder_key", "python", "commands")
 	slices.Sort(known)
 	return fmt.Errorf("unknown key; a section may have %s", strings.Join(known, ", "))
 }
@@ -168,6 +171,7 @@ func (s *section) complete(source string) {
 	s.switchUser = or(s.switchUser, b.switchUser)
 	s.girderKey = or(s.girderKey, b.girderKey)
 	s.python = or(s.python, b.python)
+	s.commands = or(s.commands, b.commands)
 }
 
 func or[T any](a, b *T) *T {
