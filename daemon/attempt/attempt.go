@@ -43,7 +43,7 @@ type Request struct {
 	Identity Identity        `json:"identity"`
 	Plan     transforms.Plan `json:"plan"`
 	// ImageID is the store's own id of the image ("sha256:..." of its config)
-	// that Plan.Image resolved to; empty for a function, see [transforms.Python].
+	// that Plan.Image resolved to; empty where the plan has none, see [transforms.Plan.OnHost].
 	ImageID string `json:"image_id"`
 
 	Resources Resources `json:"resources"`

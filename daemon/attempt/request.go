@@ -114,9 +114,9 @@ func (r *Request) validate(d Dir) error {
 		return bad("identity %d:%d: root and negative ids cannot run a job", r.Identity.UID, r.Identity.GID)
 	case len(r.Identity.Groups) > maxGroups:
 		return bad("%d groups, at most %d", len(r.Identity.Groups), maxGroups)
-	case r.Plan.Python != nil && r.ImageID != "":
-		return bad("image_id %q for a function, which has no image", r.ImageID)
-	case r.Plan.Python == nil && !validDigest(r.ImageID):
+	case r.Plan.OnHost() && r.ImageID != "":
+		return bad("image_id %q for a job that has no image", r.ImageID)
+	case !r.Plan.OnHost() && !validDigest(r.ImageID):
 		return bad("image_id %q: want sha256: and 64 hex digits", r.ImageID)
 	case !cleanAbs(r.Grant.WorkDir):
 		return bad("work_dir %q: want a clean absolute path", r.Grant.WorkDir)
@@ -182,7 +182,7 @@ func validatePlan(p *transforms.Plan) error {
 			return err
 		}
 	}
-	for _, list := range [][]string{p.Entrypoint, p.Args, p.Env} {
+	for _, list := range [][]string{p.Command, p.Entrypoint, p.Args, p.Env} {
 		for _, s := range list {
 			if strings.IndexByte(s, 0) >= 0 {
 				return fmt.Errorf("NUL in %q", s)
@@ -203,6 +203,9 @@ func validatePlan(p *transforms.Plan) error {
 		if err := p.Python.Check(); err != nil {
 			return err
 		}
+	}
+	if err := p.CheckCommand(); err != nil {
+		return err
 	}
 	seen := map[string]bool{}
 	only := map[transforms.StreamKind]int{}

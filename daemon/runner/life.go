@@ -146,10 +146,10 @@ func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error
 	if spec, err = newSpec(r, config); err != nil {
 		return &sandbox.Spec{Mounts: root}, err
 	}
-	spec.Mounts = append(root, spec.Mounts...)
+	spec.Mounts = slices.Concat(root, spec.Mounts)
 	if needsTransfer(&r.Plan) {
 		mounts, err := a.stage(ctx)
-		mounts = append(root, mounts...)
+		mounts = slices.Concat(root, mounts)
 		if err != nil {
 			return &sandbox.Spec{Mounts: mounts}, err
 		}
@@ -167,7 +167,7 @@ func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error
 		return spec, fmt.Errorf("cannot make the job's scratch directory: %w", err)
 	}
 	spec.Rootfs = sandbox.Rootfs{Layers: layers, Scratch: written}
-	if r.Plan.Python != nil {
+	if r.Plan.OnHost() {
 		spec.Rootfs.Mounts, spec.Mounts = rootsOwn(root, spec.Mounts)
 	}
 	if names := r.Resources.GPUs; len(names) > 0 {
@@ -192,7 +192,7 @@ func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error
 // on it, and the configuration that goes with it: an image's, or the host's.
 func (a *attemptRun) root() (layers []string, mounts []sandbox.Mount, config *image.Config, err error) {
 	r := a.request
-	if r.Plan.Python != nil {
+	if r.Plan.OnHost() {
 		layer, mounts, err := a.hostRoot()
 		return []string{layer}, mounts, hostConfig(r), err
 	}
