@@ -222,8 +222,15 @@ func (b *broker) settings() worker.Settings {
 func (b *broker) document(t *celery.Task) (*transforms.JobFile, transforms.Secrets, error) {
 	if found, ok := b.f.tasks.Lookup(t.Name); ok {
 		f, secrets, err := worker.DocumentBy(t, found.Document)
-		if err == nil && f.Python != nil && !b.f.rules.Load().policy.For(policy.Subject{Source: policy.AMQP}).Python() {
+		if err != nil {
+			return f, secrets, err
+		}
+		rights := b.f.rules.Load().policy.For(policy.Subject{Source: policy.AMQP})
+		switch {
+		case f.Python != nil && !rights.Python():
 			err = fmt.Errorf("%s is a function of a Python package, and none may be called from the message queue; the machine's admin can allow it with python = true in [amqp] of policy.toml", t.Name)
+		case f.Command != nil && !rights.Commands():
+			err = fmt.Errorf("%s runs a program of its worker's machine, and none may be run from the message queue; the machine's admin can allow it with commands = true in [amqp] of policy.toml", t.Name)
 		}
 		return f, secrets, err
 	}

@@ -84,7 +84,7 @@ func (f *front) Status(context.Context) (apitype.Status, error) {
 	f.surroundings(&st)
 	st.Warnings = append(st.Warnings, f.gpus.problems()...)
 	if _, problems := f.tasks.Tasks(); len(problems) > 0 {
-		st.Warnings = append(st.Warnings, fmt.Sprintf("a task is left out: %v; `girder-worker tasks` tells of all", problems[0]))
+		st.Warnings = append(st.Warnings, fmt.Sprintf("a task cannot be used: %v; `girder-worker tasks` tells of all", problems[0]))
 	}
 	for state, n := range f.store.Counts() {
 		st.Jobs[string(state)] = n

@@ -98,6 +98,7 @@ func run(o Options) error {
 		Audit:     c.AuditPath(),
 		Launcher:  string(c.Launcher),
 		GPUs:      attempt.GPUs{Dirs: c.GPUs.Dirs, Kinds: c.GPUs.Kinds, Hooks: c.GPUs.Hooks},
+		TasksDir:  c.TasksDir,
 		Drop:      c.DropPath(),
 		Quota:     c.Images.Quota,
 		Girder:    monitor.Girder{URL: c.GirderURL, KeyFile: c.GirderKeyFile},

@@ -83,7 +83,7 @@ func (f *front) Judge(p *api.Peer, file *transforms.JobFile, imageID string) err
 	res := file.Resources
 	rights := f.rightsOf(p)
 	var signedBy []string
-	if rights.WantSignatures() && file.Python == nil {
+	if rights.WantSignatures() && !file.OnHost() {
 		img, err := f.images.store.Get(imageID)
 		if err != nil {
 			return tell(err)

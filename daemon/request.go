@@ -96,7 +96,7 @@ func (f *front) request(job *queue.Job, file *transforms.JobFile) (*attempt.Requ
 		reachGirder(&plan, job, settings.Reach)
 	}
 	var image apitype.Image
-	if file.Python == nil {
+	if !file.OnHost() {
 		if image, err = f.images.Resolve(file.Image, ownerUID(job)); err != nil {
 			return nil, none, err
 		}

@@ -31,7 +31,7 @@ func (f *front) findTasks() {
 	_, now := f.tasks.Tasks()
 	for _, err := range now {
 		if !told[err.Error()] {
-			f.logger.Warn("Leaving out a task", "error", err)
+			f.logger.Warn("A task cannot be used", "error", err)
 		}
 	}
 	if found := f.tasks.Names(); !slices.Equal(names, found) {

@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,7 +17,7 @@ import (
 )
 
 // tasksDir is where a world has its task files.
-func (w *world) tasksDir() string { return filepath.Join(w.dir, "etc", "tasks.d") }
+func (w *world) tasksDir() string { return cmp.Or(w.tasks, filepath.Join(w.dir, "etc", "tasks.d")) }
 
 // task writes a task file, as an editor does: beside it, then over it.
 func (w *world) task(name, text string) {

@@ -102,6 +102,7 @@ type world struct {
 	dir    string
 	config string
 	client *client.Client
+	tasks  string // where its task files are; empty: in dir
 
 	cmd    *exec.Cmd
 	stderr *daemonLog

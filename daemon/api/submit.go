@@ -96,8 +96,10 @@ func inJob(i int, err error) error {
 // queue keeps: the document completed with the defaults, so that a later change
 // of the configuration does not change what was accepted.
 func (s *Server) submission(f *transforms.JobFile, c *call, identity queue.Identity, settings *Settings, named map[string]bool) (queue.Submission, error) {
-	if f.Python != nil {
-		return queue.Submission{}, &refusal{apitype.Error{Kind: apitype.KindBadRequest, Field: "python", Message: "python: no document says this; name the task"}}
+	for field, own := range map[string]bool{"python": f.Python != nil, "command": f.Command != nil} {
+		if own {
+			return queue.Submission{}, &refusal{apitype.Error{Kind: apitype.KindBadRequest, Field: field, Message: field + ": no document says this; name the task"}}
+		}
 	}
 	name := f.Task
 	f, call, err := s.called(f)
@@ -249,8 +251,8 @@ func (s *Server) checkMachine(f *transforms.JobFile, c *call, settings *Settings
 		return "", &refusal{apitype.Error{Kind: apitype.KindForbidden, Field: "network",
 			Message: "network: host is not allowed on this machine; use private or none"}}
 	}
-	if f.Python != nil {
-		return "python", nil
+	if f.OnHost() {
+		return "no image", nil // which is judged, too
 	}
 	image, err := s.images.Resolve(f.Image, c.peer.UID)
 	if err != nil {

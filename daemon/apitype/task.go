@@ -10,6 +10,9 @@ type Task struct {
 	// Source is where the task comes from: the path of its file, or the package.
 	Source string `json:"source"`
 	Image  string `json:"image,omitempty"`
+	// Command is the program of the machine, with its first arguments, that a task
+	// runs instead of an image.
+	Command []string `json:"command,omitempty"`
 	// Parameters are in the order of arguments that are given without a name.
 	Parameters []Parameter `json:"parameters"`
 	GirderJob  GirderJob   `json:"girder_job,omitzero"`

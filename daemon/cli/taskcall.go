@@ -73,7 +73,7 @@ func (a *app) taskDocument(cmd *cobra.Command, flags *jobFlags, args []string) (
 		}
 	}
 	d["task"], d["kwargs"] = flags.task, kwargs
-	if task.Image == "" {
+	if task.Image == "" && task.Command == nil {
 		d["kwargs"] = pythonArguments(&task, kwargs)
 	}
 	if inGirder {

@@ -99,7 +99,7 @@ func (a *app) tasksShowCommand() *cobra.Command {
 }
 
 func (a *app) printTask(task *apitype.Task) error {
-	if err := fields(a.Stdout, "Name", task.Name, "Title", task.Title, "Source", task.Source, "Image", task.Image); err != nil {
+	if err := fields(a.Stdout, "Name", task.Name, "Title", task.Title, "Source", task.Source, "Image", task.Image, "Command", strings.Join(task.Command, " ")); err != nil {
 		return err
 	}
 	if task.Description != "" {
@@ -157,6 +157,11 @@ The daemon does the same when a file changes; it needs not run for this.`,
 					return cannot("check "+file, err)
 				}
 				task, problems := plugin.Parse(file, data)
+				if len(problems) == 0 && task.Trouble != nil {
+					if trouble := task.Trouble(); trouble != nil {
+						problems = append(problems, trouble)
+					}
+				}
 				for _, problem := range problems {
 					bad = true
 					fmt.Fprintln(a.Stderr, printable(problem.Error()))

@@ -20,9 +20,7 @@ name = %[1]q
 title = "Say hello"
 description = "Writes a greeting, as often as it is told."
 
-image = %[2]q
-pull = "missing"
-# Each element is one argument, whatever the values hold. An entry with "if" is left out
+%[2]s# Each element is one argument, whatever the values hold. An entry with "if" is left out
 # where that parameter has no value, or is false.
 entrypoint = ["sh", "-c", 'for i in $(seq "$1"); do echo "Hello $0$2"; done']
 args = ["{who}", "{times}", { if = "loud", args = ["!"] }]
@@ -50,15 +48,53 @@ type = "boolean"
 default = false
 `
 
+const newImage = `image = %q
+pull = "missing"
+`
+
+// newCommand is a task file that runs a program of the machine.
+const newCommand = `#:schema /usr/share/girder-worker/task.schema.json
+# A task for girder-worker; girder-worker-tasks(5) tells what can be written here.
+# Most fields of a job document may stand here, too: see girder-worker-job(5).
+name = %[1]q
+title = "Run a program"
+description = "Calls a program of this machine with a text, and with a file where one is given."
+
+# It runs as whoever calls the task, in a container that shows this machine's files,
+# read-only, and has /mnt and /tmp of its own. Arguments that always come first may
+# stand beside it, as in ["/usr/bin/sort", "-u"]. It must be root's alone to change.
+command = %[2]q
+# Each element is one argument, whatever the values hold. An entry with "if" is left out
+# where that parameter has no value. A text that begins with '-' is refused where it
+# would be an option: put "--" before it, or write "--text={text}".
+args = ["{text}", { if = "file", args = ["{file}"] }]
+timeout = "10m"
+
+[resources]
+cpus = 1
+memory = "64m"
+
+[[parameters]]
+name = "text"
+type = "string"
+default = "hello"
+
+[[parameters]]
+name = "file"
+type = "file"
+required = false
+`
+
 func (a *app) tasksNewCommand() *cobra.Command {
-	var image string
+	var image, command string
 	var python bool
 	cmd := &cobra.Command{
-		Use:   "new [--image IMAGE | --python] NAME [DIR]",
+		Use:   "new [--image IMAGE | --command PROGRAM | --python] NAME [DIR]",
 		Short: "Write a task file, or a task package, to start from",
 		Long: `Write the file NAME.toml of a task that runs as it is, to be changed into yours. It
 goes into DIR, or into the current directory; the daemon finds it in
-/etc/girder-worker/tasks.d. A file that is there already stays as it is.
+/etc/girder-worker/tasks.d. A file that is there already stays as it is. With
+--command the task runs a program of this machine instead of an image.
 With --python it is the directory NAME with a Python package, which runs when it is
 installed for an interpreter of the daemon, or as it is where plugin_load_path
 names that directory.`,
@@ -82,7 +118,10 @@ names that directory.`,
 				return err
 			}
 			file := filepath.Join(dir, args[0]+".toml")
-			text := fmt.Sprintf(newTask, args[0], image)
+			text := fmt.Sprintf(newTask, args[0], fmt.Sprintf(newImage, image))
+			if command != "" {
+				text = fmt.Sprintf(newCommand, args[0], command)
+			}
 			if _, problems := plugin.Parse(args[0]+".toml", []byte(text)); len(problems) > 0 {
 				return cannot("write a task "+args[0], problems[0])
 			}
@@ -94,8 +133,9 @@ names that directory.`,
 		},
 	}
 	cmd.Flags().StringVar(&image, "image", "busybox", "the `IMAGE` that it runs")
+	cmd.Flags().StringVar(&command, "command", "", "the `PROGRAM` of this machine that it runs")
 	cmd.Flags().BoolVar(&python, "python", false, "write a Python package with a task")
-	cmd.MarkFlagsMutuallyExclusive("image", "python")
+	cmd.MarkFlagsMutuallyExclusive("image", "command", "python")
 	return cmd
 }
 

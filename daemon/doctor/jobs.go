@@ -135,7 +135,7 @@ func (p *patient) tasks(ctx context.Context) (all []Finding) {
 		return bad("", "%v", err)
 	}
 	for _, text := range found.Problems {
-		all = append(all, warn("mend it; the daemon looks again by itself, and `girder-worker tasks` tells", "left out: %s", text)...)
+		all = append(all, warn("mend it; the daemon looks again by itself, and `girder-worker tasks` tells", "cannot be used: %s", text)...)
 	}
 	return append(all, ok("%d, of %s and of Python packages", len(found.Tasks), p.config.TasksDir)...)
 }

@@ -60,8 +60,8 @@ func (m *Monitor) grant(r *attempt.Request, slice int, work string, rights *poli
 		BootID:      m.bootID,
 		GroupID:     m.options.GID,
 	}
-	// A function's container shows the machine's files as binds do.
-	if !rights.SwitchUser() && (len(r.Plan.Binds) > 0 || r.Plan.Python != nil) {
+	// A root of the host's shows the machine's files as binds do.
+	if !rights.SwitchUser() && (len(r.Plan.Binds) > 0 || r.Plan.OnHost()) {
 		r.Grant.Withheld = []string{"CAP_SETUID", "CAP_SETGID"}
 	}
 	if r.Plan.Network == sandbox.NetworkPrivate {

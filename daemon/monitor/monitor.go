@@ -43,6 +43,8 @@ type Options struct {
 	Interpreters []string
 	Ahead        int
 	AheadTime    time.Duration
+	// TasksDir has the task files, whose commands may be run.
+	TasksDir string
 	// Drop is the directory watched for images.
 	Drop string
 	// Quota is how many bytes the image store's layers may have, 0 for any number.

@@ -157,11 +157,14 @@ func (m *Monitor) judge(r *attempt.Request) (*policy.Rights, error) {
 	if p := r.Plan.Python; p != nil && (r.Plan.User != "" || len(r.Plan.Entrypoint) > 0 || len(r.Plan.Args) > 0 || len(r.Plan.Binds) > 0) {
 		return nil, fmt.Errorf("%w: python: a function runs as its caller and as nothing else", ErrRefused)
 	}
+	if err := m.mayRun(&r.Plan); err != nil {
+		return nil, fmt.Errorf("%w: command: %w", ErrRefused, err)
+	}
 	who := policy.Subject{Source: id.Source, UID: id.Submitter, Groups: append([]int{id.GID}, id.Groups...)}
 	rules := m.rules.Load()
 	rights := rules.policy.For(who)
 	job := policy.Job{Plan: &r.Plan, Resources: r.Resources, Limits: r.Limits, ImageID: r.ImageID, Closed: m.closed()}
-	if rights.WantSignatures() && r.Plan.Python == nil {
+	if rights.WantSignatures() && !r.Plan.OnHost() {
 		img, err := provenance.Of(m.files.image(), r.ImageID)
 		if errors.Is(err, provenance.ErrNotFound) {
 			return nil, fmt.Errorf("%w: %w", ErrNoImage, err)
@@ -182,6 +185,14 @@ func (m *Monitor) judge(r *attempt.Request) (*policy.Rights, error) {
 		if err := policy.CheckPython(p.Interpreter, p.Path); err != nil {
 			return nil, fmt.Errorf("%w: python: %w", ErrRefused, err)
 		}
+	}
+	if c := r.Plan.Command; len(c) > 0 {
+		program, err := policy.CheckCommand(c)
+		if err != nil {
+			return nil, fmt.Errorf("%w: command: %w", ErrRefused, err)
+		}
+		// Looked for here alone, so that it is the one that was looked at.
+		r.Plan.Command = append([]string{program}, c[1:]...)
 	}
 	return rights, nil
 }

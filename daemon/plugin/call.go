@@ -27,6 +27,9 @@ func (t *taskFile) call(c transforms.Task) (*transforms.JobFile, error) {
 			document[key] = v
 		}
 	}
+	if t.Command != nil {
+		document["command"] = t.Command
+	}
 	document["name"] = t.Name
 	if t.Title != "" {
 		document["name"] = t.Title
@@ -75,6 +78,9 @@ func (t *taskFile) call(c transforms.Task) (*transforms.JobFile, error) {
 			return nil, &ArgumentError{t.Name, []ArgumentProblem{{"args", fmt.Sprintf(
 				"beside each other, or beside what the task file has there, they come to {%s}, which stands for something else in this task", name)}}}
 		}
+	}
+	if x.options != nil {
+		return nil, &ArgumentError{t.Name, x.options}
 	}
 	if err := f.Fill(c, objects, texts); err != nil {
 		return nil, err
@@ -160,6 +166,8 @@ type expansion struct {
 	values map[string]*value
 	// joined are names in braces that only come of values together with what they stand beside.
 	joined []string
+	// options are texts that a command would take for options.
+	options []ArgumentProblem
 }
 
 // expand puts values in. keep is false for an entry of a list whose "if" says no. path
@@ -185,13 +193,15 @@ func (t *expansion) expand(field string, v any) (out any, keep bool) {
 				}
 				group, _ := table["args"].([]any)
 				for _, s := range group {
-					if s, keep := t.expand(field, s); keep {
-						list = append(list, s)
+					if out, keep := t.expand(field, s); keep {
+						t.option(field, s, out, list)
+						list = append(list, out)
 					}
 				}
 				continue
 			}
 			if out, keep := t.expand(field, entry); keep {
+				t.option(field, entry, out, list)
 				list = append(list, out)
 			}
 		}
@@ -212,6 +222,23 @@ func (t *expansion) expand(field string, v any) (out any, keep bool) {
 		return table, true
 	}
 	return v, true
+}
+
+// option notes a text that begins an argument of a command with '-', and so would be
+// an option, many of which have programs run others. Behind "--" there are none.
+func (t *expansion) option(field string, from, to any, before []any) {
+	template, _ := from.(string)
+	s, _ := to.(string)
+	if t.Command == nil || field != "args" || !strings.HasPrefix(s, "-") || strings.HasPrefix(template, "-") || slices.Contains(before, any("--")) {
+		return
+	}
+	for _, name := range references(template) {
+		if p := t.byName[name]; p != nil && p.is.kind == kindText && !p.is.choice {
+			t.options = append(t.options, ArgumentProblem{name, fmt.Sprintf(
+				"%s begins with '-', so the program would take it for an option; the task's file can have \"--\" before it, or an option such as --%s={%s}", shown(s), name, name)})
+			return
+		}
+	}
 }
 
 // substitute replaces {PARAMETER} in a text. In what the container is told, files and

@@ -20,42 +20,57 @@ const MaxFiles = 4096
 // to owner (root, but for tests) or root and may not be written by others. What is
 // wrong with one leaves the others as they are. A directory that is not there has none.
 func ReadDir(dir string, owner int) (tasks []Task, problems []error) {
-	d, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, []error{fmt.Errorf("cannot read task files: %w", err)}
-	}
-	defer d.Close()
-	if err := trusted(d, dir, unix.S_IFDIR, owner); err != nil {
-		return nil, []error{err}
-	}
-	names, err := d.Readdirnames(-1)
-	if err != nil {
-		problems = append(problems, fmt.Errorf("cannot read all task files: %w", err))
-	}
-	names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, ".toml") || n[0] == '.' })
-	slices.Sort(names)
-	if len(names) > MaxFiles {
-		problems = append(problems, fmt.Errorf("%s: it has %d task files, those after the first %d are left out", dir, len(names), MaxFiles))
-		names = names[:MaxFiles]
-	}
-	for _, name := range names {
-		file := filepath.Join(dir, name)
-		data, err := readIn(int(d.Fd()), name, file, owner)
+	err := eachFile(dir, owner, func(file string, data []byte, err error) bool {
 		if err != nil {
 			problems = append(problems, err)
-			continue
+			return true
 		}
 		t, bad := Parse(file, data)
 		if len(bad) > 0 {
 			problems = append(problems, bad...)
-			continue
+			return true
 		}
 		tasks = append(tasks, t)
+		return true
+	})
+	if err != nil {
+		problems = append(problems, err)
 	}
 	return tasks, problems
+}
+
+// eachFile reads the task files of a directory in their order, for as long as more
+// wants others. The error is of those that it does not come to.
+func eachFile(dir string, owner int, more func(file string, data []byte, err error) bool) error {
+	d, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read task files: %w", err)
+	}
+	defer d.Close()
+	if err := trusted(d, dir, unix.S_IFDIR, owner); err != nil {
+		return err
+	}
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		err = fmt.Errorf("cannot read all task files: %w", err)
+	}
+	names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, ".toml") || n[0] == '.' })
+	slices.Sort(names)
+	if len(names) > MaxFiles {
+		err = fmt.Errorf("%s: it has %d task files, those after the first %d are left out", dir, len(names), MaxFiles)
+		names = names[:MaxFiles]
+	}
+	for _, name := range names {
+		file := filepath.Join(dir, name)
+		data, bad := readIn(int(d.Fd()), name, file, owner)
+		if !more(file, data, bad) {
+			break
+		}
+	}
+	return err
 }
 
 // readIn reads a file of an open directory. One that is more than it may be is read

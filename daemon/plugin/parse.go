@@ -72,6 +72,9 @@ func Parse(file string, data []byte) (Task, []error) {
 		slices.SortStableFunc(p.problems, func(a, b error) int { return a.(*Problem).Line - b.(*Problem).Line })
 		return Task{}, p.problems
 	}
+	if p.task.Command != nil {
+		return p.task.ofCommand(locate(p.where, "command")), nil
+	}
 	return Task{Task: p.task.Task, Document: p.task.call}, nil
 }
 
@@ -117,7 +120,7 @@ func (p *parser) top(root map[string]any) {
 		case "girder_job":
 			p.girderJob(v)
 		case "command":
-			p.add(key, "command: a task file runs an image, with entrypoint and args; for a program of this machine write a task in Python that calls it, girder-worker tasks new --python NAME")
+			p.command(v)
 		default:
 			if slices.Contains(notInFile, key) {
 				p.add(key, "%s: whoever calls the task says that", key)
@@ -130,8 +133,11 @@ func (p *parser) top(root map[string]any) {
 		p.add("", "name: missing; write name = \"lab.blur\"")
 	}
 	t.Image, _ = t.document["image"].(string)
-	if t.Image == "" {
-		p.add("image", "image: missing; name the image to run")
+	switch _, command := root["command"]; {
+	case command && root["image"] != nil:
+		p.add("command", "command: a task runs an image, or a program of this machine; with an image, entrypoint says which of its programs")
+	case t.Image == "" && !command:
+		p.add("image", "image: missing; name the image to run, or with command a program of this machine")
 	}
 }
 
@@ -385,6 +391,7 @@ func (p *parser) document() {
 			p.add(path, "%s: a value of this kind has no place in a job document; write it as text", path)
 		}
 	}
+	p.fixedCommand()
 	for _, key := range slices.Sorted(maps.Keys(p.task.document)) {
 		walk(key, p.task.document[key], nil, 0)
 	}

@@ -22,6 +22,8 @@ type Task struct {
 	// Check finds what is wrong with the arguments of a call as far as that is known
 	// beforehand and Document does not tell: an [*ArgumentError]. nil: nothing is known.
 	Check func(transforms.Task) error
+	// Trouble, where it is not nil, tells why the task cannot run as the machine is now.
+	Trouble func() error
 }
 
 // A Registry has the tasks by their names. The zero value has none.
@@ -92,14 +94,21 @@ func (r *Registry) Lookup(name string) (*Task, bool) {
 // Names are those of all tasks, sorted.
 func (r *Registry) Names() []string { return r.now().names }
 
-// Tasks are all tasks by name, and what is wrong with what was left out.
-func (r *Registry) Tasks() ([]*Task, []error) {
+// Tasks are all tasks by name, and what is wrong: with what was left out, and with
+// those that cannot run now.
+func (r *Registry) Tasks() (all []*Task, problems []error) {
 	now := r.now()
-	all := make([]*Task, len(now.names))
+	problems = slices.Clone(now.problems)
+	all = make([]*Task, len(now.names))
 	for i, name := range now.names {
 		all[i] = now.tasks[name]
+		if trouble := all[i].Trouble; trouble != nil {
+			if err := trouble(); err != nil {
+				problems = append(problems, err)
+			}
+		}
 	}
-	return all, now.problems
+	return all, problems
 }
 
 const nameCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"

@@ -89,6 +89,13 @@ func taskSchema(t *testing.T) object {
 		"name": object{
 			"type": "string", "description": "What the task is asked for by.", "pattern": "^[A-Za-z0-9_][A-Za-z0-9._-]*$", "maxLength": transforms.MaxName,
 		},
+		"command": object{
+			"description": "A program of this machine instead of an image: its path, or a name in the usual places; or a list of it and its first arguments.",
+			"anyOf": []any{
+				object{"type": "string", "minLength": 1},
+				object{"type": "array", "items": object{"type": "string"}, "minItems": 1, "maxItems": transforms.MaxArguments},
+			},
+		},
 		"title":       object{"type": "string", "description": "For people; the name of its jobs.", "maxLength": transforms.MaxName},
 		"description": object{"type": "string", "description": "For people.", "maxLength": maxText},
 		"args": object{
@@ -113,7 +120,8 @@ func taskSchema(t *testing.T) object {
 	return object{
 		"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "girder-worker task file",
 		"description": "The data of a file in /etc/girder-worker/tasks.d; see girder-worker-tasks(5).",
-		"type":        "object", "properties": properties, "additionalProperties": false, "required": []any{"name", "image"},
+		"type":        "object", "properties": properties, "additionalProperties": false, "required": []any{"name"},
+		"oneOf": []any{object{"required": []any{"image"}}, object{"required": []any{"command"}}},
 		"$defs": g.defs,
 	}
 }

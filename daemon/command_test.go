@@ -1,0 +1,355 @@
+package daemon_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"girderworker/daemon/apitype"
+	"girderworker/daemon/client"
+	"girderworker/daemon/policy/policytest"
+)
+
+// programs are what tasks of these tests run, in a directory of root's alone.
+func newCommandWorld(t *testing.T) (w *world, bin string) {
+	t.Helper()
+	w = newWorld(t)
+	w.stop()
+	root := policytest.RootsDir(t)
+	w.tasks, bin = filepath.Join(root, "tasks.d"), filepath.Join(root, "bin")
+	for _, dir := range []string{w.tasks, bin} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.configure("slots = 4")
+	w.start()
+	return w, bin
+}
+
+func program(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte("#!/bin/sh\n"+text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// person runs the command line as somebody who may submit.
+func (w *world) person(args ...string) (out string, code int) {
+	w.t.Helper()
+	cmd := exec.Command(binary, args...)
+	cmd.Dir, cmd.Env = "/", []string{"HOME=/nonexistent", "GIRDER_WORKER_SOCKET=" + w.socket()}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: personUID, Gid: personUID, Groups: []uint32{memberGID}}}
+	data, err := cmd.CombinedOutput()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return string(data), exit.ExitCode()
+	} else if err != nil {
+		w.t.Fatal(err)
+	}
+	return string(data), 0
+}
+
+// TestTaskCommand: a program of the machine gets what an image would, as its caller.
+func TestTaskCommand(t *testing.T) {
+	w, bin := newCommandWorld(t)
+	program(t, filepath.Join(bin, "show"), `
+printf '%s\n' "$@"
+echo "I am $(id -u):$(id -g) in $(pwd), HOME=$HOME TMPDIR=$TMPDIR PATH=$PATH"
+echo scratch > "$TMPDIR/x" && cat /tmp/x
+`)
+	program(t, filepath.Join(bin, "move"), `set -e
+cat "$1" > "$3"
+cat "$2"/* > "$4/all"
+echo '{"total": 4, "current": 2, "message": "half"}' > "$GIRDER_WORKER_PROGRESS"
+echo kept > "$5/kept" && cat "$5/kept"
+cat
+`)
+	w.task("show.toml", fmt.Sprintf(`name = "lab.show"
+title = "Show"
+command = [%q, "--fixed {not} a parameter"]
+args = ["{text}", { if = "n", args = ["--n", "{n}"] }, "--text={text}", "--", "{more}"]
+[[parameters]]
+name = "text"
+type = "string"
+[[parameters]]
+name = "n"
+type = "integer"
+required = false
+[[parameters]]
+name = "more"
+type = "string"
+default = ""
+`, filepath.Join(bin, "show")))
+	dir := w.shared()
+	w.task("move.toml", fmt.Sprintf(`name = "lab.move"
+command = %q
+args = ["{in}", "{dir}", "{out}", "{outdir}", "{work}"]
+volumes = ["work"]
+progress = true
+stdin = %q
+[[parameters]]
+name = "in"
+type = "file"
+[[parameters]]
+name = "dir"
+type = "folder"
+[[parameters]]
+name = "out"
+type = "new-file"
+[[parameters]]
+name = "outdir"
+type = "new-folder"
+`, filepath.Join(bin, "move"), filepath.Join(dir, "stdin")))
+	w.task("name.toml", "name = \"lab.wc\"\ncommand = [\"wc\", \"-c\"]\nargs = [\"{f}\"]\n[[parameters]]\nname = \"f\"\ntype = \"file\"\n")
+	for name, text := range map[string]string{"in.txt": "in\n", "stdin": "from stdin\n", "d/1": "one\n", "d/2": "two\n", "outdir/there": ""} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(dir, "outdir"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	w.discovered("lab.show", "lab.move", "lab.wc")
+
+	text := "{n} {{n}} {default} a b; $(id) `id` \"'"
+	out, code := w.person("run", "--task", "lab.show", "text="+text, "n=-3", "more=-rf")
+	want := "--fixed {not} a parameter\n" + text + "\n--n\n-3\n--text=" + text + "\n--\n-rf\n" +
+		fmt.Sprintf("I am %d:%[1]d in /tmp, HOME=/tmp TMPDIR=/tmp PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nscratch\n", personUID)
+	if out != want || code != 0 {
+		t.Errorf("got %d:\n%swant\n%s", code, out, want)
+	}
+	if out, code := w.person("run", "--task", "lab.show", "text=--output=/x"); code != 125 || !strings.Contains(out, `text: "--output=/x" begins with '-', so the program would take it for an option`) {
+		t.Errorf("an option: %d %s", code, out)
+	}
+	out, code = w.person("run", "--task", "lab.move", "in="+filepath.Join(dir, "in.txt"), "dir="+filepath.Join(dir, "d"),
+		"out="+filepath.Join(dir, "out.txt"), "outdir="+filepath.Join(dir, "outdir"))
+	if out != "kept\nfrom stdin\n" || code != 0 {
+		t.Errorf("move: %d %s", code, out)
+	}
+	for name, want := range map[string]string{"out.txt": "in\n", "outdir/all": "one\ntwo\n"} {
+		var st syscall.Stat_t
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		if err == nil {
+			err = syscall.Stat(filepath.Join(dir, name), &st)
+		}
+		if string(data) != want || err != nil || st.Uid != personUID {
+			t.Errorf("%s has %q, %v, of %d", name, data, err, st.Uid)
+		}
+	}
+	if out, code := w.person("run", "--task", "lab.wc", "f="+filepath.Join(dir, "in.txt")); out != "3 /mnt/girder_worker/args/f/in.txt\n" || code != 0 {
+		t.Errorf("wc: %d %s", code, out)
+	}
+	out, _ = w.person("tasks", "show", "lab.show")
+	if !strings.Contains(out, "Command") || !strings.Contains(out, filepath.Join(bin, "show")+" --fixed {not} a parameter\n") {
+		t.Errorf("tasks show: %s", out)
+	}
+	// The scaffold runs at once.
+	if out, errs, code := w.call("tasks", "new", "--command", "echo", "lab.new", w.tasksDir()); code != 0 {
+		t.Fatalf("new: %q %q", out, errs)
+	}
+	w.discovered("lab.new")
+	if out, code := w.person("run", "--task", "lab.new", "text=you", "file="+filepath.Join(dir, "in.txt")); out != "you /mnt/girder_worker/args/file/in.txt\n" || code != 0 {
+		t.Errorf("the new task: %d %q", code, out)
+	}
+}
+
+// TestTaskCommandEnds: a program ends as a container does, by itself or not.
+func TestTaskCommandEnds(t *testing.T) {
+	w, bin := newCommandWorld(t)
+	program(t, filepath.Join(bin, "end"), `
+trap 'echo asked; exit 9' TERM
+case $1 in
+wait) echo waiting; while :; do sleep 0.05; done;;
+deaf) trap '' TERM; echo waiting; while :; do sleep 0.05; done;;
+child) sleep 600 & echo waiting; exit 0;;
+kill) kill -KILL $$;;
+esac
+exit "$1"
+`)
+	const file = "command = %q\nargs = [\"{how}\"]\n[[parameters]]\nname = \"how\"\ntype = \"string\"\n"
+	w.task("end.toml", "name = \"lab.end\"\nstop_grace = 1\n"+fmt.Sprintf(file, filepath.Join(bin, "end")))
+	w.task("short.toml", "name = \"lab.short\"\ntimeout = 1\nstop_grace = 1\n"+fmt.Sprintf(file, filepath.Join(bin, "end")))
+	w.discovered("lab.end", "lab.short")
+	for _, test := range []struct {
+		task, how string
+		code      int
+	}{{"lab.end", "0", 0}, {"lab.end", "7", 7}, {"lab.end", "child", 0}, {"lab.end", "kill", 137}, {"lab.short", "wait", 124}, {"lab.short", "deaf", 124}} {
+		if out, code := w.person("run", "--task", test.task, "how="+test.how); code != test.code {
+			t.Errorf("%s %s: %d, want %d: %s", test.task, test.how, code, test.code, out)
+		}
+	}
+	for _, how := range []string{"wait", "deaf"} {
+		id := w.submitAsPerson([]byte(`{"task": "lab.end", "kwargs": {"how": "` + how + `"}}`))
+		w.printed(id, "waiting")
+		if _, err := w.client.Cancel(t.Context(), id, ""); err != nil {
+			t.Fatal(err)
+		}
+		if job := w.wait(id); job.State != "canceled" {
+			t.Errorf("%s: %+v", how, job)
+		}
+		if asked := strings.Contains(w.log(id), "asked"); asked != (how == "wait") {
+			t.Errorf("%s: the log is %q", how, w.log(id))
+		}
+	}
+}
+
+// TestTaskCommandHostile: what a program, and who calls it, cannot do.
+func TestTaskCommandHostile(t *testing.T) {
+	w, bin := newCommandWorld(t)
+	program(t, filepath.Join(bin, "try"), `
+for place in /usr /opt /etc /home `+bin+` /run /run/girder_worker /mnt /; do
+	if touch "$place/girder-worker-test" 2>/dev/null; then echo "wrote $place"; fi
+done
+for file in /etc/shadow /etc/girder-worker/worker.cfg /root/.profile; do
+	if cat "$file" 2>/dev/null; then echo "read $file"; fi
+done
+for dir in /var/lib /run/systemd /boot /sys/fs/cgroup/system.slice; do
+	if [ -e "$dir" ]; then echo "saw $dir"; fi
+done
+ls /mnt /var /tmp
+su -c id nobody </dev/null >/dev/null 2>&1 && echo "became somebody"
+unshare -r true 2>/dev/null && echo "made a namespace"
+mount -t tmpfs none /mnt 2>/dev/null && echo "mounted"
+grep -h 'Cap\(Eff\|Prm\|Amb\)' /proc/self/status
+echo done
+`)
+	w.task("try.toml", fmt.Sprintf("name = \"lab.try\"\ncommand = %q\n", filepath.Join(bin, "try")))
+	w.discovered("lab.try")
+	const none = "0000000000000000"
+	out, code := w.person("run", "--task", "lab.try")
+	if want := "/mnt:\ngirder_worker\n\n/tmp:\n\n/var:\ntmp\nCapPrm:\t" + none + "\nCapEff:\t" + none + "\nCapAmb:\t" + none + "\ndone\n"; out != strings.Replace(want, "girder_worker\n", "", 1) || code != 0 {
+		t.Errorf("got %d:\n%swant\n%s", code, out, want)
+	}
+	// Only a task file says what runs.
+	for _, document := range []string{
+		`{"command": ["/bin/sh"]}`, `{"image": "busybox", "command": ["/bin/sh"]}`, `{"task": "lab.try", "command": ["/bin/sh"]}`,
+		`{"task": "lab.try", "image": "busybox"}`, `{"task": "lab.try", "entrypoint": ["/bin/sh"]}`, `{"task": "lab.try", "user": "0"}`,
+		`{"task": "lab.try", "binds": [{"source": "/home", "target": "/usr"}]}`, `{"task": "lab.try", "env": {"LD_PRELOAD": "/x"}}`,
+		`{"jobs": [{"image": "busybox"}, {"command": ["/bin/sh"]}]}`,
+	} {
+		if job, err := w.client.Submit(t.Context(), []byte(document)); err == nil {
+			t.Errorf("%s is taken: %+v", document, job)
+		} else if told, ok := errors.AsType[*client.Error](err); !ok || told.Kind != apitype.KindBadRequest {
+			t.Errorf("%s: %v", document, err)
+		}
+	}
+}
+
+// TestTaskCommandTrust: a program is root's alone, whenever it is asked for.
+func TestTaskCommandTrust(t *testing.T) {
+	w, bin := newCommandWorld(t)
+	greet := filepath.Join(bin, "greet")
+	program(t, greet, "echo hello\n")
+	file := fmt.Sprintf("name = \"lab.greet\"\ncommand = %q\n", greet)
+	w.task("greet.toml", file)
+	w.discovered("lab.greet")
+	held := func() string {
+		t.Helper()
+		return w.submitAsPerson([]byte(`{"task": "lab.greet", "hold": "until the test says so"}`))
+	}
+	released := func(id string) apitype.Job {
+		t.Helper()
+		if _, err := w.client.Release(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		return w.wait(id)
+	}
+	if out, code := w.person("run", "--task", "lab.greet"); out != "hello\n" || code != 0 {
+		t.Fatalf("%d %s", code, out)
+	}
+	chmod := func(name string, mode os.FileMode) func() {
+		return func() {
+			if err := os.Chmod(name, mode); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	replace := func(to string) func() {
+		return func() {
+			os.Remove(greet)
+			if err := os.Symlink(to, greet); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	theirs := filepath.Join(w.shared(), "theirs")
+	program(t, theirs, "echo theirs\n")
+	whole := func() { os.Remove(greet); program(t, greet, "echo hello\n") }
+	for _, change := range []struct {
+		what         string
+		break_, mend func()
+		want         string
+	}{
+		{"a program that all may write", chmod(greet, 0o777), chmod(greet, 0o755), "chmod go-w " + greet},
+		{"a directory that a group may write", chmod(bin, 0o775), chmod(bin, 0o755), "chmod go-w " + bin},
+		{"somebody's program", func() { _ = os.Chown(greet, personUID, 0) }, func() { _ = os.Chown(greet, 0, 0) }, "belongs to user 64110"},
+		{"a link to somebody's", replace(theirs), whole, "can be changed by others than root"},
+		{"a link to nothing", replace("nothing"), whole, "there is no program " + greet},
+		{"a program that is gone", func() { os.Remove(greet) }, whole, "there is no program " + greet},
+		{"one that is not executable", chmod(greet, 0o644), chmod(greet, 0o755), "is not executable: chmod a+x " + greet},
+	} {
+		id := held()
+		change.break_()
+		if job := released(id); job.State != "failed" || !strings.Contains(job.Reason+job.Error, change.want) {
+			t.Errorf("%s, at the start: %s %q %q", change.what, job.State, job.Reason, job.Error)
+		}
+		if out, code := w.person("run", "--task", "lab.greet"); code != 125 || !strings.Contains(out, change.want) {
+			t.Errorf("%s, at the call: %d %s", change.what, code, out)
+		}
+		if out, errs, code := w.call("tasks"); code != 0 || !strings.Contains(errs, "greet.toml:2:1: command: ") || !strings.Contains(errs, change.want) || !strings.Contains(out, "lab.greet") {
+			t.Errorf("%s, listed: %d %s", change.what, code, errs)
+		}
+		if _, errs, code := w.call("tasks", "check", filepath.Join(w.tasks, "greet.toml")); code != 125 || !strings.Contains(errs, change.want) {
+			t.Errorf("%s, checked: %d %s", change.what, code, errs)
+		}
+		change.mend()
+		if out, code := w.person("run", "--task", "lab.greet"); out != "hello\n" || code != 0 {
+			t.Errorf("mended: %d %s", code, out)
+		}
+	}
+	// A job keeps what it was accepted as. Whether its command may be run, the files say
+	// when it starts.
+	ended := w.submitAsPerson([]byte(`{"task": "lab.greet"}`))
+	w.wait(ended)
+	one, two := held(), held()
+	w.task("greet.toml", file+"args = [\"x\"]\n")
+	w.task("renamed.toml", strings.ReplaceAll(file, "lab.greet", "lab.other"))
+	w.discovered("lab.other")
+	if err := os.Remove(filepath.Join(w.tasks, "greet.toml")); err != nil {
+		t.Fatal(err)
+	}
+	if job := released(one); job.State != "succeeded" {
+		t.Errorf("another file has the command: %+v", job)
+	}
+	if job, err := w.client.Retry(t.Context(), ended); err != nil || w.wait(job.ID).State != "succeeded" {
+		t.Errorf("a retry: %+v, %v", job, err)
+	}
+	w.task("renamed.toml", strings.ReplaceAll(file, greet, "/bin/true"))
+	said := greet + " is what no task file in " + w.tasks + " says (any more)"
+	if job := released(two); job.State != "failed" || !strings.Contains(job.Error, said) {
+		t.Errorf("no file has it: %+v", job)
+	}
+	if job, err := w.client.Retry(t.Context(), ended); err != nil {
+		t.Error(err)
+	} else if job := w.wait(job.ID); job.State != "failed" || !strings.Contains(job.Error, said) {
+		t.Errorf("a retry: %+v", job)
+	}
+	// Whoever can write task files says what runs.
+	w.task("greet.toml", file)
+	w.discovered("lab.greet")
+	id := held()
+	if err := os.Chmod(filepath.Dir(w.tasks), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if job := released(id); job.State != "failed" || !strings.Contains(job.Error, "chmod go-w "+filepath.Dir(w.tasks)) {
+		t.Errorf("a directory above the files: %+v", job)
+	}
+}
