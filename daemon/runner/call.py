@@ -1,5 +1,6 @@
 """Calls one function of a Python package. The call comes in, and its end goes out, through descriptor 0."""
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -45,6 +46,7 @@ def main():
     try:
         app, restore = load(json.loads(ready))
         seen = files()
+        gc.freeze()  # nothing of it is garbage before the process ends
     except BaseException as exc:
         problem = exc
     waited = not data
@@ -55,7 +57,7 @@ def main():
     try:
         if problem is not None:
             raise problem
-        end = run(app, json.loads(data), restore)
+        end = run(app, json.loads(data.decode()), restore)
     except BaseException as exc:  # SystemExit, too: a task that exits has not returned
         end = failed(exc)
     if State.again is not None:
@@ -66,6 +68,10 @@ def main():
     send(end)
     forget()
     State.code = 0 if b'"SUCCESS"' in end[:24] else 1
+    # What the interpreter does at its end, without what keeps it from getting there.
+    if 'threading' in sys.modules:
+        sys.modules['threading']._shutdown()
+    atexit._run_exitfuncs()
 
 
 def leave():
@@ -94,7 +100,7 @@ def cancel(signum, frame):
 
 def receive(enough, data=b''):
     while not enough(data):
-        piece = os.read(State.conn, 1 << 20)
+        piece = os.read(State.conn, 1 << 16)  # a larger buffer is mapped for itself, and has malloc keep more
         if not piece:
             break
         data += piece
