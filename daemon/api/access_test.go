@@ -1,6 +1,7 @@
 package api
 
 import (
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -203,17 +204,18 @@ func TestUnidentified(t *testing.T) {
 	}
 }
 
-// TestConnectionLimit: one user cannot keep the others out.
+// TestConnectionLimit: one user cannot keep the others out, nor lock themselves out with
+// connections that they only keep.
 func TestConnectionLimit(t *testing.T) {
 	w := newWorker(t, nil, func(s *Server) { s.conns.perUser = 2 })
-	hold := func(uid int) net.Conn {
+	hold := func(uid int, path string) net.Conn {
 		conn, err := dialAs(w.socket, uid, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close() })
 		// Answered, so that the server has counted the connection.
-		if _, err := conn.Write([]byte("GET /v1/version HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
+		if _, err := conn.Write([]byte("GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := conn.Read(make([]byte, 1)); err != nil {
@@ -221,8 +223,8 @@ func TestConnectionLimit(t *testing.T) {
 		}
 		return conn
 	}
-	first := hold(alice)
-	hold(alice)
+	first := hold(alice, "/v1/events")
+	hold(alice, "/v1/events")
 	greedy := w.person(alice)
 	if e := greedy.refused("GET", "/v1/status", "", 503); e.Kind != apitype.KindUnavailable {
 		t.Errorf("got %+v", e)
@@ -238,6 +240,27 @@ func TestConnectionLimit(t *testing.T) {
 		if t.Context().Err() != nil {
 			t.Fatal("the closed connection is still counted")
 		}
+	}
+
+	const carol = 64909
+	kept := []net.Conn{hold(carol, "/v1/version"), hold(carol, "/v1/version")}
+	for { // until the server has seen that their answers have ended
+		if code, _ := w.person(carol).do("GET", "/v1/status", ""); code == 200 {
+			break
+		}
+		if t.Context().Err() != nil {
+			t.Fatal("connections that are only kept are in the way")
+		}
+	}
+	closed := make(chan error, len(kept))
+	for _, conn := range kept {
+		go func() {
+			_, err := io.Copy(io.Discard, conn)
+			closed <- err
+		}()
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
 	}
 }
 

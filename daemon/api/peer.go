@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -73,8 +74,14 @@ type connections struct {
 	logins  peer.Logins
 
 	mu    sync.Mutex
-	conns map[net.Conn]int // uid
+	conns map[net.Conn]use
 	users map[int]int
+}
+
+// use is whose a connection is, and whether no request is under way on it.
+type use struct {
+	uid  int
+	idle bool
 }
 
 // connContext identifies the peer of a new connection.
@@ -90,21 +97,46 @@ func (c *connections) connContext(ctx context.Context, conn net.Conn) context.Co
 func (c *connections) add(conn net.Conn, uid int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.conns[conn] = uid
+	c.conns[conn] = use{uid: uid}
 	c.users[uid]++
-	return uid == 0 || c.perUser == 0 || c.users[uid] <= c.perUser
+	if uid == 0 || c.perUser == 0 || c.users[uid] <= c.perUser {
+		return true
+	}
+	// Clients keep connections for what they may ask next; another one counts for more.
+	for kept, u := range c.conns {
+		if u.uid == uid && u.idle {
+			c.remove(kept)
+			_ = kept.Close()
+			return true
+		}
+	}
+	return false
 }
 
-func (c *connections) remove(conn net.Conn) {
+// changed follows what becomes of a connection.
+func (c *connections) changed(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	uid, ok := c.conns[conn]
+	switch state {
+	case http.StateClosed, http.StateHijacked:
+		c.remove(conn)
+	case http.StateIdle, http.StateActive:
+		if u, ok := c.conns[conn]; ok {
+			u.idle = state == http.StateIdle
+			c.conns[conn] = u
+		}
+	}
+}
+
+// remove forgets a connection, with c.mu held.
+func (c *connections) remove(conn net.Conn) {
+	u, ok := c.conns[conn]
 	if !ok {
 		return
 	}
 	delete(c.conns, conn)
-	if c.users[uid]--; c.users[uid] == 0 {
-		delete(c.users, uid)
+	if c.users[u.uid]--; c.users[u.uid] == 0 {
+		delete(c.users, u.uid)
 	}
 }
 

@@ -119,7 +119,7 @@ func New(c Config) *Server {
 		expect:   c.Expect,
 		version:  c.Version,
 		logger:   c.Logger,
-		conns:    connections{perUser: perUser, conns: make(map[net.Conn]int), users: make(map[int]int)},
+		conns:    connections{perUser: perUser, conns: make(map[net.Conn]use), users: make(map[int]int)},
 		mux:      http.NewServeMux(),
 		big:      make(chan struct{}, maxBig),
 	}
@@ -143,12 +143,8 @@ func New(c Config) *Server {
 		WriteTimeout:      requestTimeout,
 		IdleTimeout:       idleTimeout,
 		ConnContext:       s.conns.connContext,
-		ConnState: func(conn net.Conn, state http.ConnState) {
-			if state == http.StateClosed || state == http.StateHijacked {
-				s.conns.remove(conn)
-			}
-		},
-		ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
+		ConnState:         s.conns.changed,
+		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
 	return s
 }
