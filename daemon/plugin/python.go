@@ -53,7 +53,14 @@ type line struct {
 	Problem *string      `json:"problem"`
 	Twice   []string     `json:"twice"`
 	Done    bool         `json:"done"`
+	// Closed: no memory may be written and executed. Memory: a plugin's problem may be that.
+	Closed bool `json:"closed"`
+	Memory bool `json:"memory"`
 }
+
+// memoryHint is for modules that make machine code when they are imported.
+const memoryHint = "; memory that is both written and executed, which a module that makes machine code needs, is refused here: " +
+	"under systemd, MemoryDenyWriteExecute=no in a drop-in of girder-worker.service allows it, see girder-worker-tasks(5)"
 
 type pythonTask struct {
 	Name, Module, Plugin, Doc string
@@ -90,7 +97,7 @@ func (p Python) Read(answer attempt.DiscoveryAnswer) (found Found, culprit strin
 	trouble := func(format string, args ...any) {
 		found.Problems = append(found.Problems, fmt.Errorf("%s: %s", p.Interpreter, fmt.Sprintf(format, args...)))
 	}
-	done := false
+	done, closed := false, false
 	for text := range strings.Lines(answer.Lines) {
 		var l line
 		if !strings.HasSuffix(text, "\n") {
@@ -104,7 +111,7 @@ func (p Python) Read(answer attempt.DiscoveryAnswer) (found Found, culprit strin
 		if l.Imports != nil {
 			found.Imports = l.Imports // those of the plugins before are among them
 		}
-		done = done || l.Done
+		done, closed = done || l.Done, closed || l.Closed
 		culprit = ""
 		if l.Begin {
 			culprit = l.Plugin
@@ -112,7 +119,11 @@ func (p Python) Read(answer attempt.DiscoveryAnswer) (found Found, culprit strin
 		}
 		if l.Problem != nil {
 			if l.Plugin != "" {
-				trouble("plugin %s: %s", clean(l.Plugin, 100), clean(*l.Problem, 1000))
+				hint := ""
+				if l.Memory {
+					hint = memoryHint
+				}
+				trouble("plugin %s: %s%s", clean(l.Plugin, 100), clean(*l.Problem, 1000), hint)
 				found.Failed = append(found.Failed, p.source(l.Plugin))
 			} else {
 				trouble("%s", clean(*l.Problem, 1000))
@@ -139,7 +150,11 @@ func (p Python) Read(answer attempt.DiscoveryAnswer) (found Found, culprit strin
 		why += "; the last that it printed: " + last
 	}
 	if culprit != "" {
-		trouble("plugin %s: its import did not end well: %s", clean(culprit, 100), clean(why, 1000))
+		hint := ""
+		if closed && strings.HasPrefix(answer.Ended, "signal: ") {
+			hint = memoryHint
+		}
+		trouble("plugin %s: its import did not end well: %s%s", clean(culprit, 100), clean(why, 1000), hint)
 	} else {
 		trouble("cannot learn of its tasks: %s", clean(why, 1000))
 	}

@@ -1,9 +1,11 @@
 """Tells of the tasks that the packages of this interpreter have: JSON, one object a line, on descriptor 1."""
+import errno
 import importlib
 import importlib.metadata
 import importlib.util
 import inspect
 import json
+import mmap
 import os
 import sys
 import traceback
@@ -28,7 +30,8 @@ def main():
 
     sys.path[:0] = request.get('path') or []
     found, problems = plugins(request.get('path') or [])
-    tell(python=sys.version.split()[0], watch=[p for p in sys.path if os.path.isdir(p)])
+    closed = not machine_code()
+    tell(closed=closed, python=sys.version.split()[0], watch=[p for p in sys.path if os.path.isdir(p)])
     wanted, skip = request.get('enabled') or [], request.get('skip') or []
     for name in wanted:
         if name not in [f[0] for f in found]:
@@ -50,19 +53,40 @@ def main():
     for name, value in found:
         tell(plugin=name, begin=True)
         app.conf.update(limits)
-        tasks, problem = [], None
+        tasks, problem, memory = [], None, False
         try:
             tasks = look(app, value)
         except BaseException as exc:
-            problem = said(exc)
+            problem, memory = said(exc), closed and of_memory(exc)
         watch, imports = places(value, tasks)
         twice = sorted(set(getattr(app, 'twice', [])))
         if twice:
             app.twice = []
-        tell(plugin=name, value=value, tasks=tasks, problem=problem, twice=twice, watch=watch, imports=imports)
+        tell(plugin=name, value=value, tasks=tasks, problem=problem, memory=memory, twice=twice, watch=watch, imports=imports)
     tell(done=True)
     out.close()
     os._exit(0)
+
+
+def machine_code():
+    """Whether memory may be written and executed here: systemd's MemoryDenyWriteExecute, and SELinux, have it refused."""
+    try:
+        mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
+    except OSError:
+        return False
+    return True
+
+
+def of_memory(exc):
+    """Whether an exception, or one behind it, may be for memory that was refused."""
+    seen = []
+    while exc is not None and exc not in seen:
+        if isinstance(exc, MemoryError) or isinstance(exc, OSError) and exc.filename is None and exc.errno in (
+                errno.EACCES, errno.EPERM, errno.ENOMEM):
+            return True
+        seen.append(exc)
+        exc = exc.__cause__ or exc.__context__
+    return False
 
 
 def plugins(paths):
