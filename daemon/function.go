@@ -58,7 +58,10 @@ func (f *front) completeCall(job *queue.Job, p *transforms.Python, secrets *tran
 	if call.Request == nil {
 		call.Request = map[string]any{}
 	}
-	for key, value := range map[string]any{"id": namedID(job), "retries": job.Failures, "hostname": f.nodeName()} {
+	// Those of its message were of other workers.
+	before, _ := call.Request["retries"].(float64)
+	call.Request["retries"] = int(before) + job.Failures
+	for key, value := range map[string]any{"id": namedID(job), "hostname": f.nodeName()} {
 		if call.Request[key] == nil {
 			call.Request[key] = value
 		}

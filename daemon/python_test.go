@@ -696,10 +696,25 @@ except ValueError as e:
     say([repr(e), 'tasks.py' in bad.traceback, bad.id])
 say((signature('labtasks.tasks.add', (1, 2)) | signature('labtasks.tasks.add', (10,))).apply_async().get(timeout=90))
 say(app.send_task('labtasks.tasks.third_time').get(timeout=90))
+for retries in 1, 2, 7:
+    r = app.send_task('labtasks.tasks.third_time', retries=retries)
+    say([r.get(timeout=90), r.id])
+try:
+    app.send_task('labtasks.tasks.add', [1], {'wrong': 2}).get(timeout=90)
+except TypeError as e:
+    say(str(e))
 `)
-	for i, want := range []string{"121393", `["ValueError('broken', 42)", true, `, "13", "2"} {
+	for i, want := range []string{"121393", `["ValueError('broken', 42)", true, `, "13", "2", "[2, ", "[2, ", "[7, ", `"add() got an unexpected keyword argument`} {
 		if !strings.HasPrefix(string(said[i]), want) {
 			t.Errorf("result %d: %s, want %s", i, said[i], want)
+		}
+	}
+	// What other workers have tried counts.
+	for i, attempts := range []int{2, 1, 1} {
+		var told []any
+		decode(t, said[4+i], &told)
+		if job := w.wait(told[1].(string)); job.Attempt != attempts {
+			t.Errorf("%d attempts, want %d: %s", job.Attempt, attempts, said[4+i])
 		}
 	}
 }

@@ -52,6 +52,9 @@ func functionRequest(t *celery.Task) map[string]any {
 	request := map[string]any{
 		"delivery_info": map[string]any{"exchange": t.Exchange, "routing_key": t.RoutingKey, "priority": t.Priority, "redelivered": t.Redelivered},
 	}
+	if t.Retries > 0 {
+		request["retries"] = t.Retries
+	}
 	for name, text := range map[string]string{
 		"root_id": t.RootID, "parent_id": t.ParentID, "group": t.Group, "reply_to": t.ReplyTo, "correlation_id": t.CorrelationID, "origin": t.Origin,
 	} {
