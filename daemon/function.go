@@ -174,6 +174,10 @@ func functionEnd(dir attempt.Dir, exit *attempt.Exit, result *queue.Result) (aga
 		if end.Error != nil {
 			result.Error += ": " + end.Error.String()
 		}
+	case end.State == attempt.FunctionIgnored:
+		// Celery keeps no state of it: it must not fail, and what follows it is not run.
+		result.Outcome, result.Error = string(attempt.OutcomeCanceled), clipText("the task raised "+end.Error.String(), 1000)
+		return nil
 	case end.State == attempt.FunctionFailure:
 		result.Error = clipText(end.Error.String(), 1000)
 	default:

@@ -82,6 +82,30 @@ result.revoke()`,
 		state: "canceled", statuses: []int{2, 824, 5}, log: "working\ncleaned up\n",
 	},
 	{
+		name: "ignored", page: "Celery, Tasks: Ignore", ways: everyWay,
+		program: `
+from my_worker_tasks.tasks import declines
+result = declines.delay('ignore')
+result.get(timeout=90, propagate=False)`,
+		state: "canceled", statuses: []int{2, 5}, log: "Ignore: nothing to do\n",
+	},
+	{
+		name: "rejected", page: "Celery, Tasks: Reject", ways: everyWay,
+		program: `
+from my_worker_tasks.tasks import declines
+result = declines.delay('reject')
+result.get(timeout=90, propagate=False)`,
+		state: "canceled", statuses: []int{2, 5}, log: "Reject: reject requeue=False: not here\n",
+	},
+	{
+		name: "requeued", page: "Celery, Tasks: Reject", ways: everyWay,
+		program: `
+from my_worker_tasks.tasks import declines
+result = declines.delay('requeue')
+print(result.get(timeout=90))`,
+		prints: "1\n", log: "Reject: reject requeue=True: later\n",
+	},
+	{
 		name: "arguments", page: "Using Girder Worker with Girder: Running tasks as Girder jobs", ways: everyWay,
 		program: `
 from my_worker_tasks import my_task

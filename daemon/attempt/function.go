@@ -12,7 +12,8 @@ type FunctionEnd struct {
 	State FunctionState `json:"state"`
 	// Result is what it returned, with FunctionSuccess.
 	Result json.RawMessage `json:"result"`
-	// Error is set with FunctionFailure, and with FunctionRetry where there was one.
+	// Error is set with FunctionFailure and FunctionIgnored, and with FunctionRetry
+	// where there was one.
 	Error *FunctionError `json:"error"`
 	// Countdown is in how many seconds it wants to be called again.
 	Countdown float64 `json:"countdown"`
@@ -26,6 +27,8 @@ const (
 	FunctionSuccess FunctionState = "SUCCESS"
 	FunctionFailure FunctionState = "FAILURE"
 	FunctionRetry   FunctionState = "RETRY"
+	// FunctionIgnored: it raised Ignore or Reject.
+	FunctionIgnored FunctionState = "IGNORED"
 )
 
 // FunctionError is a Python exception.
@@ -61,7 +64,7 @@ func ParseFunctionEnd(data []byte) (*FunctionEnd, error) {
 	}
 	switch {
 	case end.State == FunctionSuccess && len(end.Result) > 0:
-	case end.State == FunctionFailure && end.Error != nil:
+	case (end.State == FunctionFailure || end.State == FunctionIgnored) && end.Error != nil:
 	case end.State == FunctionRetry && end.Countdown >= 0 && end.Countdown <= maxCountdown.Seconds():
 	default:
 		return nil, fmt.Errorf("%w: %s", ErrInvalid, resultName)

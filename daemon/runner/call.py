@@ -11,6 +11,9 @@ import sys
 MAX_RESULT = (1 << 20) - 4096
 MAX_TEXT = 16 << 10
 
+# After how many seconds a task is called again that has given its message back.
+REQUEUED = 1.0
+
 
 class State:
     """What is known of the one call."""
@@ -19,6 +22,7 @@ class State:
     canceled = False
     retries = 0
     called = False
+    late = False  # whether the task acknowledges its message after its end
     again = None  # what self.retry(throw=False) has asked for
 
 
@@ -233,7 +237,7 @@ def unpickler():
 def prepare(app, task, call, args, kwargs, restore):
     """Gives the task its request and what else it finds while it runs."""
     known = dict(call.get('request') or {})
-    State.retries = known.get('retries') or 0
+    State.retries, State.late = known.get('retries') or 0, bool(getattr(task, 'acks_late', False))
     known.update(args=args, kwargs=kwargs, called_directly=False, is_eager=False)
     if call.get('hooks'):
         known['girder_result_hooks'] = [restore(h) for h in call['hooks']]
@@ -404,15 +408,34 @@ def failed(exc):
             end['error'] = described(exc.exc)
         return json.dumps(end).encode()
     error = described(exc)
+    declined = declines(exc)
+    if declined:
+        # In Celery nobody is told of such an end. A job has one, which is nobody's failure.
+        say('%s: %s\n' % (error['type'], error['message']))
+        if declined == 'Reject' and State.late and getattr(exc, 'requeue', False):
+            return json.dumps({'state': 'RETRY', 'countdown': REQUEUED, 'error': error}).encode()
+        return json.dumps({'state': 'IGNORED', 'error': error}).encode()
     stack = stack_of(exc)
+    say('%s: %s\n%s' % (error['type'], error['message'], stack))
+    error['traceback'] = 'Traceback (most recent call last):\n%s%s: %s\n' % (stack[-MAX_TEXT:], error['type'], error['message'])
+    return json.dumps({'state': 'FAILURE', 'error': error}).encode()
+
+
+def say(text):
     try:
         sys.stdout.flush()
-        sys.stderr.write('%s: %s\n%s' % (error['type'], error['message'], stack))
+        sys.stderr.write(text)
         sys.stderr.flush()
     except Exception:
         pass
-    error['traceback'] = 'Traceback (most recent call last):\n%s%s: %s\n' % (stack[-MAX_TEXT:], error['type'], error['message'])
-    return json.dumps({'state': 'FAILURE', 'error': error}).encode()
+
+
+def declines(exc):
+    """Whether a task does not want to have been called: Ignore or Reject, of Celery or of our own."""
+    for cls in type(exc).__mro__:
+        if cls.__module__ in ('celery.exceptions', 'girder_worker.exceptions') and cls.__name__ in ('Ignore', 'Reject'):
+            return cls.__name__
+    return None
 
 
 def stack_of(exc):

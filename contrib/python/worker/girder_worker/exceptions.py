@@ -43,11 +43,18 @@ class MaxRetriesExceededError(Exception):
 
 
 class Ignore(Exception):
-    """The task's result is nobody's business."""
+    """The task's result is nobody's business: its job ends canceled."""
 
 
 class Reject(Exception):
-    """The task does not want to be run."""
+    """The task does not want to be run: its job ends as with Ignore, or is called again with requeue and acks_late."""
+
+    def __init__(self, reason=None, requeue=False):
+        super().__init__(reason, requeue)
+        self.reason, self.requeue = reason, requeue
+
+    def __str__(self):
+        return 'reject requeue=%s: %s' % (self.requeue, self.reason)
 
 
 class Retry(Exception):

@@ -29,6 +29,7 @@ class Task:
     time_limit = None
     soft_time_limit = None
     ignore_result = False
+    acks_late = False
     autoretry_for = ()
     dont_autoretry_for = ()
     retry_kwargs = {}

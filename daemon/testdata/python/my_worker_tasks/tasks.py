@@ -61,3 +61,18 @@ def asks_girder(self):
 @app.task
 def starts_another():
     return add.delay(1, 2).get()
+
+
+@app.task(bind=True, acks_late=True)
+def declines(self, how):
+    try:
+        from celery.exceptions import Ignore, Reject
+    except ImportError:
+        from girder_worker.exceptions import Ignore, Reject
+    if how == 'ignore':
+        raise Ignore('nothing to do')
+    if how == 'reject':
+        raise Reject('not here')
+    if self.request.retries == 0:
+        raise Reject('later', requeue=True)
+    return self.request.retries
