@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,9 +11,11 @@ import (
 	"syscall"
 	"testing"
 
+	"girderworker/daemon/amqp/celerytest"
 	"girderworker/daemon/apitype"
 	"girderworker/daemon/client"
 	"girderworker/daemon/policy/policytest"
+	"girderworker/transforms/girder/girdertest"
 )
 
 // programs are what tasks of these tests run, in a directory of root's alone.
@@ -351,5 +354,156 @@ func TestTaskCommandTrust(t *testing.T) {
 	}
 	if job := released(id); job.State != "failed" || !strings.Contains(job.Error, "chmod go-w "+filepath.Dir(w.tasks)) {
 		t.Errorf("a directory above the files: %+v", job)
+	}
+}
+
+// TestCeleryTaskCommand: Girder asks for a program as for an image, if the admin lets it.
+func TestCeleryTaskCommand(t *testing.T) {
+	vhost := rabbit.Vhost(t)
+	url := "amqp://guest:guest@" + rabbit.Addr() + "/" + vhost
+	w, bin := newCommandWorld(t)
+	c := celerytest.New(t, url)
+	program(t, filepath.Join(bin, "show"), `set -e
+echo "$1"
+cat "$2"
+cp "$2" "$3"
+test "$(id -u)" -ge 1000
+touch /usr/girder-worker-test 2>/dev/null && echo wrote
+echo '{"total": 4, "current": 2, "message": "half"}' > "$GIRDER_WORKER_PROGRESS"
+exit "$4"
+`)
+	w.task("show.toml", fmt.Sprintf(`name = "lab.show"
+command = %q
+args = ["{text}", "{file}", "{out}", "{code}"]
+progress = true
+[[parameters]]
+name = "file"
+type = "file"
+[[parameters]]
+name = "text"
+type = "string"
+[[parameters]]
+name = "out"
+type = "new-file"
+[[parameters]]
+name = "code"
+type = "integer"
+default = 0
+[girder_job]
+title = "Shown"
+type = "show"
+`, filepath.Join(bin, "show")))
+	w.task("wait.toml", "name = \"lab.wait\"\ncommand = [\"sleep\", \"600\"]\n")
+	w.stop()
+	w.configure(fmt.Sprintf("slots = 2\n[celery]\nbroker = %s\nhostname = celery@test\n", url))
+	w.start()
+	var said string
+	decode(t, c.Run(t, `
+try:
+    app.send_task('lab.wait').get(timeout=90)
+except Exception as e:
+    say(str(e))
+`)[0], &said)
+	if !strings.Contains(said, "lab.wait runs a program of its worker's machine, and none may be run from the message queue; the machine's admin can allow it with commands = true in [amqp] of policy.toml") {
+		t.Errorf("without leave: %q", said)
+	}
+	w.stop()
+	if err := os.WriteFile(filepath.Join(w.dir, "etc", "no-policy.toml"), []byte("[amqp]\ncommands = true\nwrite = [\""+w.shared()+"\"]\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+
+	g := girdertest.New(t, girdertest.Config{})
+	user := g.AddUser(false)
+	token := g.AddToken(user, girdertest.ScopeRead, girdertest.ScopeWrite)
+	folder := g.AddFolder(user, "data")
+	file := g.AddFile(g.AddItem(folder, "scan"), "scan.txt", []byte("a scan\n"))
+	job, jobToken := g.AddJob(user, "worker_handler")
+	spec, err := json.Marshal(map[string]any{
+		"method": "PUT", "url": g.API() + "/job/" + job, "reference": job, "logPrint": true, "headers": map[string]any{"Girder-Token": jobToken},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	create := g.AddToken(user, girdertest.ScopeCreateJob)
+	said2 := c.Run(t, script+fmt.Sprintf(`
+import json
+D = 'girder_worker.docker.transforms.'
+gc = {'py/object': 'girder_client.GirderClient', 'urlBase': %[1]q, 'token': %[2]q}
+default = {'py/object': D + '_DefaultTemporaryVolume'}
+fetched = {'py/object': D + 'girder.GirderFileIdToVolume', '_file_id': %[3]q, '_filename': None, '_file_path': None, '_volume': default, 'gc': gc}
+out = {'py/object': D + 'VolumePath', 'filename': 'out.txt', '_volume': default}
+hook = {'py/object': D + 'girder.GirderUploadVolumePathToFolder', 'folder_id': %[4]q, 'upload_kwargs': {}, 'delete_file': False, 'must_exist': True, 'gc': gc, '_volumepath': out}
+over = {'py/object': D + 'VolumePath', 'filename': 'x', '_volume': {'py/object': D + 'BindMountVolume', '_host_path': %[7]q, '_container_path': '/usr/bin', 'mode': 'rw'}}
+beside = {'py/object': D + 'VolumePath', 'filename': 'x', '_volume': {'py/object': D + 'BindMountVolume', '_host_path': %[7]q, '_container_path': '/mnt/beside', 'mode': 'rw'}}
+def show(*args, **kw):
+    options = kw.pop('options', {})
+    return app.send_task('lab.show', args=args, kwargs=kw, **options)
+results = [
+    show(fetched, text='{scan}', out=out, options=dict(headers={'girder_result_hooks': [hook], 'jobInfoSpec': json.loads(%[5]q), 'apiUrl': %[1]q})),
+    show(fetched, 'x', out, code=7),
+    show(fetched, '-x', out),
+    show(fetched, 'x', over),
+    show(fetched, 'x', beside),
+    app.send_task('lab.wait', soft_time_limit=None, time_limit=1),
+]
+for r in results:
+    try:
+        said = r.get(timeout=90)
+    except Exception as e:
+        said = [type(e).__name__, str(e)]
+    say([r.id, said])
+from celery import chain, signature
+r = chain(signature('lab.show', kwargs={'file': fetched, 'text': 'first', 'out': out}, immutable=True), signature('lab.show', kwargs={'file': fetched, 'text': 'second', 'out': out}, immutable=True)).apply_async(
+    headers={'girder_api_url': %[1]q, 'girder_client_token': %[6]q})
+r.get(timeout=90)
+say([r.id, r.parent.id])
+waits = app.send_task('lab.wait')
+say(waits.id)
+`, g.API(), token, file, folder, spec, create, w.shared()))
+	for i, want := range []struct{ says, log string }{
+		{`null`, "{scan}\na scan\n"},
+		{`["DockerException", "Non-zero exit code from docker container (7)."]`, "x\na scan\n"},
+		{`text: \"-x\" begins with '-', so the program would take it for an option`, ""},
+		{`the target /usr/bin is the machine's own; what a command gets is beneath /mnt, /tmp, /var/tmp`, ""},
+		{`null`, "x\na scan\n"},
+		{`TimeLimitExceeded`, ""},
+	} {
+		var pair []json.RawMessage
+		decode(t, said2[i], &pair)
+		var id string
+		decode(t, pair[0], &id)
+		if !strings.Contains(string(pair[1]), want.says) {
+			t.Errorf("result %d is %s, want %s", i, pair[1], want.says)
+		}
+		job := w.wait(id)
+		if log := w.log(id); want.log != "" && log != want.log {
+			t.Errorf("the log of %d is %q, want %q", i, log, want.log)
+		}
+		if strings.Contains(string(job.Document), token) || strings.Contains(job.Reason, token) {
+			t.Errorf("job %d tells the token: %+v", i, job)
+		}
+	}
+	var chain []string
+	decode(t, said2[6], &chain)
+	if first, second := w.log(chain[1]), w.log(chain[0]); !strings.HasPrefix(first, "first\n") || !strings.HasPrefix(second, "second\n") {
+		t.Errorf("the chain wrote %q, %q", first, second)
+	}
+	var waits string
+	decode(t, said2[7], &waits)
+	w.eventually("the program runs", func() bool { return w.job(waits).State == "running" })
+	c.Run(t, fmt.Sprintf("app.control.revoke(%q, terminate=True)\nsay(1)", waits))
+	if job := w.wait(waits); job.State != "canceled" {
+		t.Errorf("revoked: %+v", job)
+	}
+	if data, err := os.ReadFile(filepath.Join(w.shared(), "x")); string(data) != "a scan\n" {
+		t.Errorf("in the bind is %q, %v", data, err)
+	}
+	w.eventually("the job is told to Girder", func() bool {
+		return g.Job(job).Status == 3 && strings.Contains(strings.Join(g.Job(job).Log, ""), "{scan}\na scan\n")
+	})
+	w.eventually("the upload is there", func() bool { return len(g.Calls("POST /file")) > 0 })
+	if made := g.Calls("POST /job"); len(made) != 1 || made[0].Form["title"][0] != "Shown" || made[0].Form["type"][0] != "show" {
+		t.Errorf("jobs made for the chain: %+v", made)
 	}
 }
