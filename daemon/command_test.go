@@ -154,7 +154,15 @@ type = "new-folder"
 	if !strings.Contains(out, "Command") || !strings.Contains(out, filepath.Join(bin, "show")+" --fixed {not} a parameter\n") {
 		t.Errorf("tasks show: %s", out)
 	}
-	// The scaffold runs at once.
+	// So do the example and the scaffold.
+	w.examples()
+	w.discovered("lab.pack")
+	if out, code := w.person("run", "--task", "lab.pack", "folder="+filepath.Join(dir, "d"), "archive="+filepath.Join(dir, "d.tar.gz"), "verbose=true"); code != 0 || !strings.Contains(out, "./2\n") {
+		t.Errorf("pack: %d %s", code, out)
+	}
+	if list, err := exec.Command("tar", "-tzf", filepath.Join(dir, "d.tar.gz")).CombinedOutput(); err != nil || !strings.Contains(string(list), "./1\n") {
+		t.Errorf("%v %s", err, list)
+	}
 	if out, errs, code := w.call("tasks", "new", "--command", "echo", "lab.new", w.tasksDir()); code != 0 {
 		t.Fatalf("new: %q %q", out, errs)
 	}
