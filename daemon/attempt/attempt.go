@@ -5,7 +5,7 @@
 //
 // # The directory
 //
-//	<state>/jobs/<job>/<attempt>/      root:girder-worker 0750, made by the monitor
+//	<state>/jobs/<job>/<attempt>/      root:girder-worker 2750, made by the monitor
 //	    request.json    what to do: [Request], written before the runner starts
 //	    secrets.json    tokens and keys, root 0600; removed at the end: [Dir.WriteSecrets]
 //	    lock            flock(2)ed by the runner from before its first act until its end

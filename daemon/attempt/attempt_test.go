@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -556,5 +557,47 @@ func TestRemoveWorkLeavesMounts(t *testing.T) {
 	}
 	if _, err := os.Lstat(filepath.Join(inner, "keep")); err != nil {
 		t.Errorf("a file on another mount is gone: %v", err)
+	}
+}
+
+// TestOwnedFromBirth: the front finds nothing closed to it that it will read, in
+// directories of this release and of those whose files do not inherit their group.
+func TestOwnedFromBirth(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Fatal("only root can give files away")
+	}
+	const gid = 54321
+	for _, mode := range []os.FileMode{dirMode, 0o750} {
+		state := t.TempDir()
+		if err := os.Mkdir(filepath.Join(state, "jobs"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		d, err := NewDir(state, "job", 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Create(gid); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(d.path, mode); err != nil {
+			t.Fatal(err)
+		}
+		f, err := createOwned(d.file(eventsName), gid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		if err := replaceFile(d.file(cancelName), nil, gid); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]os.FileMode{"..": os.ModeDir | dirMode, ".": os.ModeDir | mode, eventsName: fileMode, cancelName: fileMode} {
+			info, err := os.Stat(d.file(name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if st := info.Sys().(*syscall.Stat_t); info.Mode() != want || st.Uid != 0 || st.Gid != gid {
+				t.Errorf("in a directory of %v: %s is %v of %d:%d, want %v of 0:%d", mode, name, info.Mode(), st.Uid, st.Gid, want, gid)
+			}
+		}
 	}
 }

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -114,7 +116,7 @@ func (d Dir) Number() int { return d.number }
 // of its cgroup and of the work directory.
 func (d Dir) ID() string { return d.job + "-" + strconv.Itoa(d.number) }
 
-// Create makes the directory, root:gid 0750. It fails with [fs.ErrExist] when
+// Create makes the directory, root:gid 2750. It fails with [fs.ErrExist] when
 // the attempt was made before. Nothing is synced: an attempt whose directory a
 // loss of power takes was lost with it, and [ExitFile.Commit] syncs what leads
 // to an exit that counts.
@@ -134,9 +136,25 @@ func (d Dir) Create(gid int) error {
 // directories that never got their name, empty.
 const TempPattern = ".tmp-*"
 
+// dirMode has what is made in an attempt's directory belong to the front's group from
+// its first moment, so that its readers never find it closed.
+const dirMode = os.ModeSetgid | 0o750
+
+// inherits tells whether what is made in a directory has that group already.
+func inherits(dir string, gid int) bool {
+	var st unix.Stat_t
+	return unix.Stat(dir, &st) == nil && st.Mode&unix.S_ISGID != 0 && int(st.Gid) == gid
+}
+
 // makeOwned makes a directory that the front may enter from the moment it sees
-// it: a directory gets its name when it has its owner.
+// it: where it does not inherit its group, it gets its name when it has that.
 func makeOwned(path string, gid int) error {
+	if inherits(filepath.Dir(path), gid) {
+		if err := os.Mkdir(path, 0o750); err != nil {
+			return err
+		}
+		return own(path, gid, dirMode)
+	}
 	if _, err := os.Lstat(path); err == nil {
 		return &fs.PathError{Op: "mkdir", Path: path, Err: fs.ErrExist}
 	}
@@ -144,7 +162,7 @@ func makeOwned(path string, gid int) error {
 	if err != nil {
 		return err
 	}
-	if err = own(temp, gid, 0o750); err == nil {
+	if err = own(temp, gid, dirMode); err == nil {
 		err = unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
 	}
 	if err != nil {
@@ -158,6 +176,10 @@ func (d Dir) file(name string) string { return filepath.Join(d.path, name) }
 // own gives a path to root:gid with exactly mode, whatever the umask was. Only
 // root can give files away; anyone else (a test) keeps what it made.
 func own(path string, gid int, mode os.FileMode) error {
+	info, err := os.Lstat(path)
+	if err != nil || owned(info, gid, mode) {
+		return err
+	}
 	if os.Geteuid() == 0 {
 		if err := os.Lchown(path, 0, gid); err != nil {
 			return err
@@ -167,12 +189,22 @@ func own(path string, gid int, mode os.FileMode) error {
 }
 
 func ownFile(f *os.File, gid int) error {
+	info, err := f.Stat()
+	if err != nil || owned(info, gid, fileMode) {
+		return err
+	}
 	if os.Geteuid() == 0 {
 		if err := f.Chown(0, gid); err != nil {
 			return err
 		}
 	}
 	return f.Chmod(fileMode)
+}
+
+// owned tells whether nothing is left to be done, each step of which would be written to the disk.
+func owned(info os.FileInfo, gid int, mode os.FileMode) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && info.Mode()&(os.ModePerm|os.ModeSetgid|os.ModeSetuid|os.ModeSticky) == mode && (gid < 0 || int(st.Gid) == gid) && int(st.Uid) == os.Geteuid()
 }
 
 func syncDir(path string) error {
@@ -187,7 +219,7 @@ func syncDir(path string) error {
 // replaceFile puts data at path in one step: a reader sees the old file, the
 // new one or, before the first, none.
 func replaceFile(path string, data []byte, gid int) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	f, err := createTemp(path)
 	if err != nil {
 		return err
 	}
@@ -211,10 +243,18 @@ func putInPlace(f *os.File, path string, data []byte, gid int) (err error) {
 	return os.Rename(f.Name(), path)
 }
 
+// createTemp makes a file beside path that is to get its name.
+func createTemp(path string) (*os.File, error) {
+	return openNoFollow(filepath.Join(filepath.Dir(path), fmt.Sprintf(".tmp-%016x", rand.Uint64())), os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
+}
+
 // createOwned makes an empty file that its readers may read from the moment
 // they see it: the front waits for it to appear, and must not find it closed.
 func createOwned(path string, gid int) (*os.File, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	if inherits(filepath.Dir(path), gid) {
+		return openNoFollow(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
+	}
+	f, err := createTemp(path)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -26,8 +27,8 @@ const (
 type ExitFile struct {
 	dir Dir
 	f   *os.File
-	// named says when the names that lead to the attempt's directory are on the disk.
-	named chan error
+	// named returns when the names that lead to the attempt's directory are on the disk.
+	named func() error
 }
 
 // ReserveExit takes the disk space of exit.json before anything else runs, so
@@ -61,14 +62,15 @@ func (d Dir) ReserveExit(gid int) (*ExitFile, error) {
 		os.Remove(d.file(exitTemp))
 		return nil, fmt.Errorf("cannot reserve %s: %w", exitName, err)
 	}
-	e := &ExitFile{dir: d, f: f, named: make(chan error, 1)}
-	go func() {
+	return &ExitFile{dir: d, f: f, named: sync.OnceValue(func() error {
 		// Up to the directory of all jobs; nothing changes these names any more.
 		job := filepath.Dir(d.path)
-		e.named <- errors.Join(syncDir(job), syncDir(filepath.Dir(job)))
-	}()
-	return e, nil
+		return errors.Join(syncDir(job), syncDir(filepath.Dir(job)))
+	})}, nil
 }
+
+// SyncNames does a part of what Commit must, for when there is time.
+func (e *ExitFile) SyncNames() { _ = e.named() }
 
 // Commit writes exit.json: when it returns nil the end of the attempt is on
 // the disk. The version and the attempt's names are filled in. What was reserved
@@ -90,7 +92,7 @@ func (e *ExitFile) Commit(exit Exit) error {
 		err = e.f.Sync()
 	}
 	if err == nil {
-		err = <-e.named
+		err = e.named()
 	}
 	if err == nil {
 		err = os.Rename(e.dir.file(exitTemp), e.dir.file(exitName))

@@ -56,25 +56,31 @@ func (d Dir) ReadRequest() (*Request, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the request: %w", err)
 	}
-	// The version first: a newer request fails for being newer, not for the
-	// first of its new fields.
-	var head struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(data, &head); err != nil {
-		return nil, fmt.Errorf("%w: request: %w", ErrInvalid, err)
-	}
-	if head.Version > Version {
-		return nil, fmt.Errorf("request of version %d, this program knows %d: %w", head.Version, Version, ErrVersion)
-	}
 	r := new(Request)
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(r); err != nil {
-		return nil, fmt.Errorf("%w: request: %w", ErrInvalid, err)
+	err = dec.Decode(r)
+	if err == nil {
+		if _, err = dec.Token(); errors.Is(err, io.EOF) {
+			err = nil
+		} else {
+			err = errors.New("more than one document")
+		}
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: request: more than one document", ErrInvalid)
+	if err != nil {
+		// A newer request fails for being newer, not for the first of its new fields.
+		var head struct {
+			Version int `json:"version"`
+		}
+		if json.Unmarshal(data, &head) == nil {
+			r.Version = head.Version
+		}
+	}
+	if r.Version > Version {
+		return nil, fmt.Errorf("request of version %d, this program knows %d: %w", r.Version, Version, ErrVersion)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: request: %w", ErrInvalid, err)
 	}
 	if err := r.validate(d); err != nil {
 		return nil, err
