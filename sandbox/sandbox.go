@@ -274,9 +274,6 @@ type Container interface {
 	// Kill ends every process of the cgroup at once. It works while Wait runs
 	// and after the container ended.
 	Kill() error
-	// SetOOMScoreAdj changes what [Spec] says of it, 0 being the same there, for all
-	// processes that the container has now.
-	SetOOMScoreAdj(score int) error
 	// Usage reads the cgroup's counters now, before Wait has returned.
 	Usage() (Usage, error)
 	// Release removes the cgroup of a container that has ended: what is left are

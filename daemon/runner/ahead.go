@@ -24,10 +24,6 @@ import (
 // maxAhead bounds the request that a container is made by.
 const maxAhead = 8 << 20
 
-// idleOOMScoreAdj makes the kernel end what waits before anything else when the machine
-// is out of memory: no job pays for it.
-const idleOOMScoreAdj = 1000
-
 // receiveAhead waits for the request of a container and makes it; nil is none.
 func receiveAhead(socket *os.File, init string, stop *stopper, logger *slog.Logger) *attemptRun {
 	f, err := attempt.ReceiveAhead(socket)
@@ -58,7 +54,6 @@ func prepareAhead(f *os.File, init string, stop *stopper, logger *slog.Logger) (
 	a := &attemptRun{init: init, stop: stop, logger: logger, request: r, work: r.Grant.WorkDir}
 	spec, err := a.prepare(stop.ctx)
 	if err == nil {
-		spec.OOMScoreAdj = idleOOMScoreAdj
 		err = a.launch(stop.ctx, spec)
 	}
 	closeFiles(spec)
@@ -89,23 +84,13 @@ func (a *attemptRun) takeOver() bool {
 		w.discard()
 		return false
 	}
-	if err := w.container.SetOOMScoreAdj(r.Plan.Options.OOMScoreAdj); err != nil {
-		a.logger.Warn("A container that was kept ready cannot be used; making another", "error", err)
-		w.discard()
-		return false
-	}
-	a.work, a.output, a.transfer, a.pipes, a.disk = w.work, w.output, w.transfer, w.pipes, w.disk
+	a.work, a.output, a.late, a.pipes, a.disk = w.work, w.output, w.late, w.pipes, w.disk
 	a.network, a.container, a.call, a.ends, a.stopSignal = w.network, w.container, w.call, w.ends, w.stopSignal
 	a.output.log = a.log
-	if a.transfer != nil {
-		a.transfer.onDoing, a.transfer.onNote = a.doing, a.note
-	}
 	for _, text := range w.untold {
 		a.note(text)
 	}
 	a.began = time.Now()
-	// What its start has cost is not the attempt's.
-	a.before, _ = a.container.Usage()
 	return true
 }
 

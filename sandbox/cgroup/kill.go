@@ -114,27 +114,6 @@ func (g Group) killOnce(ctx context.Context) ([]int, error) {
 	return all, nil
 }
 
-// SetOOMScoreAdj says for all processes of the group how soon the kernel kills them
-// when the machine is out of memory.
-func (g Group) SetOOMScoreAdj(score int) error {
-	for _, d := range g.dirs[:min(1, len(g.dirs))] {
-		pids, err := pidsBelow(d.path)
-		if err != nil {
-			return err
-		}
-		for _, pid := range pids {
-			if !g.holds(pid) {
-				continue // the number is another's by now
-			}
-			err := writeFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), strconv.Itoa(score))
-			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
-				return fmt.Errorf("cannot set when process %d is killed for memory: %w", pid, err)
-			}
-		}
-	}
-	return nil
-}
-
 // stopForks does what can be done so that killing outruns forking, and undoes
 // a freeze, under which v1 would keep a killed process. All of it is best
 // effort: the loop of Kill is what guarantees the end.

@@ -166,14 +166,6 @@ func (c *container) Signal(sig os.Signal) error {
 	return nil
 }
 
-// SetOOMScoreAdj implements [sandbox.Container].
-func (c *container) SetOOMScoreAdj(score int) error {
-	if score == 0 {
-		score = oomScore
-	}
-	return c.group.SetOOMScoreAdj(score)
-}
-
 // Ignores implements [sandbox.Container]. What it cannot tell it takes for no.
 func (c *container) Ignores(sig os.Signal) bool {
 	number, ok := sig.(syscall.Signal)
