@@ -48,16 +48,18 @@ const (
 
 // attemptRun is one attempt under way.
 type attemptRun struct {
-	dir    attempt.Dir
-	gid    int
-	events *attempt.EventWriter
-	stop   *stopper
-	logger *slog.Logger
+	dir      attempt.Dir
+	gid      int
+	exitFile *attempt.ExitFile
+	events   *attempt.EventWriter
+	stop     *stopper
+	logger   *slog.Logger
 
 	request   *attempt.Request
 	log       *attempt.LogWriter
 	output    *output
 	transfer  *transfer       // nil where there is nothing to move
+	late      *lateTransfer   // nil where there is one from the start
 	pipes     *fifo.Dir       // nil where there are none
 	disk      *scratch.Disk   // nil where the machine cannot make one
 	init      string          // the program of its container's init; empty is this one
@@ -97,13 +99,14 @@ func (a *attemptRun) run(ctx context.Context) attempt.Exit {
 	}
 	a.stop.after(r.Limits.Hard, &stopReason{outcome: attempt.OutcomeTimeout, text: fmt.Sprintf("over its time limit of %v", r.Limits.Hard), grace: -1})
 	a.stop.after(r.Limits.Soft, &stopReason{outcome: attempt.OutcomeTimeout, text: fmt.Sprintf("over its soft time limit of %v", r.Limits.Soft)})
-	a.tell(attempt.Event{Stage: stagePreparing})
 	a.log = a.dir.NewLogWriter(r.Resources.Log, r.Grant.GroupID)
 
 	if a.takeOver() {
-		a.hear()
 		a.begin()
+		// What its start has cost is not the attempt's.
+		a.before, _ = a.container.Usage()
 	} else {
+		a.tell(attempt.Event{Stage: stagePreparing})
 		spec, err := a.prepare(ctx)
 		if err == nil {
 			err = a.start(ctx, spec)
@@ -116,6 +119,7 @@ func (a *attemptRun) run(ctx context.Context) attempt.Exit {
 	}
 	a.ran = true
 	a.tell(attempt.Event{Stage: stageRunning, Started: &attempt.Started{PID: a.container.PID()}})
+	go a.exitFile.SyncNames() // for which Commit waits
 	settled := time.AfterFunc(settleAfter, settle)
 	exit, err := a.supervise(a.stopSignal)
 	settled.Stop()
@@ -147,7 +151,7 @@ func (a *attemptRun) prepare(ctx context.Context) (spec *sandbox.Spec, err error
 		return &sandbox.Spec{Mounts: root}, err
 	}
 	spec.Mounts = slices.Concat(root, spec.Mounts)
-	if needsTransfer(&r.Plan) {
+	if needsTransfer(&r.Plan) && !onlyProgress(&r.Plan) {
 		mounts, err := a.stage(ctx)
 		mounts = slices.Concat(root, mounts)
 		if err != nil {
@@ -274,7 +278,10 @@ func (a *attemptRun) hear() {
 // begin has the attempt's container heard and told.
 func (a *attemptRun) begin() {
 	if a.call != nil {
-		a.call.start(a.secrets.Call, a.crashed)
+		a.call.start(a.secrets.Call, func(result []byte) error { return a.dir.WriteResult(result, a.request.Grant.GroupID) }, a.crashed)
+	}
+	if a.late != nil {
+		a.late.await(a)
 	}
 	a.output.touch()
 	a.copied = make(chan error, 1)
@@ -416,15 +423,14 @@ func (a *attemptRun) finish(ended sandbox.Exit, reason *stopReason) attempt.Exit
 		}
 	}
 	if a.call != nil {
-		data, err := a.call.end()
-		if err == nil && len(data) > 0 {
-			err = a.dir.WriteResult(data, a.request.Grant.GroupID)
-		}
-		if err != nil {
+		if err := a.call.end(); err != nil {
 			a.note("the function's result is lost: " + err.Error())
 		}
 	}
 	// Streams first: some of them end in the log.
+	if a.late != nil {
+		exit.Streams = a.late.end(a)
+	}
 	if a.transfer != nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
@@ -533,6 +539,9 @@ func (a *attemptRun) killContainer() {
 func (a *attemptRun) cleanUp() {
 	if a.network != nil {
 		a.network.end()
+	}
+	if a.late != nil {
+		a.late.close()
 	}
 	if a.transfer != nil {
 		a.transfer.end()

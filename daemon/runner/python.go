@@ -35,7 +35,6 @@ type call struct {
 	theirs *os.File
 	ours   net.Conn
 	done   chan struct{}
-	result []byte
 	err    error
 }
 
@@ -58,23 +57,28 @@ func newCall(p *transforms.Python) (*call, error) {
 	return c, nil
 }
 
-// start sends what the function is called with and waits for its result.
-func (c *call) start(with []byte, crashed func()) {
+// start sends what the function is called with and waits for its result, which keep is
+// given while the container ends.
+func (c *call) start(with []byte, keep func([]byte) error, crashed func()) {
 	go func() {
 		defer close(c.done)
 		defer crashed()
 		// Who does not read it is told by a missing result.
 		_, _ = c.ours.Write(with)
 		_ = c.ours.(*net.UnixConn).CloseWrite()
-		c.result, c.err = io.ReadAll(io.LimitReader(c.ours, attempt.MaxResult+1))
-		if len(c.result) > attempt.MaxResult {
-			c.result, c.err = nil, fmt.Errorf("it returned more than %s", transforms.FormatBytes(attempt.MaxResult))
+		result, err := io.ReadAll(io.LimitReader(c.ours, attempt.MaxResult+1))
+		if len(result) > attempt.MaxResult {
+			result, err = nil, fmt.Errorf("it returned more than %s", transforms.FormatBytes(attempt.MaxResult))
 			// What comes now is nobody's, and must not be waited for.
 			_, _ = io.Copy(io.Discard, c.ours)
 		}
-		if errors.Is(c.err, net.ErrClosed) || errors.Is(c.err, unix.ECONNRESET) || errors.Is(c.err, os.ErrDeadlineExceeded) {
-			c.err = nil
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, os.ErrDeadlineExceeded) {
+			err = nil
 		}
+		if err == nil && len(result) > 0 {
+			err = keep(result)
+		}
+		c.err = err
 	}()
 }
 
@@ -82,11 +86,11 @@ func (c *call) start(with []byte, crashed func()) {
 // more; but one outside may hold a descriptor of the socket that it was sent.
 const lateResult = 5 * time.Second
 
-// end returns what came back.
-func (c *call) end() ([]byte, error) {
+// end returns why what came back is lost, when no process of the container is left.
+func (c *call) end() error {
 	_ = c.ours.SetDeadline(time.Now().Add(lateResult))
 	<-c.done
-	return c.result, c.err
+	return c.err
 }
 
 func (c *call) close() { c.ours.Close() }

@@ -261,7 +261,7 @@ func runAttempt(dir attempt.Dir, lock *attempt.Lock, init string, ahead *diskAhe
 	}
 	defer events.Close()
 
-	a.gid, a.events, a.logger = gid, events, logger
+	a.gid, a.events, a.logger, a.exitFile = gid, events, logger, exitFile
 	defer a.cleanUp()
 	exit := a.guard(a.run)
 	exit.Finished = time.Now()

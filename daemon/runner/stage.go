@@ -205,7 +205,11 @@ func (a *attemptRun) connect(ctx context.Context, spec *sandbox.Spec) error {
 	if len(streams) == 0 {
 		return nil
 	}
+	late := onlyProgress(&a.request.Plan)
 	for _, s := range streams {
+		if late {
+			break
+		}
 		if err := a.openStream(ctx, s); err != nil {
 			return err
 		}
@@ -251,6 +255,10 @@ func (a *attemptRun) connect(ctx context.Context, spec *sandbox.Spec) error {
 			return err
 		}
 		spec.Mounts = append(spec.Mounts, sandbox.Mount{Source: source, Target: transforms.PipeDirectory, ReadOnly: true})
+	}
+	if late {
+		a.late, err = newLateTransfer(dir, streams, pipes)
+		return err
 	}
 	if err := a.transfer.connect(ctx, dir, pipes); err != nil {
 		return err

@@ -204,6 +204,29 @@ func (r *Receiver) Receive(ctx, life context.Context, dst io.Writer) (Result, er
 	return res, errors.Join(writeErr, readErr)
 }
 
+// Await waits until the container has written something, and takes nothing of it. ctx
+// ends the wait, and every later one.
+func (r *Receiver) Await(ctx context.Context) error {
+	defer interrupt(ctx, r.r)()
+	conn, err := r.r.SyscallConn()
+	if err == nil {
+		err = conn.Read(func(fd uintptr) bool {
+			n, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+			return err != nil || n > 0
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("cannot wait for the named pipe %s: %w", r.pipe.Name, err)
+	}
+	return nil
+}
+
+// Ready tells whether something is in the pipe.
+func (r *Receiver) Ready() bool {
+	n, err := unreadBytes(r.r)
+	return err == nil && n > 0
+}
+
 // Close closes a receiver whose Receive is not called.
 func (r *Receiver) Close() error { return errors.Join(r.r.Close(), r.keep.Close()) }
 
