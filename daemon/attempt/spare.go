@@ -13,8 +13,8 @@ import (
 // A Spare is what an attempt has on the disk when it begins, made before there is one:
 //
 //	<spare>/                 root 0700; will be the work directory
-//	    job/                 root:gid 0750; will be <state>/jobs/<job>
-//	        1/               root:gid 0750; will be the attempt's
+//	    job/                 root:gid 2750; will be <state>/jobs/<job>
+//	        1/               root:gid 2750; will be the attempt's
 //	            lock         0600, locked
 //	            secrets.json 0600, empty; not in every spare
 //	            events       empty
@@ -45,7 +45,7 @@ func NewSpare(path string, gid int, secrets bool) (_ *Spare, err error) {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return nil, err
 		}
-		if err := own(dir, gid, 0o750); err != nil {
+		if err := own(dir, gid, dirMode); err != nil {
 			return nil, err
 		}
 	}
