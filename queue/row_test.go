@@ -75,6 +75,7 @@ func fill(t *rapid.T, v reflect.Value) {
 			if rapid.Bool().Draw(t, name) {
 				*x = new(Result)
 				fill(t, reflect.ValueOf(*x).Elem())
+				(*x).Started = time.Time{} // the job's
 			}
 		case *Identity, *Needs, *Limits, *Retry:
 			fill(t, f)
