@@ -326,6 +326,30 @@ func TestTaskCommandTrust(t *testing.T) {
 			t.Errorf("mended: %d %s", code, out)
 		}
 	}
+	// The policy's word counts as well, also for a job that waits.
+	id := held()
+	policy := filepath.Join(w.dir, "etc", "no-policy.toml")
+	if err := os.WriteFile(policy, []byte("[socket]\ncommands = false\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the policy is read", func() bool {
+		_, code := w.person("run", "--task", "lab.greet")
+		return code == 125
+	})
+	const forbidden = "task: it runs a program of this machine, which sees its files, and none may be run; the machine's admin can allow it with commands in a section of policy.toml for you"
+	if out, _ := w.person("run", "--task", "lab.greet"); !strings.Contains(out, forbidden) {
+		t.Errorf("a call: %s", out)
+	}
+	if job := released(id); job.State != "failed" || !strings.Contains(job.Error, forbidden) {
+		t.Errorf("a start: %+v", job)
+	}
+	if err := os.Remove(policy); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the policy is gone", func() bool {
+		_, code := w.person("run", "--task", "lab.greet")
+		return code == 0
+	})
 	// A job keeps what it was accepted as. Whether its command may be run, the files say
 	// when it starts.
 	ended := w.submitAsPerson([]byte(`{"task": "lab.greet"}`))
@@ -356,7 +380,7 @@ func TestTaskCommandTrust(t *testing.T) {
 	// Whoever can write task files says what runs.
 	w.task("greet.toml", file)
 	w.discovered("lab.greet")
-	id := held()
+	id = held()
 	if err := os.Chmod(filepath.Dir(w.tasks), 0o777); err != nil {
 		t.Fatal(err)
 	}

@@ -121,8 +121,9 @@ func taskSchema(t *testing.T) object {
 		"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "girder-worker task file",
 		"description": "The data of a file in /etc/girder-worker/tasks.d; see girder-worker-tasks(5).",
 		"type":        "object", "properties": properties, "additionalProperties": false, "required": []any{"name"},
-		"oneOf": []any{object{"required": []any{"image"}}, object{"required": []any{"command"}}},
-		"$defs": g.defs,
+		"oneOf":            []any{object{"required": []any{"image"}}, object{"required": []any{"command"}}},
+		"dependentSchemas": object{"command": object{"properties": object{"entrypoint": false, "pull": false, "user": false}}},
+		"$defs":            g.defs,
 	}
 }
 
@@ -328,6 +329,7 @@ func TestSchemaTakesFiles(t *testing.T) {
 	head := "name = \"t\"\nimage = \"i\"\nargs = [\"{x}\"]\n"
 	parameter := "[[parameters]]\nname = \"x\"\n"
 	for _, file := range []string{
+		"name = \"t\"\nimage = \"i\"\ncommand = \"/c\"", "name = \"t\"\ncommand = []", "name = \"t\"\ncommand = \"/c\"\nuser = \"0\"",
 		"image = \"i\"", "name = \"t\"", "name = \"a b\"\nimage = \"i\"", "name = 3\nimage = \"i\"", "name = \"t\"\nimage = \"i\"\nimag = 3",
 		"name = \"t\"\nimage = \"i\"\nhold = \"x\"", "name = \"t\"\nimage = \"i\"\nargs = [1]", "name = \"t\"\nimage = \"i\"\npriority = \"lots\"",
 		"name = \"t\"\nimage = \"i\"\n[resources]\ncpu = 3", "name = \"t\"\nimage = \"i\"\n[resources]\ncpus = \"lots\"", "name = \"t\"\nimage = \"i\"\n[retries]\nmax = \"x\"",
@@ -431,7 +433,7 @@ func TestSchemaHasTheKeysOfTheParser(t *testing.T) {
 	schema := taskSchema(t)
 	top := schema["properties"].(object)
 	for _, key := range keys["top"] {
-		if top[key] == nil && key != "command" { // which is told what to do instead
+		if top[key] == nil {
 			t.Errorf("the schema lacks %s", key)
 		}
 	}
