@@ -154,7 +154,12 @@ type = "new-folder"
 	if !strings.Contains(out, "Command") || !strings.Contains(out, filepath.Join(bin, "show")+" --fixed {not} a parameter\n") {
 		t.Errorf("tasks show: %s", out)
 	}
-	// So do the example and the scaffold.
+	id := w.submitAsPerson([]byte(`{"task": "lab.wc", "kwargs": {"f": "` + filepath.Join(dir, "in.txt") + `"}}`))
+	w.wait(id)
+	if out, _ := w.person("show", id); !strings.Contains(out, `["wc","-c"]`+"\n") {
+		t.Errorf("show: %s", out)
+	}
+	// The example and the scaffold run at once.
 	w.examples()
 	w.discovered("lab.pack")
 	if out, code := w.person("run", "--task", "lab.pack", "folder="+filepath.Join(dir, "d"), "archive="+filepath.Join(dir, "d.tar.gz"), "verbose=true"); code != 0 || !strings.Contains(out, "./2\n") {

@@ -31,6 +31,7 @@ func (f *JobFile) checkCommand() error {
 		{"pull", f.Pull != "", "a command has no image"},
 		{"entrypoint", f.Entrypoint != nil, "command says which program runs"},
 		{"user", f.User != "", "a command runs as whoever asks for it"},
+		{"group_add", f.GroupAdd != nil, "a command has the groups of whoever asks for it"},
 	} {
 		if other.given {
 			return inField(other.field, problem("%s", other.why))
@@ -60,7 +61,7 @@ func (p *Plan) CheckCommand() error {
 	if p.Command == nil {
 		return nil
 	}
-	if p.Python != nil || p.Image != "" || p.Entrypoint != nil || p.User != "" {
+	if p.Python != nil || p.Image != "" || p.Entrypoint != nil || p.User != "" || p.Options.GroupAdd != nil {
 		return inField("command", problem("a program of this machine runs as its caller and as nothing else"))
 	}
 	if err := checkProgram(p.Command); err != nil {

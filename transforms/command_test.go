@@ -75,6 +75,7 @@ func TestCommandMounts(t *testing.T) {
 		"command":            func(p *Plan) { p.Image = "i" },
 		"command, python":    func(p *Plan) { p.Python = &Python{} },
 		"command, user":      func(p *Plan) { p.User = "0" },
+		"command, groups":    func(p *Plan) { p.Options.GroupAdd = []string{"0"} },
 		"command, name":      func(p *Plan) { p.Command = []string{"a/b"} },
 		"command, none":      func(p *Plan) { p.Command = []string{} },
 	} {

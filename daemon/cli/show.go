@@ -108,7 +108,7 @@ func documentFields(document json.RawMessage) []string {
 		return nil
 	}
 	pairs := []string{"", ""}
-	for _, key := range []string{"pull", "entrypoint", "args", "env", "workdir", "user", "hostname", "network", "read_only", "binds", "volumes", "girder", "downloads", "inputs",
+	for _, key := range []string{"command", "pull", "entrypoint", "args", "env", "workdir", "user", "hostname", "network", "read_only", "binds", "volumes", "girder", "downloads", "inputs",
 		"outputs", "uploads", "stdin", "resources", "timeout", "soft_timeout", "idle_timeout", "retries", "stop_signal", "stop_grace"} {
 		value, ok := members[key]
 		switch {

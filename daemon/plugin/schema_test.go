@@ -122,7 +122,7 @@ func taskSchema(t *testing.T) object {
 		"description": "The data of a file in /etc/girder-worker/tasks.d; see girder-worker-tasks(5).",
 		"type":        "object", "properties": properties, "additionalProperties": false, "required": []any{"name"},
 		"oneOf":            []any{object{"required": []any{"image"}}, object{"required": []any{"command"}}},
-		"dependentSchemas": object{"command": object{"properties": object{"entrypoint": false, "pull": false, "user": false}}},
+		"dependentSchemas": object{"command": object{"properties": object{"entrypoint": false, "pull": false, "user": false, "group_add": false}}},
 		"$defs":            g.defs,
 	}
 }
