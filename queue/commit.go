@@ -19,6 +19,8 @@ const (
 	maxSharedBytes = 16 << 20
 	// settleAtOnce bounds how many dependents and due jobs one transaction settles.
 	settleAtOnce = 512
+	// companyTime is how long a lazy op waits for another one.
+	companyTime = 20 * time.Millisecond
 	// fillPercent fills pages rather than splitting them in halves: keys mostly grow.
 	fillPercent = 0.9
 )
@@ -30,9 +32,12 @@ type op struct {
 	// grows marks a submission: on a full disk it is the first to go, so that
 	// the jobs there are can still move on.
 	grows bool
-	size  int // bytes it brings, about
-	err   error
-	done  chan struct{}
+	// lazy marks what nobody waits for: it gives others companyTime to share its
+	// transaction.
+	lazy bool
+	size int // bytes it brings, about
+	err  error
+	done chan struct{}
 }
 
 // txn is the transaction that the committer has open, with what must happen
@@ -178,6 +183,14 @@ func (s *Store) commitLoop() {
 				// Not set again before there was work.
 				s.compactActive(true)
 				continue
+			}
+			if batch[0].lazy {
+				select {
+				case <-s.closing:
+				case o := <-s.ops:
+					take(o)
+				case <-time.After(s.company):
+				}
 			}
 		}
 	drain:

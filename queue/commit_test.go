@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -93,6 +94,43 @@ func TestSharedCommits(t *testing.T) {
 	}
 	if pages := commits() - before; pages > 20*n {
 		t.Errorf("%d pages were written for %d jobs", pages, n)
+	}
+}
+
+// TestCompany: what nobody waits for costs no commit where another one is made.
+func TestCompany(t *testing.T) {
+	var commits atomic.Int32
+	s := open(t, counting(&commits))
+	job := submit(t, s, sub(reporting))[0]
+	must(t, s.Delivered(ctx, job.Seq, math.MaxUint64, SinkGirder)) // alone, in a while
+	if n := commits.Swap(0); n != 2 {
+		t.Errorf("%d commits", n)
+	}
+	job = submit(t, s, sub(reporting))[0]
+	must(t, s.do(ctx, func(t *txn) error { t.company = time.Hour; return nil })) // the committer reads it
+	commits.Store(0)
+	done := make(chan error)
+	go func() { done <- s.Delivered(ctx, job.Seq, math.MaxUint64, SinkGirder) }()
+	submissions := int32(0)
+	for told := false; !told; {
+		submit(t, s, sub())
+		submissions++
+		select {
+		case err := <-done:
+			must(t, err)
+			told = true
+		default:
+		}
+	}
+	if n := commits.Load(); n > submissions {
+		t.Errorf("%d commits of %d submissions", n, submissions)
+	}
+	// A store that closes waits for nobody.
+	job = submit(t, s, sub(reporting))[0]
+	go func() { done <- s.Delivered(ctx, job.Seq, math.MaxUint64, SinkGirder) }()
+	must(t, s.Close())
+	if err := <-done; err != nil && !errors.Is(err, ErrClosed) {
+		t.Error(err)
 	}
 }
 

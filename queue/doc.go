@@ -88,7 +88,8 @@
 // waits for company when there is none, and repeats everything when one fails.
 // Where a claim stands (Stand), the committer makes it with what made a job
 // startable or freed a slot, so that being claimed costs no commit of its own. A
-// claim that fails is left out, and the others are committed without it.
+// claim that fails is left out, and the others are committed without it. What nobody
+// waits for (that somebody was told of a job) waits a moment for another operation.
 // history.db is written by whoever holds moveMu. Readers share neither lock.
 //
 // # Why bbolt is opened as it is

@@ -194,7 +194,7 @@ func (s *Store) Events(seq uint64) (events []Event, err error) {
 // seq up to the one numbered last. Events that nobody waits for are removed;
 // with the last of a job that has ended, so are its secrets and its report.
 func (s *Store) Delivered(ctx context.Context, seq, last uint64, sinks Sinks) error {
-	return s.do(ctx, func(t *txn) error {
+	return s.submit(ctx, &op{lazy: true, apply: func(t *txn) error {
 		type row struct {
 			key   []byte
 			event Event
@@ -228,7 +228,7 @@ func (s *Store) Delivered(ctx context.Context, seq, last uint64, sinks Sinks) er
 			return t.forgetSecrets(seq)
 		}
 		return nil
-	})
+	}})
 }
 
 // Reporting is what whoever drains the outbox needs of one job.

@@ -62,7 +62,8 @@ type Store struct {
 	active  *file // written by the committer only
 	history *file // written under moveMu only
 
-	ops     chan *op // unbuffered: what was taken is answered
+	ops     chan *op      // unbuffered: what was taken is answered
+	company time.Duration // companyTime, but for tests
 	closing chan struct{}
 	closed  sync.Once
 	workers sync.WaitGroup
@@ -93,7 +94,7 @@ type Store struct {
 func Open(o Options) (*Store, error) {
 	s := &Store{
 		dir: o.Dir, log: o.Logger, now: o.Now, jitter: o.Jitter, observer: o.Observer,
-		ops: make(chan *op), closing: make(chan struct{}),
+		ops: make(chan *op), company: companyTime, closing: make(chan struct{}),
 		wake: make(chan struct{}, 1), finished: make(chan struct{}, 1), outbox: make(chan struct{}, 1),
 		confirmed: map[string]int{}, setBack: map[uint64]time.Duration{},
 	}
