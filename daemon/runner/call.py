@@ -11,6 +11,9 @@ import sys
 MAX_RESULT = (1 << 20) - 4096
 MAX_TEXT = 16 << 10
 
+# What is read at once: a larger buffer is mapped for itself, and has malloc keep more from then on.
+PIECE = 1 << 16
+
 # After how many seconds a task is called again that has given its message back.
 REQUEUED = 1.0
 
@@ -104,7 +107,7 @@ def cancel(signum, frame):
 
 def receive(enough, data=b''):
     while not enough(data):
-        piece = os.read(State.conn, 1 << 16)  # a larger buffer is mapped for itself, and has malloc keep more
+        piece = os.read(State.conn, PIECE)
         if not piece:
             break
         data += piece
@@ -115,11 +118,11 @@ def await_call(data):
     """Returns the call, which may not be there for a while. Whoever waits goes first when memory is short."""
     os.set_blocking(State.conn, False)
     try:
-        data += os.read(State.conn, 1 << 20)
+        data += os.read(State.conn, PIECE)
     except BlockingIOError:
         own = kill_first(1000)
         os.set_blocking(State.conn, True)
-        data += os.read(State.conn, 1 << 20)
+        data += os.read(State.conn, PIECE)
         kill_first(own)
     os.set_blocking(State.conn, True)
     return receive(lambda data: False, data)
