@@ -95,7 +95,7 @@ result.get(timeout=90, propagate=False)`,
 from my_worker_tasks.tasks import declines
 result = declines.delay('reject')
 result.get(timeout=90, propagate=False)`,
-		state: "canceled", statuses: []int{2, 5}, log: "Reject: reject requeue=False: not here\n",
+		state: "canceled", statuses: []int{2, 5}, log: "Reject: not here\n",
 	},
 	{
 		name: "requeued", page: "Celery, Tasks: Reject", ways: everyWay,
@@ -103,7 +103,7 @@ result.get(timeout=90, propagate=False)`,
 from my_worker_tasks.tasks import declines
 result = declines.delay('requeue')
 print(result.get(timeout=90))`,
-		prints: "1\n", log: "Reject: reject requeue=True: later\n",
+		prints: "1\n", log: "Reject: later\n",
 	},
 	{
 		name: "arguments", page: "Using Girder Worker with Girder: Running tasks as Girder jobs", ways: everyWay,

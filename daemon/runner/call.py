@@ -442,6 +442,8 @@ def failed(exc):
     declined = declines(exc)
     if declined:
         # In Celery nobody is told of such an end. A job has one, which is nobody's failure.
+        if declined == 'Reject':
+            error['message'] = str(getattr(exc, 'reason', ''))[:MAX_TEXT]
         say('%s: %s\n' % (error['type'], error['message']))
         if declined == 'Reject' and State.late and getattr(exc, 'requeue', False):
             return json.dumps({'state': 'RETRY', 'countdown': REQUEUED, 'error': error}).encode()

@@ -53,7 +53,7 @@ class Reject(Exception):
         super().__init__(reason, requeue)
         self.reason, self.requeue = reason, requeue
 
-    def __str__(self):
+    def __repr__(self):
         return 'reject requeue=%s: %s' % (self.requeue, self.reason)
 
 
