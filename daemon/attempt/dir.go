@@ -240,7 +240,11 @@ func putInPlace(f *os.File, path string, data []byte, gid int) (err error) {
 	if _, err := f.Write(data); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	// os.Rename would look at path first.
+	if err := unix.Rename(f.Name(), path); err != nil {
+		return &os.LinkError{Op: "rename", Old: f.Name(), New: path, Err: err}
+	}
+	return nil
 }
 
 // createTemp makes a file beside path that is to get its name.

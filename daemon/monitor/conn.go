@@ -198,14 +198,15 @@ func readJSON(f *os.File, into any) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return errors.New("cannot read the request: its descriptor is no file")
 	}
-	data, err := io.ReadAll(io.NewSectionReader(f, 0, maxRequest+1))
-	if err != nil {
+	var data bytes.Buffer
+	data.Grow(int(min(max(st.Size, 0), maxRequest)) + bytes.MinRead)
+	if _, err := data.ReadFrom(io.NewSectionReader(f, 0, maxRequest+1)); err != nil {
 		return fmt.Errorf("cannot read the request: %w", err)
 	}
-	if len(data) > maxRequest {
+	if data.Len() > maxRequest {
 		return fmt.Errorf("cannot read the request: it has more than %d bytes", maxRequest)
 	}
-	if err := strict(data, into); err != nil {
+	if err := strict(data.Bytes(), into); err != nil {
 		return fmt.Errorf("cannot understand the request: %w", err)
 	}
 	return nil

@@ -129,7 +129,7 @@ func (m *Monitor) begin(ctx context.Context, l *live, r *attempt.Request, secret
 	if waiting != nil {
 		r.Grant.Ahead = m.ahead.work(waiting.name)
 		if err = place(waiting.cgroup); err == nil {
-			err = writeRecord(d, waiting.record)
+			err = waiting.recordIn(lock)
 		}
 		if err != nil {
 			lock.Close()

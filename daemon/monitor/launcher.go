@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,18 +49,18 @@ type record struct {
 
 func recordPath(d attempt.Dir) string { return filepath.Join(d.Path(), "lock") }
 
-func writeRecord(d attempt.Dir, rec record) error {
+// recordSize is more than a record needs. What is left is filled with blanks, so that
+// nothing of a longer one before it is left.
+const recordSize = 256
+
+func writeRecord(lock io.WriterAt, rec record) error {
 	data, err := json.Marshal(rec)
 	if err != nil {
 		return fmt.Errorf("cannot encode a record: %w", err)
 	}
-	f, err := os.OpenFile(recordPath(d), os.O_WRONLY|os.O_CREATE, 0o600)
-	if err == nil {
-		_, err = f.WriteAt(data, 0)
-		err = errors.Join(err, f.Close())
-	}
-	if err != nil {
-		return fmt.Errorf("cannot record the runner of %s: %w", d.ID(), err)
+	data = append(data, bytes.Repeat([]byte{' '}, max(0, recordSize-len(data)))...)
+	if _, err := lock.WriteAt(data, 0); err != nil {
+		return fmt.Errorf("cannot record the runner: %w", err)
 	}
 	return nil
 }

@@ -127,7 +127,7 @@ func (s *runners) start(ctx context.Context, d attempt.Dir, lock *attempt.Lock, 
 			return nil, err
 		}
 		if err = place(s.launcher.parent(w.record)); err == nil {
-			err = w.recordIn(d)
+			err = w.recordIn(lock)
 		}
 		if err != nil {
 			s.discard(w)
@@ -147,7 +147,7 @@ func (s *runners) start(ctx context.Context, d attempt.Dir, lock *attempt.Lock, 
 }
 
 // recordIn comes before the lock is theirs, so that whoever finds it locked finds a record.
-func (w *warmRunner) recordIn(d attempt.Dir) error { return writeRecord(d, w.record) }
+func (w *warmRunner) recordIn(lock *attempt.Lock) error { return writeRecord(lock.File(), w.record) }
 
 // hand gives a runner its attempt. After an error it must be discarded.
 func (s *runners) hand(w *warmRunner, d attempt.Dir, lock *attempt.Lock) error {

@@ -241,8 +241,12 @@ func TestOlderAttempt(t *testing.T) {
 			}
 			if recorded {
 				start, err := startTime(pid)
+				if err != nil {
+					t.Fatal(err)
+				}
+				f, err := os.OpenFile(recordPath(dir), os.O_WRONLY|os.O_CREATE, 0o600)
 				if err == nil {
-					err = writeRecord(dir, record{PID: pid, Start: start, Unit: unit})
+					err = errors.Join(writeRecord(f, record{PID: pid, Start: start, Unit: unit}), f.Close())
 				}
 				if err != nil {
 					t.Fatal(err)
@@ -262,5 +266,29 @@ func TestOlderAttempt(t *testing.T) {
 				t.Errorf("units left:\n%s", units)
 			}
 		})
+	}
+}
+
+// TestRecord: what is recorded last counts, also where it is shorter.
+func TestRecord(t *testing.T) {
+	dir, err := attempt.NewDir(t.TempDir(), "job", 1)
+	if err == nil {
+		err = os.MkdirAll(dir.Path(), 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock, err := dir.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	for _, want := range []record{{PID: 1 << 20, Start: 1 << 40, Cgroup: "/long", Unit: "long"}, {PID: 1}} {
+		if err := writeRecord(lock.File(), want); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := readRecord(dir); err != nil || got != want {
+			t.Errorf("got %+v, want %+v, %v", got, want, err)
+		}
 	}
 }
