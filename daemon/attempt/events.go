@@ -113,7 +113,11 @@ func (r *EventReader) Offset() int64 { return r.r.offset }
 // not seen here: it says nothing any more.
 func (r *EventReader) Follow(ctx context.Context, w *Watcher) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		for wake := range w.wakes(ctx, r.dir) {
+		path := r.dir.path
+		if r.r.f != nil { // then nothing else in the directory matters
+			path = r.r.path
+		}
+		for wake := range w.wakes(ctx, path) {
 			if wake != nil {
 				yield(Event{}, wake)
 				return

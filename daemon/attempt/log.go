@@ -212,7 +212,7 @@ func (r *LogReader) Offset() int64 { return r.r.offset }
 // ctx is not one.
 func (r *LogReader) Follow(ctx context.Context, w *Watcher) iter.Seq2[LogRecord, error] {
 	return func(yield func(LogRecord, error) bool) {
-		for wake := range w.wakes(ctx, r.dir) {
+		for wake := range w.wakes(ctx, r.dir.path) {
 			if wake != nil {
 				yield(LogRecord{}, wake)
 				return

@@ -418,6 +418,42 @@ func TestFollowEnds(t *testing.T) {
 				t.Errorf("%d records, want 1", n)
 			}
 		})
+		t.Run("events, "+name, func(t *testing.T) {
+			d := newDir(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			w, err := d.CreateEvents(os.Getgid())
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := d.Events(0) // of a file that is there, nothing else is watched
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			if err := w.Append(Event{Stage: "preparing"}); err != nil {
+				t.Fatal(err)
+			}
+			n := 0
+			told := make(chan error, 1)
+			for _, err := range r.Follow(ctx, watcher) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if n++; n == 2 {
+					end(d, cancel)
+				}
+				if n == 1 {
+					go func() { told <- w.Append(Event{Stage: "running"}) }()
+				}
+			}
+			if n != 2 {
+				t.Errorf("%d events, want 2", n)
+			}
+			if err := errors.Join(<-told, w.Close()); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 	// Closing the watcher ends who follows, with an error.
 	d := newDir(t)

@@ -21,7 +21,7 @@ type Watcher struct {
 	done chan struct{} // closed when the dispatching goroutine has ended
 
 	mu    sync.Mutex
-	chans map[string]map[chan struct{}]bool // directory to its readers
+	chans map[string]map[chan struct{}]bool // directory or file to its readers
 }
 
 // NewWatcher starts a watcher; Close ends it.
@@ -80,36 +80,36 @@ func wake(chans map[chan struct{}]bool) {
 	}
 }
 
-func (w *Watcher) subscribe(dir string) (chan struct{}, error) {
+func (w *Watcher) subscribe(path string) (chan struct{}, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.chans[dir] == nil {
-		if err := w.fs.Add(dir); err != nil {
-			return nil, fmt.Errorf("cannot watch %s: %w", dir, err)
+	if w.chans[path] == nil {
+		if err := w.fs.Add(path); err != nil {
+			return nil, fmt.Errorf("cannot watch %s: %w", path, err)
 		}
-		w.chans[dir] = map[chan struct{}]bool{}
+		w.chans[path] = map[chan struct{}]bool{}
 	}
 	c := make(chan struct{}, 1)
-	w.chans[dir][c] = true
+	w.chans[path][c] = true
 	return c, nil
 }
 
-func (w *Watcher) unsubscribe(dir string, c chan struct{}) {
+func (w *Watcher) unsubscribe(path string, c chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.chans[dir], c)
-	if len(w.chans[dir]) == 0 {
-		delete(w.chans, dir)
-		// The directory may be gone, and the watch with it.
-		_ = w.fs.Remove(dir)
+	delete(w.chans[path], c)
+	if len(w.chans[path]) == 0 {
+		delete(w.chans, path)
+		// It may be gone, and the watch with it.
+		_ = w.fs.Remove(path)
 	}
 }
 
-// wakes yields nil at once and after every change in d, until ctx ends or d is
-// gone. An error is the last thing it yields.
-func (w *Watcher) wakes(ctx context.Context, d Dir) iter.Seq[error] {
+// wakes yields nil at once and after every change of a file, or in a directory, until
+// ctx ends or it is gone. An error is the last thing it yields.
+func (w *Watcher) wakes(ctx context.Context, path string) iter.Seq[error] {
 	return func(yield func(error) bool) {
-		c, err := w.subscribe(d.path)
+		c, err := w.subscribe(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return
 		}
@@ -117,7 +117,7 @@ func (w *Watcher) wakes(ctx context.Context, d Dir) iter.Seq[error] {
 			yield(err)
 			return
 		}
-		defer w.unsubscribe(d.path, c)
+		defer w.unsubscribe(path, c)
 		for yield(nil) {
 			select {
 			case <-c:
@@ -127,7 +127,7 @@ func (w *Watcher) wakes(ctx context.Context, d Dir) iter.Seq[error] {
 				yield(errors.New("cannot watch files: the watcher was closed"))
 				return
 			}
-			if _, err := os.Lstat(d.path); errors.Is(err, fs.ErrNotExist) {
+			if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 				return
 			}
 		}
