@@ -23,6 +23,7 @@ const (
 	cancelName  = "cancel"
 	exitName    = "exit.json"
 	exitTemp    = ".exit.json"
+	exitSpare   = ".exit.spare"
 )
 
 // fileMode is the mode of what the front reads; the group is the front's.

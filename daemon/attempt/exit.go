@@ -42,24 +42,24 @@ func (d Dir) ReserveExit(gid int) (*ExitFile, error) {
 	if _, err := os.Lstat(d.file(exitName)); err == nil {
 		return nil, fmt.Errorf("%w: %s", ErrEnded, d.ID())
 	}
-	f, err := openNoFollow(d.file(exitTemp), os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
+	// A spare has brought it; see [Spare].
+	err := unix.Renameat2(unix.AT_FDCWD, d.file(exitSpare), unix.AT_FDCWD, d.file(exitTemp), unix.RENAME_NOREPLACE)
+	brought := err == nil
+	flags := os.O_RDWR
+	if !brought {
+		flags |= os.O_CREATE | os.O_EXCL
+	}
+	f, err := openNoFollow(d.file(exitTemp), flags, fileMode)
 	if errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("%w: %s", ErrBegun, d.ID())
 	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot reserve %s: %w", exitName, err)
-	}
-	err = ownFile(f, gid)
-	if err == nil {
-		// Behind the end, so that nothing has to be cut off before it is told.
-		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, exitReserve)
-	}
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
-		_, err = f.WriteAt(make([]byte, exitReserve), 0)
+	if err == nil && !brought {
+		if err = reserveExit(f, gid); err != nil {
+			f.Close()
+			os.Remove(d.file(exitTemp))
+		}
 	}
 	if err != nil {
-		f.Close()
-		os.Remove(d.file(exitTemp))
 		return nil, fmt.Errorf("cannot reserve %s: %w", exitName, err)
 	}
 	return &ExitFile{dir: d, f: f, named: sync.OnceValue(func() error {
@@ -67,6 +67,18 @@ func (d Dir) ReserveExit(gid int) (*ExitFile, error) {
 		job := filepath.Dir(d.path)
 		return errors.Join(syncDir(job), syncDir(filepath.Dir(job)))
 	})}, nil
+}
+
+func reserveExit(f *os.File, gid int) error {
+	err := ownFile(f, gid)
+	if err == nil {
+		// Behind the end, so that nothing has to be cut off before it is told.
+		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, exitReserve)
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		_, err = f.WriteAt(make([]byte, exitReserve), 0)
+	}
+	return err
 }
 
 // SyncNames does a part of what Commit must, for when there is time.

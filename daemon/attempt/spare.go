@@ -19,6 +19,7 @@ import (
 //	            secrets.json 0600, empty; not in every spare
 //	            events       empty
 //	            .request.json
+//	            .exit.spare  with the space of exit.json
 //
 // Making a file is slow where many were removed in the last minutes: ext4 passes over
 // each of their inodes first. Giving one another name is not.
@@ -52,19 +53,23 @@ func NewSpare(path string, gid int, secrets bool) (_ *Spare, err error) {
 	if s.lock, err = d.Lock(); err != nil {
 		return nil, err
 	}
-	files := []string{eventsName, requestTemp}
+	files := []string{eventsName, requestTemp, exitSpare}
 	if secrets {
 		files = append(files, secretsName)
 	}
 	for _, name := range files {
 		f, err := openNoFollow(d.file(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if err == nil && name != secretsName {
+		if err != nil {
+			return nil, err
+		}
+		switch name {
+		case secretsName:
+		case exitSpare:
+			err = reserveExit(f, gid)
+		default:
 			err = ownFile(f, gid)
 		}
-		if err == nil {
-			err = f.Close()
-		}
-		if err != nil {
+		if err = errors.Join(err, f.Close()); err != nil {
 			return nil, err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -58,12 +59,23 @@ func TestSpare(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
+		exit, err := d.ReserveExit(os.Getgid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer exit.Close()
+		if info, err := exit.f.Stat(); err != nil || info.Mode() != fileMode || info.Sys().(*syscall.Stat_t).Blocks*512 < exitReserve {
+			t.Errorf("%s: the space of the exit: %+v, %v", job, info, err)
+		}
+		if _, err := d.ReserveExit(os.Getgid()); !errors.Is(err, ErrBegun) {
+			t.Errorf("%s: ReserveExit twice: %v, want ErrBegun", job, err)
+		}
 		var names []string
 		entries, _ := os.ReadDir(d.Path())
 		for _, e := range entries {
 			names = append(names, e.Name())
 		}
-		want := []string{"events", "lock", "request.json"}
+		want := []string{".exit.json", "events", "lock", "request.json"}
 		if secrets {
 			want = append(want, "secrets.json")
 		}
