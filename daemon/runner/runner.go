@@ -218,6 +218,10 @@ func settle() {
 	debug.FreeOSMemory()
 }
 
+// answerFirst leaves the processor to whoever waits for what a function returned, before
+// what it had is taken apart.
+const answerFirst = 5 * time.Millisecond
+
 // runAttempt runs an attempt that is locked, and leaves exit.json.
 func runAttempt(dir attempt.Dir, lock *attempt.Lock, init string, ahead *diskAhead, ready *attemptRun, stop *stopper, logger *slog.Logger) error {
 	defer lock.Close()
@@ -263,6 +267,11 @@ func runAttempt(dir attempt.Dir, lock *attempt.Lock, init string, ahead *diskAhe
 
 	a.gid, a.events, a.logger, a.exitFile = gid, events, logger, exitFile
 	defer a.cleanUp()
+	defer func() {
+		if a.call != nil {
+			time.Sleep(answerFirst)
+		}
+	}()
 	exit := a.guard(a.run)
 	exit.Finished = time.Now()
 	left := a.leftover(&exit)
