@@ -276,10 +276,7 @@ type Container interface {
 	Kill() error
 	// Usage reads the cgroup's counters now, before Wait has returned.
 	Usage() (Usage, error)
-	// Release removes the cgroup of a container that has ended: what is left are
-	// mounts and the runtime's state, which take longer and nothing from others.
-	Release() error
-	// Destroy removes all of it, released or not. It may be called again after it
-	// failed.
+	// Destroy removes all of a container that has ended, its cgroup first. It may be
+	// called again after it failed.
 	Destroy() error
 }

@@ -1,7 +1,7 @@
 package attempt
 
 import (
-	"encoding/json"
+	"reflect"
 	"slices"
 
 	"girderworker/transforms"
@@ -33,14 +33,13 @@ func (r *Request) Ahead() (like Request, ok bool) {
 	return like, true
 }
 
-// Same tells whether a container that was made for one request is what another asks for.
+// Same tells whether a container that was made for one request is what another asks
+// for, where both were decoded.
 func (r *Request) Same(other *Request) bool {
 	a, ok := r.Ahead()
 	b, ok2 := other.Ahead()
 	if !ok || !ok2 {
 		return false
 	}
-	first, err := json.Marshal(a)
-	second, err2 := json.Marshal(b)
-	return err == nil && err2 == nil && string(first) == string(second)
+	return reflect.DeepEqual(a, b)
 }

@@ -54,21 +54,6 @@ func hooksFor(hooks []transforms.Hook, exit *attempt.Exit) []transforms.Hook {
 	return some
 }
 
-// release gives back what the container occupied. Its mounts, which only this
-// process has, go at the end: the job's slot and whoever waits for the job do
-// not wait for them.
-func (a *attemptRun) release() {
-	if a.transfer != nil {
-		a.transfer.end()
-		a.transfer = nil
-	}
-	if a.container != nil {
-		if err := a.container.Release(); err != nil {
-			a.logger.Error("Cannot remove the container; trying again at the end", "error", err)
-		}
-	}
-}
-
 // finishAttempt goes on where a runner before this one was when it died.
 func finishAttempt(dir attempt.Dir, gid int, stop *stopper, logger *slog.Logger) error {
 	events, err := dir.CreateEvents(gid)

@@ -13,7 +13,7 @@
 //	lock ─ request ─ space for exit.json ─ "preparing"
 //	  transfer opens files ─ named pipes ─ container ─ "running"
 //	    output to log; the first of: its end, cancel, limit, SIGTERM
-//	  cgroup empty and removed ─ "finishing" ─ streams drained and synced, log synced
+//	  cgroup empty ─ "finishing" ─ streams drained and synced, log synced
 //	exit.json ─ uploads, where there are any
 //	Done ─ work directory removed
 //
@@ -287,7 +287,7 @@ func runAttempt(dir attempt.Dir, lock *attempt.Lock, init string, ahead *diskAhe
 	if err := exitFile.Commit(exit); err != nil {
 		return err
 	}
-	a.release()
+	a.endTransfer()
 	return a.conclude(&exit, left)
 }
 

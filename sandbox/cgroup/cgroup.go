@@ -202,19 +202,6 @@ func (g Group) Remove() error {
 	return nil
 }
 
-// RemoveEmpty removes the group if nothing is in it or below it, which takes one
-// call for each hierarchy, and tells whether it is gone from all of them. Who is in
-// a group keeps it there.
-func (g Group) RemoveEmpty() bool {
-	gone := true
-	for _, d := range g.dirs {
-		if err := unix.Rmdir(d.path); err != nil && err != unix.ENOENT {
-			gone = false
-		}
-	}
-	return gone
-}
-
 // removeTree removes a directory of a cgroup file system depth first. Only
 // directories can be removed there; the files go with them.
 func removeTree(dir string) error {
@@ -250,6 +237,10 @@ func removeTree(dir string) error {
 
 // childrenOf lists the groups directly below one; none when it is gone.
 func childrenOf(dir string) ([]string, error) {
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) == nil && st.Nlink == 2 {
+		return nil, nil // a link for each
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {

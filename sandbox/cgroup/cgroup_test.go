@@ -197,36 +197,6 @@ func TestKillSparesOthers(t *testing.T) {
 	}
 }
 
-func TestRemoveEmpty(t *testing.T) {
-	g := testGroup(t)
-	if _, err := g.Make(); err != nil {
-		t.Fatal(err)
-	}
-	cmd := shell(t, g, "echo ready; exec sleep 1000")
-	if g.RemoveEmpty() {
-		t.Error("a group with a process in it is gone")
-	}
-	if err := g.Kill(t.Context()); err != nil {
-		t.Error(err)
-	}
-	_ = cmd.Wait()
-	for range 2 { // one that is gone, too
-		if !g.RemoveEmpty() || g.Exists() {
-			t.Error("an empty group is there")
-		}
-	}
-	below, err := g.Below("a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(below.dirs[0].path, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if g.RemoveEmpty() {
-		t.Error("a group with one below it is gone")
-	}
-}
-
 func TestBelow(t *testing.T) {
 	g, err := At("a/b")
 	if err != nil {

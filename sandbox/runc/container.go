@@ -88,12 +88,11 @@ func (c *container) Wait(ctx context.Context) (sandbox.Exit, error) {
 		c.exit.OOMKilled = usage.OOMKills > 0 && c.exit.Code != 0
 		c.measured = true
 	}
-	// The kernel ended whoever shared the process namespace, and that the group can
-	// be removed shows it. What might have been put there from outside is killed.
-	if !c.group.RemoveEmpty() {
-		if err := c.group.Kill(ctx); err != nil {
-			return sandbox.Exit{}, err
-		}
+	// The kernel ended whoever shared the process namespace. What might have been put
+	// there from outside is killed. The group stays for now: removing it waits for
+	// whoever moves a process just then, anywhere on the machine.
+	if err := c.group.Kill(ctx); err != nil {
+		return sandbox.Exit{}, err
 	}
 	return c.exit, nil
 }
@@ -250,15 +249,13 @@ func (c *container) Kill() error {
 // Usage implements [sandbox.Container].
 func (c *container) Usage() (sandbox.Usage, error) { return c.group.Usage() }
 
-// Release implements [sandbox.Container].
-func (c *container) Release() error {
-	return c.group.Remove()
-}
-
 // Destroy implements [sandbox.Container].
 func (c *container) Destroy() error {
 	if err := c.lc.Destroy(); err != nil {
 		return fmt.Errorf("cannot destroy container %s: %w", c.id, err)
+	}
+	if err := c.group.Remove(); err != nil {
+		return err
 	}
 	if c.pidfd != nil {
 		_ = c.pidfd.Close()
