@@ -414,8 +414,8 @@ func TestPythonPlugins(t *testing.T) {
 
 	// The scaffold, installed as pip does that without a network, and as it is.
 	scaffold := strings.TrimSpace(e.command("", binary, "tasks", "new", "--python", "newlab", filepath.Dir(e.dir)))
-	built := e.command("", "/bin/sh", "-c", `cd "$0" && "$1" -B -c 'import build_offline, sys; print(build_offline.build_wheel(sys.argv[1]), build_offline.build_editable("/tmp"))' "$2"`,
-		scaffold, systemPython, filepath.Dir(e.dir))
+	built := e.command("", "/bin/sh", "-c", `cd "$0" && "$1" -B -c 'import build_offline, sys; print(build_offline.build_wheel(sys.argv[1]), build_offline.build_editable(sys.argv[2]))' "$2" "$3"`,
+		scaffold, systemPython, filepath.Dir(e.dir), t.TempDir())
 	e.unpack(filepath.Join(filepath.Dir(e.dir), strings.Fields(built)[0]))
 	w.discovered("newlab.tasks.example_task")
 	if out, errs, code := w.call("run", "--task", "newlab.tasks.example_task", "who=5"); out != "\"Hello 5!\"\n" || code != 0 {
