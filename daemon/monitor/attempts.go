@@ -403,15 +403,13 @@ func (m *Monitor) find(a Attempt) (*live, error) {
 // overPatience is how long a stopping monitor waits for attempts that are over.
 const overPatience = 5 * time.Second
 
-// finishOver waits for the attempts whose exit is recorded, which are only
-// cleaning up, so that an orderly stop leaves nothing but what lives.
+// finishOver waits for the attempts that are only cleaning up, so that an orderly
+// stop leaves nothing but what lives.
 func (m *Monitor) finishOver() {
 	m.mu.Lock()
 	var over []*live
 	for _, l := range m.live {
-		done, err := l.dir.Ended()
-		unfinished, err2 := l.dir.Unfinished()
-		if err == nil && err2 == nil && done && !unfinished {
+		if cleaning(l.dir) {
 			over = append(over, l)
 		}
 	}
@@ -424,6 +422,28 @@ func (m *Monitor) finishOver() {
 			return
 		}
 	}
+}
+
+// cleaning reports whether an attempt's exit is recorded and it has nothing to
+// upload, which may take days.
+func cleaning(d attempt.Dir) bool {
+	ended, err := d.Ended()
+	if err != nil || !ended {
+		return false
+	}
+	unfinished, err := d.Unfinished()
+	if err != nil || !unfinished {
+		return err == nil
+	}
+	left, err := d.ReadFinish()
+	if errors.Is(err, os.ErrNotExist) {
+		return true // it was removed just now
+	}
+	if err != nil {
+		return false
+	}
+	r, err := d.ReadRequest()
+	return err == nil && left.Hook >= len(r.Plan.Hooks)
 }
 
 // cancel leaves the word for the runner, which watches its directory.

@@ -182,7 +182,12 @@ func (a *attemptRun) finishUp(exit *attempt.Exit, left *attempt.Finish) error {
 		case err != nil && left.Error == "":
 			left.Error = err.Error()
 		}
-		left.Hook = len(hooks)
+		if left.Hook < len(hooks) {
+			left.Hook = len(hooks)
+			if err := a.dir.WriteFinish(*left); err != nil {
+				a.logger.Warn("Cannot note that nothing more is uploaded; it is told with the end", "error", err)
+			}
+		}
 	}
 	if len(left.Volumes) > 0 {
 		if err := a.removeVolumes(left.Volumes); err != nil {
