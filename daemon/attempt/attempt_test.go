@@ -10,7 +10,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -514,16 +516,7 @@ func TestRemoveWork(t *testing.T) {
 		make(os.WriteFile(filepath.Join(work, "a", fmt.Sprintf("a-rather-long-name-%d", i)), nil, 0o600))
 	}
 	// Deeper than any path name or descriptor table allows.
-	fd, err := unix.Open(work, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	make(err)
-	for range 20000 {
-		make(unix.Mkdirat(fd, "deep", 0o700))
-		next, err := unix.Openat(fd, "deep", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		make(err)
-		unix.Close(fd)
-		fd = next
-	}
-	unix.Close(fd)
+	makeDeep(t, work, 20000)
 
 	if err := RemoveWork(work); err != nil {
 		t.Fatal(err)
@@ -536,6 +529,54 @@ func TestRemoveWork(t *testing.T) {
 	}
 	if err := RemoveWork(work); err != nil {
 		t.Errorf("removing what is gone: %v", err)
+	}
+}
+
+// makeDeep makes a directory in a directory in a directory.
+func makeDeep(t *testing.T, dir string, levels int) {
+	t.Helper()
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	for range levels {
+		if err == nil {
+			err = unix.Mkdirat(fd, "deep", 0o700)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var next int
+		next, err = unix.Openat(fd, "deep", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		unix.Close(fd)
+		fd = next
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(fd)
+}
+
+// TestRemoveWorkInterrupted: a signal, as the runtime sends itself, cuts short what is
+// read of a directory, and that is not its end.
+func TestRemoveWorkInterrupted(t *testing.T) {
+	work := filepath.Join(t.TempDir(), "work")
+	if err := os.Mkdir(work, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	makeDeep(t, work, 2000)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	pid, tid := os.Getpid(), unix.Gettid()
+	stop, stopped := context.WithCancel(t.Context())
+	var signals sync.WaitGroup
+	signals.Go(func() {
+		for ; stop.Err() == nil; time.Sleep(20 * time.Microsecond) {
+			_ = unix.Tgkill(pid, tid, unix.SIGURG)
+		}
+	})
+	err := RemoveWork(work)
+	stopped()
+	signals.Wait()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

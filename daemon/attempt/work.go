@@ -126,11 +126,14 @@ func sweep(dir int, buf []byte) (sub string, empty bool, err error) {
 	if _, err := unix.Seek(dir, 0, unix.SEEK_SET); err != nil {
 		return "", false, err
 	}
-	n, err := unix.ReadDirent(dir, buf)
-	if err != nil {
-		return "", false, err
+	var names []string
+	for n := -1; len(names) == 0 && n != 0; {
+		if n, err = unix.ReadDirent(dir, buf); err != nil {
+			return "", false, err
+		}
+		// A signal ends a batch early: "." and ".." alone do not say that nothing follows.
+		_, _, names = unix.ParseDirent(buf[:n], -1, nil)
 	}
-	_, _, names := unix.ParseDirent(buf[:n], -1, nil)
 	for _, name := range names {
 		full, err := unlink(dir, name)
 		if err != nil {
