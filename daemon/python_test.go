@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -333,15 +334,16 @@ func TestPythonTold(t *testing.T) {
 func TestPythonBadTasks(t *testing.T) {
 	w, _ := newPythonWorld(t)
 	for task, want := range map[string]string{
-		"unholdable": "TypeError: a task returned a set, which JSON cannot hold; return a list",
-		"endless":    "ValueError: Out of range float values are not JSON compliant",
-		"dies":       "the function's process was killed by signal 9 (SIGKILL)",
-		"segfaults":  "the function's process was killed by signal 11 (SIGSEGV)",
-		"leaves":     "the function's process ended without a result, with exit code 0",
-		"exits":      "SystemExit: 3",
-		"large":      "ValueError: the result has 2097186 bytes as JSON",
-		"binary":     "",
-		"forks":      "",
+		"unholdable":       "TypeError: a task returned a set, which JSON cannot hold; return a list",
+		"endless":          "ValueError: Out of range float values are not JSON compliant",
+		"dies":             "the function's process was killed by signal 9 (SIGKILL)",
+		"segfaults":        "the function's process was killed by signal 11 (SIGSEGV)",
+		"leaves":           "the function's process ended without a result, with exit code 0",
+		"changes_its_mind": "the function's process ended with exit code 3 after it had returned",
+		"exits":            "SystemExit: 3",
+		"large":            "ValueError: the result has 2097186 bytes as JSON",
+		"binary":           "",
+		"forks":            "",
 	} {
 		job := w.wait(w.callTask("labtasks.tasks." + task).ID)
 		if want == "" {
@@ -357,6 +359,21 @@ func TestPythonBadTasks(t *testing.T) {
 	if log := w.log(job.ID); job.State != "succeeded" || log != "a thread ended\nan exit handler ran\n" {
 		t.Errorf("a function with a thread and an exit handler: %+v\n%s", job, log)
 	}
+	// Who has said that it is over is held to it.
+	job = w.wait(w.callTask("labtasks.tasks.pretends").ID)
+	if job.State != "succeeded" || string(job.Result) != `"pretended"` {
+		t.Errorf("a function that went on after its end: %+v", job)
+	}
+	job = w.wait(w.callTask("labtasks.tasks.leaves_a_writer").ID)
+	if log := w.log(job.ID); job.State != "succeeded" || !strings.Contains(log, "the last line\n") {
+		t.Errorf("a function that left a process which writes: %+v, a log of %d bytes", job, len(log))
+	}
+	w.eventually("what it left has ended", func() bool {
+		return !slices.ContainsFunc(w.processes(), func(pid int) bool {
+			line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			return bytes.HasPrefix(line, []byte("sleep\x00")) || bytes.HasPrefix(line, []byte("sh\x00"))
+		})
+	})
 	// One that has left no descriptor can still be told of.
 	job = w.wait(w.callTask("labtasks.tasks.exhausts").ID)
 	if log := w.log(job.ID); job.State != "failed" || !strings.HasPrefix(job.Error, "OSError: ") || !strings.Contains(log, "in exhausts") {

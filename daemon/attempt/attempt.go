@@ -12,7 +12,7 @@
 //	    events          append-only records, see [Event]
 //	    log             append-only records of output, see [LogRecord]
 //	    cancel          made by the monitor to end the attempt early: [Cancel]
-//	    result.json     what a function returned, in its own words: [Dir.WriteResult]
+//	    result.json     what a function returned, in its own words, if exit.json has not got it: [Dir.WriteResult]
 //	    exit.json       how it ended: [Exit], written, synced, renamed, directory synced
 //	    finish.json     how far the work after the exit is, while there is some: [Finish]
 //	<state>/work/<job>-<attempt>/      root 0700: overlay scratch, pipes, volumes; removed at the end
@@ -151,6 +151,8 @@ type Grant struct {
 	Network *sandbox.Network `json:"network,omitempty"`
 	// GPUs say where the machine's devices are described.
 	GPUs *GPUs `json:"gpus,omitempty"`
+	// ResultInExit: whoever reads exit.json knows of its Result.
+	ResultInExit bool `json:"result_in_exit,omitempty"`
 }
 
 // GPUs are the machine's configuration of its devices.
@@ -214,6 +216,9 @@ type Exit struct {
 	LogBytes   int64     `json:"log_bytes"`
 	LogDropped int64     `json:"log_dropped,omitempty"`
 	Finished   time.Time `json:"finished"`
+	// Result is what would be in result.json: at most [MaxExitResult] bytes, as foreign
+	// as there. Nil: look there.
+	Result []byte `json:"result,omitempty"`
 }
 
 // StreamResult is what went through one stream.

@@ -11,6 +11,8 @@ const (
 	resultName = "result.json"
 	// MaxResult bounds result.json, in bytes.
 	MaxResult = 1 << 20
+	// MaxExitResult bounds a result within exit.json, which has room for it: see exitReserve.
+	MaxExitResult = 16 << 10
 )
 
 // WriteResult keeps what a function's process said of its end. It is foreign: who
@@ -37,8 +39,16 @@ func (d Dir) WriteResult(data []byte, gid int) error {
 	return nil
 }
 
-// ReadResult reads result.json; nil where there is none.
+// ReadResult returns what a function returned, from exit.json or result.json; nil where
+// there is nothing.
 func (d Dir) ReadResult() ([]byte, error) {
+	exit, err := d.ReadExit()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if exit.Result != nil {
+		return exit.Result, nil
+	}
 	data, err := readBounded(d.file(resultName), MaxResult)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

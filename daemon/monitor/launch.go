@@ -59,6 +59,8 @@ func (m *Monitor) grant(r *attempt.Request, slice int, work string, rights *poli
 		CacheDir:    m.files.cache(),
 		BootID:      m.bootID,
 		GroupID:     m.options.GID,
+
+		ResultInExit: true,
 	}
 	// A root of the host's shows the machine's files as binds do.
 	if !rights.SwitchUser() && (len(r.Plan.Binds) > 0 || r.Plan.OnHost()) {

@@ -21,7 +21,7 @@ REQUEUED = 1.0
 class State:
     """What is known of the one call."""
     conn = spare = -1
-    code = 1
+    code = None  # the exit status, when the result has been sent
     canceled = False
     retries = 0
     called = False
@@ -72,8 +72,7 @@ def main():
     if os.getpid() != own:
         os._exit(0)  # a child that came back from the function
     flush()
-    send(end)
-    forget()
+    send(end + b'\n')
     State.code = 0 if b'"SUCCESS"' in end[:24] else 1
     # What the interpreter does at its end, without what keeps it from getting there.
     if 'threading' in sys.modules:
@@ -82,8 +81,14 @@ def main():
 
 
 def leave():
-    """Ends the process without taking the interpreter apart, which is of no use to anybody."""
+    """Ends the process without taking the interpreter apart, which is of no use to anybody, and tells that first."""
     flush()
+    if State.code is None:
+        os._exit(1)
+    try:
+        send(b'%d\n' % State.code)
+    except OSError:
+        pass  # the exit says it, too
     os._exit(State.code)
 
 

@@ -104,6 +104,13 @@ func (l *lateTransfer) end(a *attemptRun) (untouched []attempt.StreamResult) {
 	return untouched
 }
 
+// untouched tells, when the container will write no more, whether it wrote nothing; no
+// process is started any more.
+func (l *lateTransfer) untouched() bool {
+	l.settle()
+	return !slices.ContainsFunc(l.receivers, (*fifo.Receiver).Ready)
+}
+
 // settle returns when none will be started any more.
 func (l *lateTransfer) settle() {
 	if l.stop != nil {

@@ -73,6 +73,8 @@ type attemptRun struct {
 	ready      *attemptRun   // a container that waits for an attempt like this
 	work       string        // its work directory
 	untold     []string      // notes from when there was no attempt
+	leaving    chan ending   // its end, where that was not waited for
+	started    time.Time     // when there was somebody who listens to it
 	began      time.Time     // when it was taken over
 	before     sandbox.Usage // of its container, until then
 
@@ -86,8 +88,15 @@ type attemptRun struct {
 	keepWork bool
 }
 
+// An ending is how a container ended, or why that is not known.
+type ending struct {
+	exit sandbox.Exit
+	err  error
+}
+
 // run carries the attempt out. When it returns, no process of the container is
-// left and everything that counts is on the disk but exit.json.
+// left, or it has been killed after it said that nothing of it will run, and
+// everything that counts is on the disk but exit.json.
 func (a *attemptRun) run(ctx context.Context) attempt.Exit {
 	r, err := a.dir.ReadRequest()
 	if err != nil {
@@ -278,11 +287,12 @@ func (a *attemptRun) hear() {
 // begin has the attempt's container heard and told.
 func (a *attemptRun) begin() {
 	if a.call != nil {
-		a.call.start(a.secrets.Call, func(result []byte) error { return a.dir.WriteResult(result, a.request.Grant.GroupID) }, a.crashed)
+		a.call.start(a.secrets.Call, a.crashed)
 	}
 	if a.late != nil {
 		a.late.await(a)
 	}
+	a.started = time.Now()
 	a.output.touch()
 	a.copied = make(chan error, 1)
 	go func() {
@@ -337,18 +347,18 @@ func (a *attemptRun) notStarted(err error) attempt.Exit {
 // supervise waits for the end of the container, and brings it about when there
 // is a reason to.
 func (a *attemptRun) supervise(stopSignal os.Signal) (sandbox.Exit, error) {
-	type end struct {
-		exit sandbox.Exit
-		err  error
-	}
-	ended := make(chan end, 1)
+	ended := make(chan ending, 1)
 	wait := func() {
-		e := end{err: errors.New("internal error")}
+		e := ending{err: errors.New("internal error")}
 		defer func() { ended <- e }()
 		defer a.crashed()
 		e.exit, e.err = a.container.Wait(context.Background())
 	}
 	go wait()
+	var over <-chan int
+	if a.call != nil {
+		over = a.call.over
+	}
 	var asked time.Time // when the stop signal was sent
 	kill := time.NewTimer(0)
 	if !kill.Stop() {
@@ -367,6 +377,11 @@ func (a *attemptRun) supervise(stopSignal os.Signal) (sandbox.Exit, error) {
 			a.logger.Error("Cannot wait for the container; trying again", "error", e.err)
 			kill.Reset(time.Second)
 			go wait()
+		case status := <-over:
+			if exit, ok := a.leave(status); ok {
+				a.leaving = ended
+				return exit, nil
+			}
 		case <-a.stop.changed:
 			_, grace := a.stop.reason()
 			if grace == 0 {
@@ -399,6 +414,41 @@ func (a *attemptRun) supervise(stopSignal os.Signal) (sandbox.Exit, error) {
 	}
 }
 
+// leave kills a container whose function has told the status that its process is about
+// to exit with, and takes it for ended, so that nobody waits for a kernel that takes an
+// interpreter apart. It returns false where the end itself must be waited for.
+func (a *attemptRun) leave(status int) (sandbox.Exit, bool) {
+	var exit sandbox.Exit
+	if reason, _ := a.stop.reason(); reason != nil || len(a.request.Resources.GPUs) > 0 || len(a.request.Plan.Hooks) > 0 || len(a.made) > 0 {
+		return exit, false
+	}
+	if a.late != nil && !a.late.untouched() || a.transfer != nil {
+		return exit, false
+	}
+	usage, err := a.container.Usage()
+	if err == nil {
+		err = a.container.Signal(unix.SIGKILL)
+	}
+	if err != nil {
+		return exit, false // it has ended, or its end says what is wrong
+	}
+	exit = sandbox.Exit{Started: a.started, Finished: time.Now(), Code: status, Usage: usage}
+	exit.OOMKilled = usage.OOMKills > 0 && status != 0
+	return exit, true
+}
+
+// awaitEnd waits for a container that was not waited for.
+func (a *attemptRun) awaitEnd() error {
+	patience := time.NewTimer(endPatience)
+	defer patience.Stop()
+	select {
+	case e := <-a.leaving:
+		return e.err
+	case <-patience.C:
+		return fmt.Errorf("it was killed and has not ended after %v", endPatience)
+	}
+}
+
 // finish brings to the disk what the container produced, and says how it ended.
 func (a *attemptRun) finish(ended sandbox.Exit, reason *stopReason) attempt.Exit {
 	if !a.began.IsZero() {
@@ -423,7 +473,11 @@ func (a *attemptRun) finish(ended sandbox.Exit, reason *stopReason) attempt.Exit
 		}
 	}
 	if a.call != nil {
-		if err := a.call.end(); err != nil {
+		result, err := a.call.end()
+		if err == nil {
+			err = a.keepResult(&exit, result)
+		}
+		if err != nil {
 			a.note("the function's result is lost: " + err.Error())
 		}
 	}
@@ -450,7 +504,11 @@ func (a *attemptRun) finish(ended sandbox.Exit, reason *stopReason) attempt.Exit
 		a.note(fmt.Sprintf("the job's scratch space of %s was full at its end; resources.scratch gives it more",
 			transforms.FormatBytes(a.request.Resources.Scratch)))
 	}
-	a.output.ended()
+	if a.leaving != nil {
+		a.output.drain()
+	} else {
+		a.output.ended()
+	}
 	if err := <-a.copied; err != nil {
 		a.note(err.Error())
 	}
@@ -459,6 +517,18 @@ func (a *attemptRun) finish(ended sandbox.Exit, reason *stopReason) attempt.Exit
 		a.note(err.Error())
 	}
 	return exit
+}
+
+// keepResult has what a function returned on the disk before exit.json, or within it.
+func (a *attemptRun) keepResult(exit *attempt.Exit, result []byte) error {
+	switch {
+	case len(result) == 0:
+		return nil
+	case a.request.Grant.ResultInExit && len(result) <= attempt.MaxExitResult:
+		exit.Result = result
+		return nil
+	}
+	return a.dir.WriteResult(result, a.request.Grant.GroupID)
 }
 
 // judgeStreams makes a failed stream fail an attempt that is well otherwise.
@@ -526,7 +596,7 @@ func (a *attemptRun) killContainer() {
 	ctx, cancel := context.WithTimeout(context.Background(), endPatience)
 	defer cancel()
 	err := a.container.Kill()
-	if err == nil {
+	if err == nil && a.leaving == nil { // cleanUp waits for that one
 		_, err = a.container.Wait(ctx)
 	}
 	if err != nil {
@@ -557,7 +627,10 @@ func (a *attemptRun) cleanUp() {
 	}
 	a.connected()
 	var err error
-	if a.container != nil {
+	if a.leaving != nil {
+		err = a.awaitEnd()
+	}
+	if err == nil && a.container != nil {
 		err = a.container.Destroy()
 	}
 	if err == nil && a.disk != nil {

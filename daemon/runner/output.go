@@ -27,6 +27,8 @@ type output struct {
 	made  time.Time
 	last  atomic.Int64 // when the last output came, in nanoseconds after made
 	buf   []byte
+	// draining: what is in the pipes is all that counts.
+	draining atomic.Bool
 }
 
 type outputPipe struct {
@@ -109,7 +111,8 @@ func (o *output) started() {
 	}
 }
 
-// copy runs until both pipes have ended, or ended was called and its time is over.
+// copy runs until both pipes have ended, or drain was called and they are empty, or
+// ended was called and its time is over.
 func (o *output) copy() error {
 	conn, err := o.epoll.SyscallConn()
 	if err != nil {
@@ -123,6 +126,7 @@ func (o *output) copy() error {
 			queue = append(queue, p)
 		}
 	}
+	var until time.Time // set when it only drains; somebody may write for ever
 	for open := len(o.pipes); open > 0; {
 		// Look for more after every read, so that a flood in one pipe does not
 		// hold up the other; wait only when there is nothing to read.
@@ -132,10 +136,14 @@ func (o *output) copy() error {
 			n, failed = unix.EpollWait(int(fd), events[:], 0)
 			return n != 0 && !errors.Is(failed, unix.EINTR)
 		}
-		if len(queue) == 0 {
+		if len(queue) == 0 && until.IsZero() {
 			o.log.Flush()
 			err = conn.Read(poll)
-		} else {
+			if o.draining.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+				until = time.Now().Add(drainPatience)
+			}
+		}
+		if len(queue) > 0 || !until.IsZero() {
 			err = conn.Control(func(fd uintptr) { poll(fd) })
 		}
 		if err == nil && !errors.Is(failed, unix.EINTR) {
@@ -147,6 +155,9 @@ func (o *output) copy() error {
 		}
 		for _, e := range events[:max(n, 0)] {
 			enqueue(&o.pipes[e.Fd])
+		}
+		if !until.IsZero() && (len(queue) == 0 || time.Now().After(until)) {
+			break
 		}
 		if len(queue) == 0 {
 			continue
@@ -189,6 +200,12 @@ func (o *output) read(p *outputPipe) (more bool) {
 func (o *output) ended() {
 	// It fails only if the file is closed.
 	_ = o.epoll.SetReadDeadline(time.Now().Add(drainPatience))
+}
+
+// drain says that what the container has written is all that counts.
+func (o *output) drain() {
+	o.draining.Store(true)
+	_ = o.epoll.SetReadDeadline(time.Unix(1, 0))
 }
 
 func (o *output) close() {

@@ -1,6 +1,8 @@
 package runner
 
 import (
+	"bufio"
+	"bytes"
 	_ "embed"
 	"encoding/json"
 	"errors"
@@ -8,6 +10,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,11 +34,15 @@ func pythonCommand(p *transforms.Python) []string {
 
 // A call is what a function is called with, on its way there, and its result on
 // the way back: both through the container's standard input, a socket. What comes
-// back is kept as it is and looked at by the front alone.
+// back are two lines: the result, which is kept as it is and looked at by the front
+// alone, and when nothing of the function will run any more, the exit status with
+// which its process is about to end.
 type call struct {
 	theirs *os.File
 	ours   net.Conn
+	over   chan int // gets that status, if it comes
 	done   chan struct{}
+	result []byte // after done
 	err    error
 }
 
@@ -44,7 +52,7 @@ func newCall(p *transforms.Python) (*call, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a function's socket: %w", os.NewSyscallError("socketpair", err))
 	}
-	c := &call{theirs: os.NewFile(uintptr(fds[0]), "call"), done: make(chan struct{})}
+	c := &call{theirs: os.NewFile(uintptr(fds[0]), "call"), over: make(chan int, 1), done: make(chan struct{})}
 	ours := os.NewFile(uintptr(fds[1]), "call")
 	defer ours.Close()
 	if c.ours, err = net.FileConn(ours); err != nil {
@@ -57,40 +65,53 @@ func newCall(p *transforms.Python) (*call, error) {
 	return c, nil
 }
 
-// start sends what the function is called with and waits for its result, which keep is
-// given while the container ends.
-func (c *call) start(with []byte, keep func([]byte) error, crashed func()) {
+// start sends what the function is called with and waits for its result.
+func (c *call) start(with []byte, crashed func()) {
 	go func() {
 		defer close(c.done)
 		defer crashed()
 		// Who does not read it is told by a missing result.
 		_, _ = c.ours.Write(with)
 		_ = c.ours.(*net.UnixConn).CloseWrite()
-		result, err := io.ReadAll(io.LimitReader(c.ours, attempt.MaxResult+1))
-		if len(result) > attempt.MaxResult {
-			result, err = nil, fmt.Errorf("it returned more than %s", transforms.FormatBytes(attempt.MaxResult))
-			// What comes now is nobody's, and must not be waited for.
-			_, _ = io.Copy(io.Discard, c.ours)
-		}
-		if errors.Is(err, net.ErrClosed) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, os.ErrDeadlineExceeded) {
-			err = nil
-		}
-		if err == nil && len(result) > 0 {
-			err = keep(result)
-		}
-		c.err = err
+		c.result, c.err = c.receive()
 	}()
+}
+
+// receive returns with the second line, or when the socket is closed.
+func (c *call) receive() (result []byte, err error) {
+	r := bufio.NewReader(io.LimitReader(c.ours, attempt.MaxResult+int64(len("\n255\n"))))
+	result, err = r.ReadBytes('\n')
+	result, whole := bytes.CutSuffix(result, []byte{'\n'})
+	if len(result) > attempt.MaxResult {
+		// What comes now is nobody's, and must not be waited for.
+		_, _ = io.Copy(io.Discard, c.ours)
+		return nil, fmt.Errorf("it returned more than %s", transforms.FormatBytes(attempt.MaxResult))
+	}
+	if whole {
+		var line string
+		line, err = r.ReadString('\n')
+		if status, bad := strconv.ParseUint(strings.TrimSuffix(line, "\n"), 10, 8); err == nil && bad == nil {
+			c.over <- int(status)
+			return result, nil
+		}
+		_, _ = io.Copy(io.Discard, c.ours)
+	}
+	if err == io.EOF || errors.Is(err, net.ErrClosed) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, os.ErrDeadlineExceeded) {
+		err = nil
+	}
+	return result, err
 }
 
 // lateResult is for what is on its way when no process is left that could send
 // more; but one outside may hold a descriptor of the socket that it was sent.
 const lateResult = 5 * time.Second
 
-// end returns why what came back is lost, when no process of the container is left.
-func (c *call) end() error {
+// end returns the result, or why it is lost, when no process of the container is left
+// that could send more.
+func (c *call) end() ([]byte, error) {
 	_ = c.ours.SetDeadline(time.Now().Add(lateResult))
 	<-c.done
-	return c.err
+	return c.result, c.err
 }
 
 func (c *call) close() { c.ours.Close() }

@@ -265,6 +265,108 @@ func TestOutputHeldOpen(t *testing.T) {
 	}
 }
 
+// TestOutputDrained: what was written before drain is kept, whoever holds the pipes open
+// and goes on to write.
+func TestOutputDrained(t *testing.T) {
+	for _, flood := range []bool{false, true} {
+		dir := testAttempt(t)
+		log := dir.NewLogWriter(1<<30, os.Getgid())
+		o, err := newOutput(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied := make(chan error)
+		go func() { copied <- o.copy() }()
+		fmt.Fprint(o.pipes[0].w, "first")
+		fmt.Fprint(o.pipes[1].w, "last words")
+		flooded := make(chan struct{})
+		if flood {
+			go func() {
+				defer close(flooded)
+				for i := 0; i < 1000; i++ {
+					if _, err := o.pipes[0].w.Write(make([]byte, 4096)); err != nil {
+						return
+					}
+				}
+			}()
+		}
+		o.drain()
+		if err := <-copied; err != nil {
+			t.Errorf("flood %v: %v", flood, err)
+		}
+		kept, _, err := log.Close()
+		if err != nil || kept < 15 || !flood && kept != 15 {
+			t.Errorf("flood %v: %d bytes kept, %v", flood, kept, err)
+		}
+		for i := range o.pipes { // the writer finds nobody who reads
+			unix.Close(o.pipes[i].fd)
+			o.pipes[i].fd = -1
+		}
+		if flood {
+			<-flooded
+		}
+		o.close()
+	}
+}
+
+// TestCallReceive: what comes back of a function, of which nothing need be true.
+func TestCallReceive(t *testing.T) {
+	huge := strings.Repeat("x", attempt.MaxResult)
+	for name, c := range map[string]struct {
+		sent   string
+		closed bool // the socket, afterwards
+		result string
+		status int // -1: none
+		err    string
+	}{
+		"both lines":           {"{}\n0\n", false, "{}", 0, ""},
+		"failed":               {"{}\n1\n", false, "{}", 1, ""},
+		"more than that":       {"{}\n0\n{}\n1\n", false, "{}", 0, ""},
+		"the longest":          {huge + "\n255\n", false, huge, 255, ""},
+		"no status":            {"{}\n", true, "{}", -1, ""},
+		"half a status":        {"{}\n0", true, "{}", -1, ""},
+		"no number":            {"{}\nx\n", true, "{}", -1, ""},
+		"not a status":         {"{}\n256\n", true, "{}", -1, ""},
+		"negative":             {"{}\n-1\n", true, "{}", -1, ""},
+		"half a line":          {"{", true, "{", -1, ""},
+		"nothing":              {"", true, "", -1, ""},
+		"too long":             {huge + "x\n0\n", true, "", -1, "returned more than 1.0 MiB"},
+		"too long for a line":  {huge + huge, true, "", -1, "returned more than 1.0 MiB"},
+		"a status without end": {"{}\n" + huge, true, "{}", -1, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			call, err := newCall(&transforms.Python{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer call.close()
+			call.start(nil, func() {})
+			if _, err := call.theirs.WriteString(c.sent); err != nil {
+				t.Fatal(err)
+			}
+			if c.closed {
+				call.theirs.Close()
+			} else {
+				defer call.theirs.Close()
+			}
+			result, err := call.end()
+			if string(result) != c.result || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+				t.Errorf("%d bytes, %v", len(result), err)
+			}
+			select {
+			case status := <-call.over:
+				if status != c.status {
+					t.Errorf("status %d, want %d", status, c.status)
+				}
+			default:
+				if c.status >= 0 {
+					t.Error("no status")
+				}
+			}
+		})
+	}
+}
+
 func testAttempt(t *testing.T) attempt.Dir {
 	t.Helper()
 	state := t.TempDir()

@@ -3,6 +3,8 @@ import functools
 import os
 import signal
 import socket
+import stat
+import subprocess
 import sys
 import threading
 import time
@@ -181,6 +183,34 @@ def lingers():
     atexit.register(print, 'an exit handler ran')
     threading.Thread(target=later).start()
     return 'early'
+
+
+@app.task
+def changes_its_mind():
+    atexit.register(os._exit, 3)
+    return 'well'
+
+
+@app.task
+def pretends():
+    """Says that it is over, in the words of what has called it, and goes on."""
+    for fd in range(3, 64):
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.write(fd, b'{"state": "SUCCESS", "result": "pretended"}\n0\n')
+        except OSError:
+            pass
+    while True:
+        print('still here', flush=True)
+
+
+@app.task
+def leaves_a_writer():
+    subprocess.Popen(['sh', '-c', 'trap "" HUP TERM; while :; do echo flood; done'])
+    subprocess.Popen(['sh', '-c', 'exec sleep 600'], start_new_session=True)
+    time.sleep(.05)
+    print('the last line', file=sys.stderr)
+    return 'well'
 
 
 @app.task
