@@ -295,16 +295,41 @@ func readPIDs(file string) ([]int, error) {
 }
 
 // readFile reads a control file; one that is gone, or whose group is, reads as
-// empty.
+// empty. [os.ReadFile] would enter each into the poller, which takes longer than all else.
 func readFile(file string) (string, error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
-			return "", nil
-		}
-		return "", err
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	for errors.Is(err, unix.EINTR) {
+		fd, err = unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	}
-	return string(data), nil
+	var data []byte
+	if err == nil {
+		data, err = readAll(fd)
+		unix.Close(fd)
+	}
+	switch {
+	case err == nil:
+		return string(data), nil
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENODEV):
+		return "", nil
+	default:
+		return "", &fs.PathError{Op: "read", Path: file, Err: err}
+	}
+}
+
+func readAll(fd int) ([]byte, error) {
+	data := make([]byte, 0, 1024)
+	for {
+		n, err := unix.Read(fd, data[len(data):cap(data)])
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil || n == 0:
+			return data, err
+		}
+		if data = data[:len(data)+n]; len(data) == cap(data) {
+			data = slices.Grow(data, len(data))
+		}
+	}
 }
 
 // readKeyed reads a control file of lines "name number"; empty when it is gone.
