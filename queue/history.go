@@ -15,6 +15,8 @@ const (
 	moveBytes  = 16 << 20
 	// restTime lets finished jobs gather, so that they share the two commits of a move.
 	restTime = time.Second
+	// answerTime leaves the disk to whoever waits for the end of a job, before its move.
+	answerTime = 20 * time.Millisecond
 	// troubleTime is the pause after a move that failed: a full disk.
 	troubleTime = 10 * time.Second
 )
@@ -27,6 +29,11 @@ func (s *Store) moveLoop() {
 		case <-s.closing:
 			return
 		case <-s.finished:
+		}
+		select {
+		case <-s.closing:
+			return
+		case <-time.After(answerTime):
 		}
 		pause := restTime
 		if err := s.moveFinished(ctx); errors.Is(err, ErrClosed) {
