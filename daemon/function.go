@@ -152,7 +152,7 @@ func (f *front) resultOf(id string) (json.RawMessage, error) {
 // functionEnd brings what a function said of its end together with how its process
 // ended, which counts for more. again is after how long it wants to be tried again.
 func functionEnd(dir attempt.Dir, exit *attempt.Exit, result *queue.Result) (again *time.Duration) {
-	end, err := dir.ReadFunctionEnd()
+	end, err := dir.FunctionEnd(exit)
 	switch {
 	case exit.Outcome != attempt.OutcomeExited:
 		return nil

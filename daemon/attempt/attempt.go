@@ -7,7 +7,7 @@
 //
 //	<state>/jobs/<job>/<attempt>/      root:girder-worker 2750, made by the monitor
 //	    request.json    what to do: [Request], written before the runner starts
-//	    secrets.json    tokens and keys, root 0600; removed at the end: [Dir.WriteSecrets]
+//	    secrets.json    tokens and keys, root 0600; removed when no runner needs them any more: [Dir.WriteSecrets]
 //	    lock            flock(2)ed by the runner from before its first act until its end
 //	    events          append-only records, see [Event]
 //	    log             append-only records of output, see [LogRecord]

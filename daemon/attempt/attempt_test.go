@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -306,6 +307,43 @@ func TestExit(t *testing.T) {
 	}
 	if _, err := d.ReserveExit(os.Getgid()); !errors.Is(err, ErrEnded) {
 		t.Errorf("ReserveExit after the end: %v, want ErrEnded", err)
+	}
+}
+
+// A loss of power right after exit.json got its name leaves any part of its content,
+// and zeros of its reserve after it.
+func TestExitTorn(t *testing.T) {
+	d := newDir(t)
+	f, err := d.ReserveExit(os.Getgid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Commit(Exit{Outcome: OutcomeExited, Code: 3}), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(d.file(exitName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	zeros := make([]byte, exitReserve)
+	for name, torn := range map[string][]byte{
+		"empty":             {},
+		"zeros":             zeros,
+		"cut":               whole[:len(whole)-1],
+		"zeros for its end": append(slices.Clone(whole[:len(whole)/2]), zeros[:len(whole)-len(whole)/2]...),
+		"zeros behind it":   append(slices.Clone(whole), zeros[len(whole):]...),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := os.WriteFile(d.file(exitName), torn, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if ended, err := d.Ended(); ended || err != nil {
+				t.Errorf("Ended = %v, %v", ended, err)
+			}
+			if _, err := d.ReadExit(); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("ReadExit: %v, want ErrNotExist", err)
+			}
+		})
 	}
 }
 

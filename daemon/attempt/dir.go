@@ -209,10 +209,11 @@ func owned(info os.FileInfo, gid int, mode os.FileMode) bool {
 }
 
 func syncDir(path string) error {
-	f, err := os.Open(path)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return &fs.PathError{Op: "open", Path: path, Err: err}
 	}
+	f := os.NewFile(uintptr(fd), path)
 	defer f.Close()
 	return f.Sync()
 }
@@ -272,6 +273,24 @@ func createOwned(path string, gid int) (*os.File, error) {
 	}
 	// Again, so that errors tell its name.
 	return openNoFollow(path, os.O_RDWR, 0)
+}
+
+// openEmpty opens a file to write it anew. It cuts off only what is there: ext4 has
+// the disk write a file that was cut as soon as it is closed.
+func openEmpty(path string) (*os.File, error) {
+	f, err := openNoFollow(path, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size() > 0 {
+		err = f.Truncate(0)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // openNoFollow opens a file of the directory. The directory is root's, so a

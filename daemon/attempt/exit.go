@@ -87,6 +87,10 @@ func (e *ExitFile) SyncNames() { _ = e.named() }
 // Commit writes exit.json: when it returns nil the end of the attempt is on
 // the disk. The version and the attempt's names are filled in. What was reserved
 // and not needed is there until [ExitFile.Close].
+//
+// Content and name go to the disk side by side, which takes half as long. A loss of
+// power in between may leave the name without all of the content: that is no exit.json,
+// see [Dir.Ended].
 func (e *ExitFile) Commit(exit Exit) error {
 	exit.Version, exit.Job, exit.Attempt = Version, e.dir.job, e.dir.number
 	exit.Error = clip(exit.Error, maxErrorText)
@@ -101,21 +105,23 @@ func (e *ExitFile) Commit(exit Exit) error {
 		err = e.cut(int64(len(data)))
 	}
 	if err == nil {
-		err = e.f.Sync()
-	}
-	if err == nil {
-		err = e.named()
-	}
-	if err == nil {
 		err = os.Rename(e.dir.file(exitTemp), e.dir.file(exitName))
 	}
 	if err == nil {
-		err = syncDir(e.dir.path)
+		if err = e.sync(); err != nil {
+			err = errors.Join(err, os.Remove(e.dir.file(exitName)))
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", exitName, err)
 	}
 	return nil
+}
+
+func (e *ExitFile) sync() error {
+	content := make(chan error, 1)
+	go func() { content <- e.f.Sync() }()
+	return errors.Join(e.named(), syncDir(e.dir.path), <-content)
 }
 
 // cut ends the file after its content where all of the reserve was written to.
@@ -140,7 +146,7 @@ func (e *ExitFile) Close() error {
 // ended, or was lost.
 func (d Dir) ReadExit() (Exit, error) {
 	var exit Exit
-	data, err := readBounded(d.file(exitName), maxExit)
+	data, err := d.exit()
 	if err != nil {
 		return exit, fmt.Errorf("cannot read %s: %w", exitName, err)
 	}
@@ -156,13 +162,22 @@ func (d Dir) ReadExit() (Exit, error) {
 	return exit, nil
 }
 
-// Ended tells whether exit.json is there.
+// Ended tells whether exit.json is there, with all of its content.
 func (d Dir) Ended() (bool, error) {
-	_, err := os.Lstat(d.file(exitName))
+	_, err := d.exit()
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// exit is what is in exit.json; without all of it, it is not there.
+func (d Dir) exit() ([]byte, error) {
+	data, err := readBounded(d.file(exitName), maxExit)
+	if err == nil && !json.Valid(data) {
+		err = fmt.Errorf("what it has was cut short: %w", fs.ErrNotExist)
+	}
+	return data, err
 }
 
 // clip cuts a text for a person to at most n bytes, between characters.

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// FunctionEnd is what result.json says of a function's end.
+// FunctionEnd is what a function said of its end, in exit.json or result.json.
 type FunctionEnd struct {
 	State FunctionState `json:"state"`
 	// Result is what it returned, with FunctionSuccess.
@@ -47,7 +47,7 @@ func (e *FunctionError) String() string { return e.Type + ": " + e.Message }
 // maxCountdown bounds how far off a retry may be.
 const maxCountdown = 366 * 24 * time.Hour
 
-// ParseFunctionEnd reads a result.json, which anybody may have written.
+// ParseFunctionEnd reads what anybody may have written.
 func ParseFunctionEnd(data []byte) (*FunctionEnd, error) {
 	end := new(FunctionEnd)
 	if err := json.Unmarshal(data, end); err != nil {
@@ -72,9 +72,18 @@ func ParseFunctionEnd(data []byte) (*FunctionEnd, error) {
 	return end, nil
 }
 
-// ReadFunctionEnd reads result.json; nil where there is none.
+// ReadFunctionEnd reads what a function said of its end; nil where it said nothing.
 func (d Dir) ReadFunctionEnd() (*FunctionEnd, error) {
 	data, err := d.ReadResult()
+	if err != nil || data == nil {
+		return nil, err
+	}
+	return ParseFunctionEnd(data)
+}
+
+// FunctionEnd is ReadFunctionEnd for whoever has read exit.json.
+func (d Dir) FunctionEnd(exit *Exit) (*FunctionEnd, error) {
+	data, err := d.resultOf(exit)
 	if err != nil || data == nil {
 		return nil, err
 	}

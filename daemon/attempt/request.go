@@ -39,7 +39,7 @@ func (d Dir) WriteRequest(r *Request) error {
 	if len(data) > maxRequest {
 		return fmt.Errorf("%w: request of %d bytes, more than %d", ErrInvalid, len(data), maxRequest)
 	}
-	f, err := openNoFollow(d.file(requestTemp), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := openEmpty(d.file(requestTemp))
 	if err == nil {
 		err = putInPlace(f, d.file(requestName), data, r.Grant.GroupID)
 	}

@@ -46,6 +46,10 @@ func (d Dir) ReadResult() ([]byte, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
+	return d.resultOf(&exit)
+}
+
+func (d Dir) resultOf(exit *Exit) ([]byte, error) {
 	if exit.Result != nil {
 		return exit.Result, nil
 	}

@@ -40,7 +40,7 @@ func (d Dir) WriteSecrets(s transforms.Secrets) error {
 // writeSecret writes a file of 0600, which also leaves the front's entry in the
 // directory's access list without effect.
 func writeSecret(path string, data []byte) error {
-	f, err := openNoFollow(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := openEmpty(path)
 	if err != nil {
 		return err
 	}
