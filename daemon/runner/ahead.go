@@ -8,8 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"path"
-	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"girderworker/daemon/attempt"
 )
@@ -96,10 +97,7 @@ func (a *attemptRun) takeOver() bool {
 
 // isDead tells whether a child that was not waited for has ended.
 func isDead(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return true
-	}
-	_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
-	return rest == "" || rest[0] == 'Z' || rest[0] == 'X'
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	return err != nil || info.Signo != 0
 }

@@ -38,9 +38,6 @@ const (
 	finishGrace = 10 * time.Second
 	// cancelGrace is the same where somebody canceled it, who wants no outputs.
 	cancelGrace = 250 * time.Millisecond
-	// endPatience is how long the end of a killed container is waited for
-	// where the attempt has failed already.
-	endPatience = time.Minute
 	// settleAfter is when a job, or the wait for one, counts as a long one, for
 	// which it pays to give back the memory that its start took.
 	settleAfter = time.Second
@@ -73,7 +70,7 @@ type attemptRun struct {
 	ready      *attemptRun   // a container that waits for an attempt like this
 	work       string        // its work directory
 	untold     []string      // notes from when there was no attempt
-	leaving    chan ending   // its end, where that was not waited for
+	leaving    chan ending   // where its end was not waited for: that nobody does any more
 	started    time.Time     // when there was somebody who listens to it
 	began      time.Time     // when it was taken over
 	before     sandbox.Usage // of its container, until then
@@ -86,12 +83,6 @@ type attemptRun struct {
 	waited  time.Duration        // for Girder, by runners before this one
 	// keepWork: another runner will go on with what is in the work directory.
 	keepWork bool
-}
-
-// An ending is how a container ended, or why that is not known.
-type ending struct {
-	exit sandbox.Exit
-	err  error
 }
 
 // run carries the attempt out. When it returns, no process of the container is
@@ -129,6 +120,12 @@ func (a *attemptRun) run(ctx context.Context) attempt.Exit {
 	a.ran = true
 	a.tell(attempt.Event{Stage: stageRunning, Started: &attempt.Started{PID: a.container.PID()}})
 	go a.exitFile.SyncNames() // for which Commit waits
+	if len(r.Plan.Hooks) == 0 && len(a.made) == 0 {
+		// No other runner will go on with this attempt.
+		if err := a.dir.RemoveSecrets(); err != nil {
+			a.logger.Warn("Secrets are left until the end", "error", err)
+		}
+	}
 	settled := time.AfterFunc(settleAfter, settle)
 	exit, err := a.supervise(a.stopSignal)
 	settled.Stop()
@@ -344,111 +341,6 @@ func (a *attemptRun) notStarted(err error) attempt.Exit {
 	return exit
 }
 
-// supervise waits for the end of the container, and brings it about when there
-// is a reason to.
-func (a *attemptRun) supervise(stopSignal os.Signal) (sandbox.Exit, error) {
-	ended := make(chan ending, 1)
-	wait := func() {
-		e := ending{err: errors.New("internal error")}
-		defer func() { ended <- e }()
-		defer a.crashed()
-		e.exit, e.err = a.container.Wait(context.Background())
-	}
-	go wait()
-	var over <-chan int
-	if a.call != nil {
-		over = a.call.over
-	}
-	var asked time.Time // when the stop signal was sent
-	kill := time.NewTimer(0)
-	if !kill.Stop() {
-		<-kill.C
-	}
-	defer kill.Stop()
-	for failures := 0; ; {
-		select {
-		case e := <-ended:
-			if e.err == nil {
-				return e.exit, nil
-			}
-			if failures++; failures == 3 {
-				return sandbox.Exit{}, e.err
-			}
-			a.logger.Error("Cannot wait for the container; trying again", "error", e.err)
-			kill.Reset(time.Second)
-			go wait()
-		case status := <-over:
-			if exit, ok := a.leave(status); ok {
-				a.leaving = ended
-				return exit, nil
-			}
-		case <-a.stop.changed:
-			_, grace := a.stop.reason()
-			if grace == 0 {
-				grace = a.request.Plan.StopGrace
-			}
-			if grace == 0 {
-				grace = defaultGrace
-			}
-			if asked.IsZero() {
-				asked = time.Now()
-				if grace > 0 && a.container.Ignores(stopSignal) {
-					// Nothing would be gained by waiting: the kernel gives the first
-					// process no signal that it is not prepared for.
-					grace = 0
-				}
-				if grace > 0 {
-					if err := a.container.Signal(stopSignal); err != nil {
-						a.logger.Warn("Cannot send the stop signal", "error", err)
-						grace = 0
-					}
-				}
-			}
-			kill.Reset(max(0, time.Until(asked.Add(grace))))
-		case <-kill.C:
-			if err := a.container.Kill(); err != nil {
-				a.logger.Error("Cannot kill the container; trying again", "error", err)
-				kill.Reset(time.Second)
-			}
-		}
-	}
-}
-
-// leave kills a container whose function has told the status that its process is about
-// to exit with, and takes it for ended, so that nobody waits for a kernel that takes an
-// interpreter apart. It returns false where the end itself must be waited for.
-func (a *attemptRun) leave(status int) (sandbox.Exit, bool) {
-	var exit sandbox.Exit
-	if reason, _ := a.stop.reason(); reason != nil || len(a.request.Resources.GPUs) > 0 || len(a.request.Plan.Hooks) > 0 || len(a.made) > 0 {
-		return exit, false
-	}
-	if a.late != nil && !a.late.untouched() || a.transfer != nil {
-		return exit, false
-	}
-	usage, err := a.container.Usage()
-	if err == nil {
-		err = a.container.Signal(unix.SIGKILL)
-	}
-	if err != nil {
-		return exit, false // it has ended, or its end says what is wrong
-	}
-	exit = sandbox.Exit{Started: a.started, Finished: time.Now(), Code: status, Usage: usage}
-	exit.OOMKilled = usage.OOMKills > 0 && status != 0
-	return exit, true
-}
-
-// awaitEnd waits for a container that was not waited for.
-func (a *attemptRun) awaitEnd() error {
-	patience := time.NewTimer(endPatience)
-	defer patience.Stop()
-	select {
-	case e := <-a.leaving:
-		return e.err
-	case <-patience.C:
-		return fmt.Errorf("it was killed and has not ended after %v", endPatience)
-	}
-}
-
 // finish brings to the disk what the container produced, and says how it ended.
 func (a *attemptRun) finish(ended sandbox.Exit, reason *stopReason) attempt.Exit {
 	if !a.began.IsZero() {
@@ -585,22 +477,6 @@ func (a *attemptRun) crashed() {
 	if p := recover(); p != nil {
 		a.logger.Error("Internal error", "panic", p, "stack", string(debug.Stack()))
 		a.stop.stop(&stopReason{outcome: attempt.OutcomeError, text: fmt.Sprintf("internal error of girder-worker, please report it: %v", p), grace: -1})
-	}
-}
-
-// killContainer ends a container that nobody supervises any more.
-func (a *attemptRun) killContainer() {
-	if a.container == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), endPatience)
-	defer cancel()
-	err := a.container.Kill()
-	if err == nil && a.leaving == nil { // cleanUp waits for that one
-		_, err = a.container.Wait(ctx)
-	}
-	if err != nil {
-		a.logger.Error("Cannot end the container", "error", err)
 	}
 }
 

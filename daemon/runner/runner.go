@@ -191,7 +191,7 @@ func run(args []string, logger *slog.Logger) error {
 // rehearse does for nobody what is done for each attempt, as the first time takes
 // several times as long: encoding/json looks closely at each type that it meets.
 func rehearse() {
-	for _, v := range []any{new(attempt.Request), new(image.Image), new(attempt.Event), new(attempt.Exit)} {
+	for _, v := range []any{new(attempt.Request), new(image.Image), new(attempt.Event), new(attempt.Exit), new(transforms.Secrets)} {
 		data, err := json.Marshal(v)
 		if err == nil {
 			_ = json.Unmarshal(data, v)
