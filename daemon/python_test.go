@@ -270,6 +270,9 @@ func TestPythonTold(t *testing.T) {
 	if job.State != "succeeded" || job.Task != "labtasks.tasks.reports" {
 		t.Errorf("%+v", job)
 	}
+	if bytes.Contains(job.Detail, []byte(`"result"`)) {
+		t.Errorf("the queue keeps what a function returned, too: %s", job.Detail)
+	}
 	if log := w.log(job.ID); log != "written\nprinted\ntold\n" && log != "told\nwritten\nprinted\n" {
 		t.Errorf("log: %q", log)
 	}

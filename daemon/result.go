@@ -29,6 +29,7 @@ func (r *running) result(exit attempt.Exit) *queue.Result {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	result := &queue.Result{Outcome: string(exit.Outcome), Code: exit.Code, Error: exit.Error, Started: started}
+	exit.Result = nil // which the attempt's directory keeps
 	// It was decoded from JSON, so it encodes.
 	result.Detail, _ = json.Marshal(struct {
 		attempt.Exit
