@@ -328,6 +328,10 @@ func (f *front) conclude(ctx context.Context, dir attempt.Dir, r *running, done 
 	exit, err := dir.ReadExit()
 	if err != nil {
 		r.untoldStart()
+	} else if done == nil { // nobody has said that it is on the disk
+		if err := dir.SyncExit(); err != nil {
+			f.logger.Error("A loss of power now may lose how an attempt ended", "attempt", r.name, "error", err)
+		}
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

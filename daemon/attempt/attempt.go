@@ -13,7 +13,7 @@
 //	    log             append-only records of output, see [LogRecord]
 //	    cancel          made by the monitor to end the attempt early: [Cancel]
 //	    result.json     what a function returned, in its own words, if exit.json has not got it: [Dir.WriteResult]
-//	    exit.json       how it ended: [Exit], written, synced, renamed, directory synced
+//	    exit.json       how it ended: [Exit], written, renamed, synced with its directory; none unless whole
 //	    finish.json     how far the work after the exit is, while there is some: [Finish]
 //	<state>/work/<job>-<attempt>/      root 0700: overlay scratch, pipes, volumes; removed at the end
 //

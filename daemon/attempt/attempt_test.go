@@ -271,6 +271,9 @@ func TestExit(t *testing.T) {
 	if _, err := d.ReadExit(); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("ReadExit before: %v, want ErrNotExist", err)
 	}
+	if err := d.SyncExit(); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("SyncExit before: %v, want ErrNotExist", err)
+	}
 	f, err := d.ReserveExit(os.Getgid())
 	if err != nil {
 		t.Fatal(err)
@@ -287,6 +290,9 @@ func TestExit(t *testing.T) {
 	}
 	if err := f.Commit(want); err != nil {
 		t.Fatal(err)
+	}
+	if err := d.SyncExit(); err != nil {
+		t.Error(err)
 	}
 	if err := f.Close(); err != nil {
 		t.Fatal(err)

@@ -109,7 +109,8 @@ func (e *ExitFile) Commit(exit Exit) error {
 	}
 	if err == nil {
 		if err = e.sync(); err != nil {
-			err = errors.Join(err, os.Remove(e.dir.file(exitName)))
+			// The name comes back, so that the attempt is not begun again.
+			err = errors.Join(err, os.Rename(e.dir.file(exitName), e.dir.file(exitTemp)))
 		}
 	}
 	if err != nil {
@@ -122,6 +123,18 @@ func (e *ExitFile) sync() error {
 	content := make(chan error, 1)
 	go func() { content <- e.f.Sync() }()
 	return errors.Join(e.named(), syncDir(e.dir.path), <-content)
+}
+
+// SyncExit has exit.json on the disk when its runner may have died before Commit returned.
+func (d Dir) SyncExit() error {
+	f, err := openNoFollow(d.file(exitName), os.O_RDONLY, 0)
+	if err == nil {
+		err = errors.Join(f.Sync(), f.Close(), syncDir(d.path))
+	}
+	if err != nil {
+		return fmt.Errorf("cannot sync %s: %w", exitName, err)
+	}
+	return nil
 }
 
 // cut ends the file after its content where all of the reserve was written to.

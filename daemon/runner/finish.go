@@ -65,6 +65,9 @@ func finishAttempt(dir attempt.Dir, gid int, stop *stopper, logger *slog.Logger)
 	if err != nil {
 		return err
 	}
+	if err := dir.SyncExit(); err != nil {
+		return err
+	}
 	left, err := dir.ReadFinish()
 	if err != nil {
 		return err
