@@ -354,11 +354,15 @@ func TestPythonBadTasks(t *testing.T) {
 				t.Errorf("%s: %+v\n%s", task, job, w.log(job.ID))
 			}
 		} else if job.State != "failed" || !strings.HasPrefix(job.Error, want) {
-			t.Errorf("%s: %s %q, want %q\n%s", task, job.State, job.Error, want, w.log(job.ID))
+			t.Errorf("%s: %s %d %q, want %q\n%s", task, job.State, *job.ExitCode, job.Error, want, w.log(job.ID))
 		}
 	}
+	job := w.wait(w.callTask("labtasks.tasks.is_late").ID)
+	if job.State != "failed" || !bytes.Contains(job.Detail, []byte(`"code":1,`)) {
+		t.Errorf("a function that a signal interrupts after its end: %s %s", job.State, job.Detail)
+	}
 	// What a function leaves behind ends as it does where an interpreter ends.
-	job := w.wait(w.callTask("labtasks.tasks.lingers").ID)
+	job = w.wait(w.callTask("labtasks.tasks.lingers").ID)
 	if log := w.log(job.ID); job.State != "succeeded" || log != "a thread ended\nan exit handler ran\n" {
 		t.Errorf("a function with a thread and an exit handler: %+v\n%s", job, log)
 	}

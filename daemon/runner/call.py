@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-import time
+from time import sleep
 # An interpreter is started for each call, so that whatever most calls do without is imported where it is needed.
 
 MAX_RESULT = (1 << 20) - 4096
@@ -89,10 +89,9 @@ def leave():
     try:
         send(b'%d\n' % State.code)
         # Who reads that is on this processor, which taking this process apart would occupy. It kills us, as a rule.
-        time.sleep(.005)
-    except OSError:
-        pass  # the exit says it, too
-    os._exit(State.code)
+        sleep(.005)
+    finally:
+        os._exit(State.code)  # which says it, too
 
 
 def flush():

@@ -191,6 +191,19 @@ def changes_its_mind():
     return 'well'
 
 
+@app.task(bind=True)
+def is_late(self):
+    """Has told its progress, for which its end is waited for, and something run when all is over."""
+    self.job_manager.updateProgress(total=1, current=1, forceFlush=True)
+
+    def alarm(*_):
+        os.write(2, b'too late\n')
+        raise RuntimeError('too late')
+    signal.signal(signal.SIGALRM, alarm)
+    atexit.register(signal.setitimer, signal.ITIMER_REAL, .002)
+    raise ValueError('failed')
+
+
 @app.task
 def pretends():
     """Says that it is over, in the words of what has called it, and goes on."""
