@@ -84,7 +84,7 @@ func (l *lateTransfer) start(a *attemptRun) error {
 	return nil
 }
 
-// end is for when no process of the container is left. It returns what became of the
+// end is for when no process of the container is left, or none will send anything. It returns what became of the
 // streams where no process was needed.
 func (l *lateTransfer) end(a *attemptRun) (untouched []attempt.StreamResult) {
 	l.settle()

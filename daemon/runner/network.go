@@ -43,6 +43,7 @@ type privateNetwork struct {
 
 	mu     sync.Mutex
 	tun    *os.File
+	begun  bool          // there was a packet
 	conn   *net.UnixConn // to the process, once there is one
 	ending bool
 }
@@ -57,6 +58,9 @@ func (n *privateNetwork) attach(tun *os.File, crashed func()) {
 		if !waitForPacket(tun) {
 			return
 		}
+		n.mu.Lock()
+		n.begun = true
+		n.mu.Unlock()
 		err := n.serve()
 		n.mu.Lock()
 		lost := !n.ending
@@ -74,11 +78,31 @@ func waitForPacket(tun *os.File) bool {
 	if err != nil {
 		return false
 	}
-	return conn.Read(func(fd uintptr) bool {
-		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(poll, 0)
-		return err == nil && n == 1 && poll[0].Revents&unix.POLLIN != 0
-	}) == nil
+	return conn.Read(hasPacket) == nil
+}
+
+func hasPacket(tun uintptr) bool {
+	poll := []unix.PollFd{{Fd: int32(tun), Events: unix.POLLIN}}
+	n, err := unix.Poll(poll, 0)
+	return err == nil && n == 1 && poll[0].Revents&unix.POLLIN != 0
+}
+
+// untouched tells that the container has sent no packet so far.
+func (n *privateNetwork) untouched() bool {
+	if n.over == nil {
+		return true
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.begun {
+		return false
+	}
+	waiting := true
+	conn, err := n.tun.SyscallConn()
+	if err == nil {
+		err = conn.Control(func(fd uintptr) { waiting = hasPacket(fd) })
+	}
+	return err == nil && !waiting
 }
 
 // serve starts the process and returns when it has ended.

@@ -13,7 +13,7 @@
 //	lock ─ request ─ space for exit.json ─ "preparing"
 //	  transfer opens files ─ named pipes ─ container ─ "running"
 //	    output to log; the first of: its end, cancel, limit, SIGTERM
-//	  cgroup empty ─ "finishing" ─ streams drained and synced, log synced
+//	  cgroup empty, or what is in it killed ─ "finishing" ─ streams drained and synced, log synced
 //	exit.json ─ uploads, where there are any
 //	Done ─ work directory removed
 //

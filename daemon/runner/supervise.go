@@ -11,9 +11,15 @@ import (
 	"girderworker/sandbox"
 )
 
-// endPatience is how long the end of a killed container is waited for
-// where the attempt has failed already.
-const endPatience = time.Minute
+const (
+	// endPatience is how long the end of a killed container is waited for when how
+	// the attempt ended is known.
+	endPatience = time.Minute
+	// leaveMemory is what a container may have had in use at most, in bytes, for its end
+	// not to be waited for: the kernel gives back more than that too slowly for a next job
+	// which counts on it.
+	leaveMemory = 256 << 20
+)
 
 // An ending is how a container ended, or why that is not known.
 type ending struct {
@@ -98,13 +104,13 @@ func (a *attemptRun) supervise(stopSignal os.Signal) (sandbox.Exit, error) {
 // interpreter apart. It returns false where the end itself must be waited for.
 func (a *attemptRun) leave(status int) (sandbox.Exit, bool) {
 	var exit sandbox.Exit
-	if reason, _ := a.stop.reason(); reason != nil || len(a.request.Resources.GPUs) > 0 || len(a.request.Plan.Hooks) > 0 || len(a.made) > 0 {
-		return exit, false
-	}
-	if a.late != nil && !a.late.untouched() || a.transfer != nil {
+	if reason, _ := a.stop.reason(); reason != nil || !a.mayLeave() {
 		return exit, false
 	}
 	usage, err := a.container.Usage()
+	if err == nil && usage.PeakMemory > leaveMemory {
+		return exit, false
+	}
 	if err == nil {
 		err = a.container.Signal(unix.SIGKILL)
 	}
@@ -114,6 +120,19 @@ func (a *attemptRun) leave(status int) (sandbox.Exit, bool) {
 	exit = sandbox.Exit{Started: a.started, Finished: time.Now(), Code: status, Usage: usage}
 	exit.OOMKilled = usage.OOMKills > 0 && status != 0
 	return exit, true
+}
+
+// mayLeave tells that nothing of the container is still to be moved, and that the next
+// job needs nothing that only the end of its last process gives back.
+func (a *attemptRun) mayLeave() bool {
+	r := a.request
+	switch {
+	case len(r.Plan.Hooks) > 0, len(a.made) > 0, a.transfer != nil, a.late != nil && !a.late.untouched():
+		return false
+	case len(r.Resources.GPUs) > 0, r.Plan.Network == sandbox.NetworkHost: // whose ports it may listen on
+		return false
+	}
+	return a.network == nil || a.network.untouched()
 }
 
 // awaitEnd waits for a container that was not waited for.
