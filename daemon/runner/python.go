@@ -67,14 +67,34 @@ func newCall(p *transforms.Python) (*call, error) {
 
 // start sends what the function is called with and waits for its result.
 func (c *call) start(with []byte, crashed func()) {
+	conn := c.ours.(*net.UnixConn)
+	// The interpreter goes on before anything else is done here.
+	rest := sendSome(conn, with)
+	if len(rest) == 0 {
+		_ = conn.CloseWrite()
+	}
 	go func() {
 		defer close(c.done)
 		defer crashed()
-		// Who does not read it is told by a missing result.
-		_, _ = c.ours.Write(with)
-		_ = c.ours.(*net.UnixConn).CloseWrite()
+		if len(rest) > 0 {
+			// Who does not read it is told by a missing result.
+			_, _ = conn.Write(rest)
+			_ = conn.CloseWrite()
+		}
 		c.result, c.err = c.receive()
 	}()
+}
+
+// sendSome sends what a socket takes at once, and returns the rest.
+func sendSome(conn *net.UnixConn, data []byte) (rest []byte) {
+	n := 0
+	if raw, err := conn.SyscallConn(); err == nil {
+		_ = raw.Write(func(fd uintptr) bool {
+			n, _ = unix.Write(int(fd), data)
+			return true
+		})
+	}
+	return data[max(0, n):]
 }
 
 // receive returns with the second line, or when the socket is closed.
