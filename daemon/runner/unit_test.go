@@ -3,6 +3,7 @@ package runner
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -365,6 +366,38 @@ func TestCallReceive(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestCallStart: what a function is called with arrives whole, however much it is and
+// whenever it is read.
+func TestCallStart(t *testing.T) {
+	for name, with := range map[string]string{"nothing": "", "little": "{}", "more than a socket takes": strings.Repeat("x", 4<<20)} {
+		t.Run(name, func(t *testing.T) {
+			call, err := newCall(&transforms.Python{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer call.close()
+			defer call.theirs.Close()
+			call.start([]byte(with), func() {}) // nobody reads yet
+			got, err := io.ReadAll(call.theirs)
+			if _, rest, _ := strings.Cut(string(got), "\n"); rest != with || err != nil {
+				t.Errorf("%d bytes of %d, %v", len(rest), len(with), err)
+			}
+		})
+	}
+	t.Run("nobody there", func(t *testing.T) {
+		call, err := newCall(&transforms.Python{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer call.close()
+		call.theirs.Close()
+		call.start([]byte("{}"), func() {})
+		if result, err := call.end(); len(result) > 0 || err != nil {
+			t.Errorf("%q, %v", result, err)
+		}
+	})
 }
 
 func testAttempt(t *testing.T) attempt.Dir {
