@@ -110,10 +110,11 @@ func (f *front) CancelAttempt(ctx context.Context, job queue.Job) error {
 // RemoveJob deletes a job's directories.
 func (f *front) RemoveJob(ctx context.Context, id string) error { return f.monitor.RemoveJob(ctx, id) }
 
-// Live is the stage and the last progress of a job's attempt.
-func (f *front) Live(id string) (stage string, progress *apitype.Progress) {
+// Live is the stage and the last progress of an attempt. The one before it may still be
+// known when the queue has claimed the job again.
+func (f *front) Live(id string, attempt int) (stage string, progress *apitype.Progress) {
 	r := f.attempts.of(id)
-	if r == nil {
+	if r == nil || r.name.Attempt != attempt {
 		return "", nil
 	}
 	r.mu.Lock()

@@ -56,9 +56,9 @@ type Images interface {
 // Live is what the daemon knows from memory about attempts under way, on top
 // of what the queue has on disk.
 type Live interface {
-	// Live returns the stage and the last progress of the job's attempt; zero
+	// Live returns the stage and the last progress of an attempt of a job; zero
 	// values where there is none.
-	Live(id string) (stage string, progress *apitype.Progress)
+	Live(id string, attempt int) (stage string, progress *apitype.Progress)
 }
 
 // Policy says what jobs may ask of the machine, and by whom.

@@ -155,7 +155,7 @@ func (w *worker) Pull(_ context.Context, _ *Peer, ref string, owner int, always 
 
 func (w *worker) Hold() (release func()) { return func() {} }
 
-func (w *worker) Live(id string) (string, *apitype.Progress) {
+func (w *worker) Live(id string, _ int) (string, *apitype.Progress) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return "", w.progress[id]

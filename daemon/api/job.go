@@ -83,7 +83,7 @@ func (s *Server) fullView(c *call, j *queue.Job) apitype.Job {
 	v := c.view(j)
 	v.Document = mask(j.Body)
 	if j.State.Active() {
-		v.Stage, v.Progress = s.live.Live(j.ID)
+		v.Stage, v.Progress = s.live.Live(j.ID, j.Attempt)
 	}
 	if j.State == queue.Queued {
 		if _, ahead, err := s.queue.Why(j.ID, s.control.Capacity()); err == nil && ahead > 0 {
@@ -180,7 +180,7 @@ func (s *Server) listJobs(w http.ResponseWriter, r *http.Request, c *call) error
 		out.Jobs[i] = c.view(&jobs[i])
 		out.Jobs[i].Detail = nil
 		if jobs[i].State.Active() {
-			out.Jobs[i].Stage, out.Jobs[i].Progress = s.live.Live(jobs[i].ID)
+			out.Jobs[i].Stage, out.Jobs[i].Progress = s.live.Live(jobs[i].ID, jobs[i].Attempt)
 		}
 	}
 	if len(jobs) == filter.Limit {
@@ -313,7 +313,7 @@ func (s *Server) whyJob(w http.ResponseWriter, _ *http.Request, c *call) error {
 	}
 	out := apitype.Why{ID: c.shown(c.job.ID), State: string(c.job.State), Reason: c.shownText(c.job.Reason, &c.job), Waits: []apitype.Wait{}, Ahead: ahead}
 	if out.Reason == "" && c.job.State.Active() {
-		if stage, _ := s.live.Live(c.job.ID); stage != out.State {
+		if stage, _ := s.live.Live(c.job.ID, c.job.Attempt); stage != out.State {
 			out.Reason = stage
 		}
 	}

@@ -287,7 +287,7 @@ func (t *tail) drain() (wrote bool, err error) {
 func (t *tail) tellStatus(job *queue.Job) (bool, error) {
 	now := apitype.JobStatus{State: string(job.State), Attempt: job.Attempt, Reason: t.call.shownText(job.Reason, job)}
 	if job.State.Active() {
-		now.Stage, now.Progress = t.server.live.Live(job.ID)
+		now.Stage, now.Progress = t.server.live.Live(job.ID, job.Attempt)
 	}
 	if reflect.DeepEqual(now, t.told) {
 		return false, nil

@@ -235,7 +235,7 @@ func (w *fakeWorker) CancelAttempt(_ context.Context, j queue.Job) error {
 
 func (w *fakeWorker) RemoveJob(context.Context, string) error { return nil }
 
-func (w *fakeWorker) Live(id string) (string, *apitype.Progress) {
+func (w *fakeWorker) Live(id string, _ int) (string, *apitype.Progress) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return "", w.progress[id]
