@@ -30,13 +30,21 @@ const pythonPackage = `
 from girder_worker import GirderWorkerPlugin
 class Plugin(GirderWorkerPlugin):
     def task_imports(self):
-        return ['benchtasks.tasks']
+        return ['benchtasks.tasks', 'benchtasks.others']
 `
 
 const pythonFunction = `
 @app.task
 def noop():
     return None
+`
+
+// pythonOthers are what else is to be found, as different tasks of as many functions.
+const pythonOthers = `
+for i in range(99):
+    @app.task(name='benchtasks.others.task%d' % i)
+    def other(a, b=1, *, c='text'):
+        """Does nothing."""
 `
 
 // pythonClient makes as many calls as each line says that it reads, more than one as a
@@ -68,6 +76,7 @@ func pythonSection(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
+	begun := time.Now()
 	d, err := newDaemon(ctx, b, "python", "GIRDER_WORKER_PYTHON="+venv, "GIRDER_WORKER_SLOTS="+pythonSlots)
 	if err != nil {
 		return err
@@ -80,7 +89,7 @@ func pythonSection(ctx context.Context, b *bench) error {
 	defer ours.stop()
 	for {
 		tasks, err := exec.CommandContext(ctx, d.binary, "--socket", d.socket, "tasks").Output()
-		if err == nil && strings.Contains(string(tasks), "benchtasks.tasks.noop") {
+		if err == nil && strings.Contains(string(tasks), "benchtasks.tasks.noop") && strings.Count(string(tasks), "benchtasks.others.task") == 99 {
 			break
 		}
 		if ctx.Err() != nil {
@@ -88,6 +97,7 @@ func pythonSection(ctx context.Context, b *bench) error {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+	found := time.Since(begun)
 
 	var rabbit rabbittest.Broker
 	defer rabbit.Stop()
@@ -176,6 +186,7 @@ func pythonSection(ctx context.Context, b *bench) error {
 	rate := func(t time.Duration) float64 { return float64(mapped) / t.Seconds() }
 	b.table.note(fmt.Sprintf("calls of a mapped function in a second, of %d, %s at a time", mapped, pythonSlots),
 		fmt.Sprintf("%.1f", rate(oursMapped)), fmt.Sprintf("%.1f", rate(theirsMapped)), rate(oursMapped)/rate(theirsMapped))
+	b.table.size(1, "s", "from the start of the daemon to 100 tasks of a Python package, discovered", found.Seconds())
 	fmt.Printf("  processor time of the daemon and its children for each call: %s, mapped %s; of Celery's main process: %s\n",
 		ms(oursCPU/time.Duration(2*n)), ms(mapCPU/time.Duration(mapped)), ms(theirsCPU/time.Duration(n)))
 	return nil
@@ -210,6 +221,7 @@ func pythonEnvironment(ctx context.Context, dir string) (string, error) {
 	for name, text := range map[string]string{
 		"benchtasks/__init__.py":                    pythonPackage,
 		"benchtasks/tasks.py":                       "from girder_worker.app import app\n" + pythonFunction,
+		"benchtasks/others.py":                      "from girder_worker.app import app\n" + pythonOthers,
 		"benchtasks-1.0.dist-info/METADATA":         "Metadata-Version: 2.1\nName: benchtasks\nVersion: 1.0\n",
 		"benchtasks-1.0.dist-info/entry_points.txt": "[girder_worker_plugins]\nbenchtasks = benchtasks:Plugin\n",
 	} {
