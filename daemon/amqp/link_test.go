@@ -223,7 +223,10 @@ func TestPublish(t *testing.T) {
 	if err := <-errs; !errors.Is(err, ErrUnconfirmed) && !errors.Is(err, ErrNotConnected) {
 		t.Error(err)
 	}
-	w.ready()
+	// That it lost its connection is not known everywhere yet.
+	eventually(t, "it publishes again", func() bool {
+		return w.client.Publish(t.Context(), celery.Message{RoutingKey: "reply"}) == nil
+	})
 	p.Hold(rabbittest.Down, true)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
