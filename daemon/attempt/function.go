@@ -2,7 +2,9 @@ package attempt
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"time"
 )
@@ -74,11 +76,11 @@ func ParseFunctionEnd(data []byte) (*FunctionEnd, error) {
 
 // ReadFunctionEnd reads what a function said of its end; nil where it said nothing.
 func (d Dir) ReadFunctionEnd() (*FunctionEnd, error) {
-	data, err := d.ReadResult()
-	if err != nil || data == nil {
+	exit, err := d.ReadExit()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	return ParseFunctionEnd(data)
+	return d.FunctionEnd(&exit)
 }
 
 // FunctionEnd is ReadFunctionEnd for whoever has read exit.json.

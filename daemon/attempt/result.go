@@ -39,16 +39,8 @@ func (d Dir) WriteResult(data []byte, gid int) error {
 	return nil
 }
 
-// ReadResult returns what a function returned, from exit.json or result.json; nil where
-// there is nothing.
-func (d Dir) ReadResult() ([]byte, error) {
-	exit, err := d.ReadExit()
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	return d.resultOf(&exit)
-}
-
+// resultOf returns what a function said of its end, from exit.json or result.json; nil
+// where there is nothing.
 func (d Dir) resultOf(exit *Exit) ([]byte, error) {
 	if exit.Result != nil {
 		return exit.Result, nil
