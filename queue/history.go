@@ -59,6 +59,11 @@ func (s *Store) moveFinished(ctx context.Context) error {
 	s.moveMu.Lock()
 	defer s.moveMu.Unlock()
 	for {
+		select {
+		case <-s.closing: // the next start goes on
+			return ErrClosed
+		default:
+		}
 		n, err := s.moveSome(ctx)
 		if err != nil || n == 0 {
 			return err

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,12 +34,12 @@ func endJobs(t *testing.T, s *Store, c *clock, n int) (ids []string) {
 func TestMoveInterrupted(t *testing.T) {
 	c := newClock()
 	s := open(t, withClock(c))
+	s.moveMu.Lock() // the mover waits, and finds the store closed
+	unlock := sync.OnceFunc(s.moveMu.Unlock)
+	defer unlock()
 	ids := endJobs(t, s, c, 3)
 	want := job(t, s, ids[1])
-	must(t, s.Close())
 	// The first half, as moveSome does it.
-	s = &Store{dir: s.dir, log: s.log, now: c.now}
-	must(t, s.openFiles())
 	must(t, s.active.view(func(tx *bolt.Tx) error {
 		return s.history.update(func(htx *bolt.Tx) error {
 			for _, id := range ids[:2] {
@@ -50,7 +51,11 @@ func TestMoveInterrupted(t *testing.T) {
 			return nil
 		})
 	}))
-	must(t, s.closeFiles())
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close() }()
+	<-s.closing
+	unlock()
+	must(t, <-closed)
 
 	s = open(t, func(o *Options) { o.Dir, o.Now = s.dir, c.now })
 	look := func() {
