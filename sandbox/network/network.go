@@ -93,7 +93,10 @@ type server struct {
 // Serve is the network behind tun until ctx ends or the device is gone. It
 // closes tun, and returns when everything it started has ended.
 func Serve(ctx context.Context, tun *os.File, c Config, log *slog.Logger) (Report, error) {
-	counts := newCounts()
+	return serve(ctx, tun, c, newCounts(), log)
+}
+
+func serve(ctx context.Context, tun *os.File, c Config, counts *counts, log *slog.Logger) (Report, error) {
 	rules, err := newRules(c.Rules)
 	if err != nil {
 		tun.Close()

@@ -2,6 +2,7 @@ package network
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -257,5 +258,7 @@ func (c *counts) refused(what, why string) {
 func (c *counts) report() Report {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.r
+	r := c.r
+	r.Targets = maps.Clone(r.Targets)
+	return r
 }
