@@ -79,10 +79,15 @@ func (a *attempts) begin(job *queue.Job, know func(*running), see func(context.C
 	})
 }
 
-func (a *attempts) of(job string) *running {
+// of is an attempt that is known to live; nil is none. The one before it may still be
+// known when the queue has claimed the job again.
+func (a *attempts) of(job string, attempt int) *running {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.byJob[job]
+	if r := a.byJob[job]; r != nil && r.name.Attempt == attempt {
+		return r
+	}
+	return nil
 }
 
 func (a *attempts) count() int {
@@ -501,7 +506,7 @@ func (f *front) cancel(ctx context.Context, r *running, reason string) error {
 
 // force ends a runner that did not obey.
 func (f *front) force(r *running) {
-	if f.attempts.ctx.Err() != nil || f.attempts.of(r.name.Job) != r {
+	if f.attempts.ctx.Err() != nil || f.attempts.of(r.name.Job, r.name.Attempt) != r {
 		return
 	}
 	f.logger.Error("A runner did not obey its cancel; killing it", "attempt", r.name)

@@ -99,8 +99,8 @@ func amounts(c queue.Capacity) map[string]float64 {
 // CancelAttempt hands a cancel to a live attempt. One whose runner is only
 // being started looks for it itself.
 func (f *front) CancelAttempt(ctx context.Context, job queue.Job) error {
-	r := f.attempts.of(job.ID)
-	if r == nil || r.name.Attempt != job.Attempt {
+	r := f.attempts.of(job.ID, job.Attempt)
+	if r == nil {
 		return nil
 	}
 	f.gpus.wake() // it may wait for one
@@ -110,11 +110,10 @@ func (f *front) CancelAttempt(ctx context.Context, job queue.Job) error {
 // RemoveJob deletes a job's directories.
 func (f *front) RemoveJob(ctx context.Context, id string) error { return f.monitor.RemoveJob(ctx, id) }
 
-// Live is the stage and the last progress of an attempt. The one before it may still be
-// known when the queue has claimed the job again.
+// Live is the stage and the last progress of an attempt.
 func (f *front) Live(id string, attempt int) (stage string, progress *apitype.Progress) {
-	r := f.attempts.of(id)
-	if r == nil || r.name.Attempt != attempt {
+	r := f.attempts.of(id, attempt)
+	if r == nil {
 		return "", nil
 	}
 	r.mu.Lock()
@@ -122,9 +121,9 @@ func (f *front) Live(id string, attempt int) (stage string, progress *apitype.Pr
 	return r.stage, r.progress
 }
 
-// containerOf is the first process of a job's container; 0: there is none.
-func (f *front) containerOf(id string) int {
-	r := f.attempts.of(id)
+// containerOf is the first process of an attempt's container; 0: there is none.
+func (f *front) containerOf(id string, attempt int) int {
+	r := f.attempts.of(id, attempt)
 	if r == nil {
 		return 0
 	}

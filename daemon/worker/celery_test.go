@@ -99,7 +99,7 @@ func startMachine(t *testing.T, vhost, node string) *machine {
 		Store:  m.store, Send: m.client.Event, Pulse: func() celery.Pulse { return celery.Pulse{Active: 1} }, Logger: logger,
 	}
 	panel.Worker = NewControl(m.store, node, Facts{
-		Tasks: ContainerTasks, Process: func(string) int { return 0 },
+		Tasks: ContainerTasks, Process: func(string, int) int { return 0 },
 		Stats: func(context.Context) (celery.Stats, error) {
 			return celery.Stats{PID: os.Getpid(), Slots: 4, Broker: celery.Broker{Host: "127.0.0.1"}}, nil
 		},

@@ -20,8 +20,8 @@ type Facts struct {
 	Queues        func() []celery.Queue
 	Configuration func() map[string]any
 	Report        func() string
-	// Process is the process that runs a job; 0: not known.
-	Process func(job string) int
+	// Process is the process that runs an attempt; 0: not known.
+	Process func(job string, attempt int) int
 	// Cancel ends a job that the queue has, live attempt included.
 	Cancel func(ctx context.Context, job, reason string) error
 	// Events switches task events and returns what was before.
@@ -125,7 +125,7 @@ func (c *Control) info(listed *queue.Job) (celery.TaskInfo, error) {
 			info.Started = j.Started
 		}
 		if c.facts.Process != nil {
-			info.PID = c.facts.Process(j.ID)
+			info.PID = c.facts.Process(j.ID, j.Attempt)
 		}
 	}
 	return info, nil

@@ -393,7 +393,7 @@ func TestControl(t *testing.T) {
 	var mu sync.Mutex
 	var canceled []string
 	c := NewControl(s, "celery@lab", Facts{
-		Process: func(string) int { return 77 },
+		Process: func(string, int) int { return 77 },
 		Cancel: func(ctx context.Context, id, reason string) error {
 			mu.Lock()
 			canceled = append(canceled, id)
