@@ -79,6 +79,7 @@ func (s *aheads) take(ctx context.Context, key string) *ahead {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
+		s.bury()
 		if i := slices.IndexFunc(s.ready, func(a *ahead) bool { return a.key == key }); i >= 0 {
 			a := s.ready[i]
 			s.ready = slices.Delete(s.ready, i, i+1)
@@ -198,6 +199,21 @@ func (s *aheads) endWhere(meant func(*ahead) bool) {
 	for _, a := range over {
 		s.discard(a)
 	}
+}
+
+// bury takes out those whose interpreters have ended, for the kernel needed their memory,
+// and cleans up after them. The lock is held.
+func (s *aheads) bury() {
+	if s.closed {
+		return
+	}
+	s.ready = slices.DeleteFunc(s.ready, func(a *ahead) bool {
+		dead := a.ended()
+		if dead {
+			s.wg.Go(func() { s.discard(a) })
+		}
+		return dead
+	})
 }
 
 // discard ends one, and all that is of it.

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -64,6 +65,29 @@ func prepareAhead(f *os.File, init string, stop *stopper, logger *slog.Logger) (
 	}
 	a.stopSignal = stopSignalOf(spec)
 	return a, nil
+}
+
+// watch calls ended when a container ends that waits for its attempt. The caller stops
+// that before anything else waits for the container; nil is none.
+func (a *attemptRun) watch(ended func()) (stop func()) {
+	if a == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		if _, err := a.container.Wait(ctx); ctx.Err() == nil {
+			if err != nil {
+				a.logger.Warn("Cannot watch the container that waits", "error", err)
+			}
+			ended()
+		}
+	}()
+	return func() {
+		cancel()
+		<-over
+	}
 }
 
 // discard ends a container that has no attempt.

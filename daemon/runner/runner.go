@@ -165,21 +165,24 @@ func run(args []string, logger *slog.Logger) error {
 	ahead.make()
 	runc.Ready()
 	rehearse()
-	undo := context.AfterFunc(stop.ctx, func() { _ = socket.SetReadDeadline(time.Unix(1, 0)) })
+	giveUp := func() { _ = socket.SetReadDeadline(time.Unix(1, 0)) }
+	undo := context.AfterFunc(stop.ctx, giveUp)
 	var ready *attemptRun
 	if *container {
 		ready = receiveAhead(socket, *init, stop, logger)
 	}
 	// What getting ready has left behind would stay for as long as the wait.
 	settled := time.AfterFunc(settleAfter, debug.FreeOSMemory)
+	unwatch := ready.watch(giveUp)
 	dir, lock, err := attempt.ReceiveStart(socket)
 	undo()
+	unwatch()
 	settled.Stop()
 	if err != nil && ready != nil {
 		ready.discard()
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil // there is no attempt, or the machine is shutting down
+		return nil // there is no attempt, what it was to have is gone, or the machine is shutting down
 	}
 	if err != nil {
 		return err
