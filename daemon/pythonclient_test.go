@@ -297,6 +297,47 @@ print(Client().job('a b/é'))`,
 				return true
 			},
 			want: "lost timed out\n/v1/jobs/a b/é\n", connections: 2},
+		"a result that is never told": {
+			program: `
+from girder_worker import exceptions, result
+result._ANSWER = 0.1
+r = noop.delay()
+for seconds in 0, 0.1:
+    try:
+        r.get(timeout=seconds)
+    except exceptions.TimeoutError as e:
+        print(str(e).rpartition(': ')[2], e.__cause__.kind)
+result._PATIENCE, result._AWAY, r._client.timeout = 0.01, 0.01, 0.1
+try:
+    r.get()
+except WorkerError as e:
+    print(e.kind)`,
+			answer: func(w io.Writer, r stubRequest) bool {
+				if r.body != "" {
+					return r.usual(w)
+				}
+				_, err := w.(net.Conn).Read(make([]byte, 1))
+				return err == nil
+			},
+			want: "timed out lost\ntimed out lost\nlost\n", connections: 4},
+		"a daemon that is gone": {
+			program: `
+import os
+from girder_worker import exceptions, result
+r = noop.delay()
+os.rename(os.environ['GIRDER_WORKER_SOCKET'], os.environ['GIRDER_WORKER_SOCKET'] + '.gone')
+from girder_worker import _client
+_client._drop()
+try:
+    r.get(timeout=0.1)
+except exceptions.TimeoutError as e:
+    print(e.__cause__.kind)
+result._AWAY = 0.1
+try:
+    r.get()
+except WorkerError as e:
+    print(e.kind)`,
+			want: "not-running\nnot-running\n", connections: 1},
 		"arguments that the function does not take": {
 			program: `
 import itertools

@@ -177,13 +177,13 @@ class Client:
     def __init__(self, path=None, timeout=60):
         self.path, self.timeout = path or socket_path(), timeout
 
-    def call(self, method, route, body=None, wait=0, again=True):
-        """The decoded answer. wait is how long it may take beyond the usual; again is whether the daemon may be asked
+    def call(self, method, route, body=None, wait=0, again=True, within=None):
+        """The decoded answer. wait is how long it may take beyond the usual, and within what the usual is; again is whether the daemon may be asked
         twice, where it closed a connection that was kept just as it was used."""
         data = b'' if body is None else _encode(body).encode()
         request = b'%s %s HTTP/1.1\r\nHost: girder-worker\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s' % (
             method.encode(), route.encode(), len(data), data)
-        timeout, connection = self.timeout + wait, _take(self.path) if again else None
+        timeout, connection = (self.timeout if within is None else min(self.timeout, within)) + wait, _take(self.path) if again else None
         while True:
             kept = connection is not None
             if not kept:
@@ -224,9 +224,9 @@ class Client:
     def job(self, id):  # noqa: A002
         return self.call('GET', '/v1/jobs/' + _quote(id))
 
-    def result(self, id, wait=0):  # noqa: A002
-        """How a job stands, after waiting for its end for up to wait seconds."""
-        return self.call('GET', '/v1/jobs/%s/result%s' % (_quote(id), '?wait=%gs' % wait if wait else ''), wait=wait)
+    def result(self, id, wait=0, within=None):  # noqa: A002
+        """How a job stands, after waiting for its end for up to wait seconds. within is how long the answer may take then."""
+        return self.call('GET', '/v1/jobs/%s/result%s' % (_quote(id), '?wait=%gs' % wait if wait else ''), wait=wait, within=within)
 
     def cancel(self, id, reason=''):  # noqa: A002
         return self.call('POST', '/v1/jobs/%s/cancel' % _quote(id), {'reason': reason} if reason else {}, again=False)

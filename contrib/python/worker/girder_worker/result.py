@@ -9,6 +9,9 @@ READY_STATES = frozenset((SUCCESS, FAILURE, REVOKED))
 # How long one request waits for a job's end, in seconds.
 _PATIENCE = 30.0
 
+# How long a get with a timeout lets the daemon take for its answer when that is over, in seconds.
+_ANSWER = 5.0
+
 # How long get outlasts a daemon that is being restarted, in seconds. Its jobs run on meanwhile.
 _AWAY = 300.0
 
@@ -41,9 +44,9 @@ class GirderAsyncResult:
     def __hash__(self):
         return hash(self.id)
 
-    def _now(self, wait=0):
+    def _now(self, wait=0, within=None):
         if self._last is None or self._last['state'] not in READY_STATES:
-            self._last = self._client.result(self.id, wait)
+            self._last = self._client.result(self.id, wait, within)
         return self._last
 
     @property
@@ -103,11 +106,14 @@ class GirderAsyncResult:
         away = None
         while True:
             try:
-                now = self._now(min(_PATIENCE, max(0.0, deadline - time.monotonic())))
+                left = max(0.0, deadline - time.monotonic())
+                now = self._now(min(_PATIENCE, left), None if left > _PATIENCE else _ANSWER)
             except exceptions.WorkerError as e:
                 away = away or time.monotonic()
-                if not e.away or time.monotonic() > min(away + _AWAY, deadline):
+                if not e.away or time.monotonic() > away + _AWAY:
                     raise
+                if time.monotonic() >= deadline:
+                    raise exceptions.TimeoutError('The operation timed out: %s' % e) from e
                 time.sleep(0.2)
                 continue
             away = None
