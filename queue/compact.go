@@ -57,7 +57,7 @@ func (s *Store) compactIfWorth(f *file, idle bool) {
 func (f *file) worthCompacting(idle bool) bool {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	if f.db == nil || f.broken != nil {
+	if f.db == nil || f.working() != nil {
 		return false
 	}
 	st := f.db.Stats()

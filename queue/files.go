@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -39,9 +40,11 @@ type file struct {
 	mu   sync.RWMutex
 	db   *bolt.DB
 	// broken is set for good when a commit failed in a way that leaves its
-	// outcome unknown. It and compactAgain belong to the one writer of the file.
-	broken       error
-	compactAgain time.Time // not before then, after one that failed
+	// outcome unknown.
+	broken atomic.Pointer[error]
+	// compactAgain belongs to the one writer of the file: not before then, after a
+	// compaction that failed.
+	compactAgain time.Time
 }
 
 func (f *file) view(fn func(*bolt.Tx) error) error {
@@ -58,11 +61,11 @@ func (f *file) view(fn func(*bolt.Tx) error) error {
 func (f *file) begin() (*bolt.Tx, error) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	switch {
-	case f.db == nil:
+	if f.db == nil {
 		return nil, ErrClosed
-	case f.broken != nil:
-		return nil, f.broken
+	}
+	if err := f.working(); err != nil {
+		return nil, err
 	}
 	return f.db.Begin(true)
 }
@@ -99,8 +102,17 @@ func (f *file) failed(err error) error {
 	if errors.Is(err, ErrNoSpace) {
 		return errors.Join(err, f.trim())
 	}
-	f.broken = fmt.Errorf("%w: %w", ErrBroken, err)
-	return f.broken
+	err = fmt.Errorf("%w: %w", ErrBroken, err)
+	f.broken.Store(&err)
+	return err
+}
+
+// working is the error of a file that is broken.
+func (f *file) working() error {
+	if err := f.broken.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // trim gives the disk back what a commit that did not fit has written behind

@@ -224,13 +224,8 @@ func (s *Store) Probe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Somebody who moves jobs right now finds out by himself.
-	if s.moveMu.TryLock() {
-		err = s.history.broken
-		s.moveMu.Unlock()
-		if err != nil {
-			return err
-		}
+	if err := s.history.working(); err != nil {
+		return err
 	}
 	return s.active.view(func(tx *bolt.Tx) error {
 		// Another probe may have come later.
