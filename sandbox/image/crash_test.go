@@ -3,6 +3,7 @@ package image_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -202,16 +203,20 @@ func TestOpenAwaitsFork(t *testing.T) {
 	}
 	go func() {
 		defer lock.Close()
-		event := make([]byte, unix.SizeofInotifyEvent+unix.NAME_MAX+1)
+		events := make([]byte, 4<<10)
 		// An event without a name is the directory itself, opened for its lock: more
 		// often than by a start that does not wait for it.
 		for tries := 0; tries < 5; {
-			n, err := opened.Read(event)
+			n, err := opened.Read(events)
 			if err != nil {
 				return
 			}
-			if n == unix.SizeofInotifyEvent {
-				tries++
+			for data := events[:n]; len(data) >= unix.SizeofInotifyEvent; {
+				size := binary.NativeEndian.Uint32(data[12:])
+				if size == 0 {
+					tries++
+				}
+				data = data[unix.SizeofInotifyEvent+size:]
 			}
 		}
 	}()
