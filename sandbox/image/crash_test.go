@@ -141,10 +141,18 @@ func TestOpenAwaitsChild(t *testing.T) {
 	if err := image.Note(filepath.Join(dead, image.ChildFile), child.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
+	wrote := func(file string) bool {
+		_, err := os.Stat(filepath.Join(work, file))
+		return err == nil
+	}
+	// A process takes long to start, and the store is not that patient.
+	for !wrote("0") {
+		time.Sleep(time.Millisecond)
+	}
 	ended := make(chan error, 1)
 	go func() {
 		for range 2000 {
-			if _, err := os.Stat(filepath.Join(work, "500")); err == nil {
+			if wrote("500") {
 				break
 			}
 			time.Sleep(5 * time.Millisecond)
