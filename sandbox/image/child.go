@@ -22,7 +22,7 @@ const (
 func noteProcess(path string, pid int) error {
 	began, err := startTime(pid)
 	if err != nil {
-		return fmt.Errorf("cannot note process %d: %w", pid, err)
+		return fmt.Errorf("%w: cannot note process %d: %w", errSilence, pid, err) // it is gone
 	}
 	return os.WriteFile(path, fmt.Append(nil, pid, " ", began), 0o600)
 }

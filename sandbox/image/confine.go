@@ -140,7 +140,7 @@ func (s *Store) confine(ctx context.Context, req request, archive *os.File, begu
 	return heard
 }
 
-// errSilence: the child's messages ended within one.
+// errSilence: the child ended before its messages, or within one.
 var errSilence = errors.New("the confined unpacker broke off")
 
 // hear reads messages until the child closes its end.
