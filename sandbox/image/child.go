@@ -78,10 +78,10 @@ func awaitChild(dir string) error {
 // A child that was forked, and not yet executed, has all its parent's files open,
 // and so the lock, until it sees that its parent is dead.
 func awaitUnlocked(dir string) error {
-	if _, err := os.Lstat(filepath.Join(dir, ownerFile)); err != nil {
-		return nil // it is just beginning, or was killed then
-	}
 	for deadline := time.Now().Add(maxDying); time.Now().Before(deadline); time.Sleep(lockPause) {
+		if _, err := os.Lstat(filepath.Join(dir, ownerFile)); err != nil {
+			return nil // it is just beginning, or was killed then, or is just removing itself
+		}
 		if ended, err := awaitEnd(filepath.Join(dir, ownerFile), 0); err != nil || !ended {
 			return err
 		}
