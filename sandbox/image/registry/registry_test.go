@@ -446,12 +446,8 @@ func TestNoNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close() // takes connections and never answers
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	gone := closed.Addr().String()
-	closed.Close()
+	// A port that was free a moment ago may be another test's.
+	const gone = "127.0.0.1:1"
 	short := registry.Limits{Connect: 200 * time.Millisecond, Answer: 300 * time.Millisecond, Stall: 300 * time.Millisecond}
 	for _, host := range []string{gone, l.Addr().String(), "registry.invalid"} {
 		_, _, _, err := fetch(t, t.Context(), registry.Request{Ref: host + "/lab/tool:1", Limits: short})
@@ -475,6 +471,6 @@ func TestNoNetwork(t *testing.T) {
 		}
 		next.ServeHTTP(w, r)
 	})
-	_, _, _, err = fetch(t, t.Context(), registry.Request{Ref: s.Host + "/lab/tool:1", Limits: short})
+	_, _, _, err = fetch(t, t.Context(), registry.Request{Ref: s.Host + "/lab/tool:1", Limits: registry.Limits{Stall: short.Stall}})
 	want(t, err, registry.ErrUnreachable, "nothing for")
 }
