@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -95,10 +96,25 @@ func TestFiles(t *testing.T) {
 	t.Error("as many files as one likes")
 }
 
+// ownMounts takes this goroutine to a mount namespace of its own: a runner of another
+// package's tests would have a copy of what is mounted in the machine's.
+func ownMounts(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
+	err := unix.Unshare(unix.CLONE_NEWNS)
+	if err == nil {
+		err = unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, "")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestNothingIsLeft: an image without a name is gone with its mount, and so is
 // its loop device.
 func TestNothingIsLeft(t *testing.T) {
 	needRoot(t)
+	ownMounts(t)
 	images := t.TempDir()
 	d, err := Make(t.TempDir(), images, "", 64<<20)
 	dir := mount(t, d, err)
