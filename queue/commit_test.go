@@ -64,18 +64,14 @@ func TestIsolation(t *testing.T) {
 
 // TestSharedCommits holds that submitters who wait together share a commit.
 func TestSharedCommits(t *testing.T) {
-	s := open(t)
+	var commits atomic.Int32
+	s := open(t, counting(&commits))
 	entered, release := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		must(t, s.do(ctx, func(*txn) error { close(entered); <-release; return nil }))
 	})
 	<-entered
-	commits := func() int64 {
-		st := s.active.db.Stats()
-		return st.TxStats.GetWrite()
-	}
-	before := commits()
 	const n = 100
 	var waiting sync.WaitGroup
 	waiting.Add(n)
@@ -92,8 +88,8 @@ func TestSharedCommits(t *testing.T) {
 	if got := s.Counts()[Queued]; got != n {
 		t.Fatalf("%d jobs", got)
 	}
-	if pages := commits() - before; pages > 20*n {
-		t.Errorf("%d pages were written for %d jobs", pages, n)
+	if got := commits.Load(); got > n/2 { // not all may have come in time
+		t.Errorf("%d commits for %d jobs", got, n)
 	}
 }
 

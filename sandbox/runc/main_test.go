@@ -95,8 +95,11 @@ func testRunner(t testing.TB) *Runner {
 		}
 		// libcontainer leaves its FIFO open when a start fails, for the garbage
 		// collector to close.
-		runtime.GC()
-		if err := eventually(func() error { return syscall.Unmount(mounts, 0) }); err != nil {
+		unmount := func() error {
+			runtime.GC()
+			return syscall.Unmount(mounts, 0)
+		}
+		if err := eventually(unmount); err != nil {
 			t.Errorf("cannot unmount the workspaces, something is left in them: %v", err)
 		}
 		if err := os.Remove(mounts); err != nil {
