@@ -158,6 +158,7 @@ func TestTaskFiles(t *testing.T) {
 	if err != nil || len(all.Problems) != 1 || !strings.Contains(all.Problems[0], "wait.toml:2:") {
 		t.Errorf("the problems are %q, %v", all.Problems, err)
 	}
+	w.eventually("the problem is told", func() bool { return strings.Contains(w.stderr.String(), "wait.toml:2:") })
 	if log := w.stderr.String(); strings.Count(log, "wait.toml:2:") != 1 {
 		t.Errorf("the problem is told %d times:\n%s", strings.Count(log, "wait.toml:2:"), log)
 	}
