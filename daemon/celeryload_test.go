@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -200,12 +201,19 @@ func TestCelerySharing(t *testing.T) {
 		a.stop()
 		b.stop()
 	})
+	gate := a.shared() // by which tasks are told to end
+	for _, w := range []*world{a, b} {
+		if err := os.WriteFile(filepath.Join(w.dir, "etc", "no-policy.toml"), fmt.Appendf(nil, "[amqp]\nread = [%q]\n", gate), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		w.eventually("the policy is read", func() bool { return strings.Contains(w.stderr.String(), "Policy reloaded") })
+	}
 	run := func(from, n int, script string) {
 		c.Run(t, fmt.Sprintf(`
 for i in range(%d, %d):
-    app.send_task('girder_worker.docker.tasks.docker_run', args=['busybox'], task_id='share-%%04d' %% i,
-        kwargs=dict(container_args=['-c', %q], entrypoint='sh', pull_image=False), ignore_result=True)
-`, from, from+n, script))
+    app.send_task('girder_worker.docker.tasks.docker_run', args=['busybox'], task_id='share-%%04d' %% i, ignore_result=True,
+        kwargs=dict(container_args=['-c', %q], entrypoint='sh', pull_image=False, volumes={%q: {'bind': '/gate', 'mode': 'ro'}}))
+`, from, from+n, script, gate))
 	}
 	// Each asks its peers for a moment before it takes tasks, and not in step.
 	a.eventually("both take tasks", func() bool {
@@ -250,10 +258,13 @@ for i in range(%d, %d):
 	}
 
 	const more = 20
-	run(n, more, "usleep 200000")
+	run(n, more, "until [ -e /gate/open ]; do usleep 20000; done")
 	a.eventually("it has some of them", func() bool { return a.counts()["running"] == slots })
 	a.cmd.Process.Kill() // its runners live on
 	<-a.exited
+	if err := os.WriteFile(filepath.Join(gate, "open"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	had := func(w *world, id string) bool {
 		_, err := w.client.Job(t.Context(), id)
 		return err == nil
