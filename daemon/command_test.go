@@ -191,9 +191,10 @@ esac
 exit "$1"
 `)
 	const file = "command = %q\nargs = [\"{how}\"]\n[[parameters]]\nname = \"how\"\ntype = \"string\"\n"
-	w.task("end.toml", "name = \"lab.end\"\nstop_grace = 1\n"+fmt.Sprintf(file, filepath.Join(bin, "end")))
+	w.task("end.toml", "name = \"lab.end\"\nstop_grace = 60\n"+fmt.Sprintf(file, filepath.Join(bin, "end")))
+	w.task("hasty.toml", "name = \"lab.hasty\"\nstop_grace = 1\n"+fmt.Sprintf(file, filepath.Join(bin, "end")))
 	w.task("short.toml", "name = \"lab.short\"\ntimeout = 1\nstop_grace = 1\n"+fmt.Sprintf(file, filepath.Join(bin, "end")))
-	w.discovered("lab.end", "lab.short")
+	w.discovered("lab.end", "lab.hasty", "lab.short")
 	for _, test := range []struct {
 		task, how string
 		code      int
@@ -202,8 +203,8 @@ exit "$1"
 			t.Errorf("%s %s: %d, want %d: %s", test.task, test.how, code, test.code, out)
 		}
 	}
-	for _, how := range []string{"wait", "deaf"} {
-		id := w.submitAsPerson([]byte(`{"task": "lab.end", "kwargs": {"how": "` + how + `"}}`))
+	for how, task := range map[string]string{"wait": "lab.end", "deaf": "lab.hasty"} {
+		id := w.submitAsPerson([]byte(`{"task": "` + task + `", "kwargs": {"how": "` + how + `"}}`))
 		w.printed(id, "waiting")
 		if _, err := w.client.Cancel(t.Context(), id, ""); err != nil {
 			t.Fatal(err)

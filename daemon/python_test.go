@@ -127,9 +127,14 @@ try:
 except Exception as e:
     print(e)`, "link cannot be given here; put calls together with a.s() | b.s(), group or chord\n"},
 		"countdown": {`
+import time
 from labtasks.tasks import add
-r = add.apply_async((1, 1), countdown=3)
-print(r.state, r.get(timeout=60))`, "PENDING 2\n"},
+r = add.apply_async((1, 1), countdown=3600)
+print(r.state)
+r.revoke()
+begun = time.time()
+r = add.apply_async((1, 1), countdown=1)
+print(r.get(timeout=60), time.time() - begun >= 1)`, "PENDING\n2 True\n"},
 		"revoke": {`
 import time
 from labtasks.tasks import until_canceled
