@@ -13,8 +13,8 @@ type State string
 // The states.
 const (
 	Connecting State = "connecting" // not yet connected, and nothing wrong so far
-	Ready      State = "ready"
-	Degraded   State = "degraded" // something of it does not work: Problems says what
+	Ready      State = "ready"      // its queues are there, and messages are taken for others
+	Degraded   State = "degraded"   // something of it does not work: Problems says what
 )
 
 // Status is how the client stands.
@@ -85,10 +85,16 @@ func (c *Client) Status() Status {
 	switch {
 	case len(s.Problems) > 0:
 		s.State = Degraded
-	case !c.tasks.connected || !c.reports.connected || !c.listening:
+	case !c.tasks.connected || c.session == nil || !c.listening || slices.ContainsFunc(c.queues, c.unopened):
 		s.State = Connecting
 	}
 	return s
+}
+
+// unopened tells whether nothing is known yet of a queue. The lock is held.
+func (c *Client) unopened(queue string) bool {
+	_, known := c.perTask[queue]
+	return !known
 }
 
 // setQueue records how a queue stands; nil forgets it.
