@@ -46,6 +46,8 @@ type worker struct {
 	order   []string          // queues of the accepted, in order
 	decide  func(*Delivery)   // what is done with a task; nil: accept
 	control []celery.Delivery // what came over pidbox
+
+	troubles string // all that the status has told
 }
 
 type option func(*Config)
@@ -69,7 +71,7 @@ func startWorker(t testing.TB, broker string, slots int, options ...option) *wor
 		Free:    w.free,
 		Task:    w.task,
 		Control: w.controlled,
-		Changed: func() { w.changed.Broadcast() },
+		Changed: w.statusChanged,
 		Retry:   Retry{Min: 20 * time.Millisecond, Max: 200 * time.Millisecond, Denied: 50 * time.Millisecond},
 	}
 	for _, o := range options {
@@ -143,6 +145,14 @@ func (w *worker) controlled(_ context.Context, d celery.Delivery) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.control = append(w.control, d)
+	w.changed.Broadcast()
+}
+
+// statusChanged keeps what may be over before anybody looks.
+func (w *worker) statusChanged() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.troubles += strings.Join(w.client.Status().Problems, "\n") + "\n"
 	w.changed.Broadcast()
 }
 

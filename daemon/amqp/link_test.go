@@ -80,7 +80,7 @@ func TestBrokerAbsent(t *testing.T) {
 		w.status("connected again", func(s Status) bool { return s.State == Ready && s.Connects >= before+2 })
 	}
 	rabbit.CloseConnections(t, vhost)
-	w.trouble("closed by the test")
+	w.until("it was told why", func() bool { return strings.Contains(w.troubles, "closed by the test") })
 	w.ready()
 	// Nothing listens at all; the next node of the list serves.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -214,10 +214,15 @@ func TestPublish(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	arrived := func() int {
+		ready, _ := rabbit.Depth(t, vhost, "reply")
+		return ready
+	}
 	// The confirmation is lost.
+	before := arrived()
 	p.Hold(rabbittest.Down, true)
 	go func() { errs <- w.client.Publish(t.Context(), celery.Message{RoutingKey: "reply"}) }()
-	eventually(t, "it is on its way", func() bool { return p.Held(rabbittest.Down) > 0 })
+	eventually(t, "it has arrived", func() bool { return arrived() > before })
 	p.Cut()
 	p.Hold(rabbittest.Down, false)
 	if err := <-errs; !errors.Is(err, ErrUnconfirmed) && !errors.Is(err, ErrNotConnected) {
@@ -227,10 +232,13 @@ func TestPublish(t *testing.T) {
 	eventually(t, "it publishes again", func() bool {
 		return w.client.Publish(t.Context(), celery.Message{RoutingKey: "reply"}) == nil
 	})
+	before = arrived()
 	p.Hold(rabbittest.Down, true)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if err := w.client.Publish(ctx, celery.Message{RoutingKey: "reply"}); !errors.Is(err, ErrUnconfirmed) || !errors.Is(err, context.DeadlineExceeded) {
+	ctx, end := context.WithCancelCause(t.Context())
+	go func() { errs <- w.client.Publish(ctx, celery.Message{RoutingKey: "reply"}) }()
+	eventually(t, "it has arrived", func() bool { return arrived() > before })
+	end(context.DeadlineExceeded)
+	if err := <-errs; !errors.Is(err, ErrUnconfirmed) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 	p.Hold(rabbittest.Down, false)
@@ -329,13 +337,16 @@ func TestAskSilent(t *testing.T) {
 	p := rabbittest.NewProxy(t, rabbit.Addr())
 	w := startWorker(t, brokerURL(p.Addr(), vhost), 1)
 	w.ready()
-	ask := func(d time.Duration) error {
-		ctx, cancel := context.WithTimeout(t.Context(), d)
-		defer cancel()
+	question := func(ctx context.Context) error {
 		_, err := w.client.Ask(ctx, time.Millisecond, func(to celery.Address) (celery.Message, error) {
 			return celery.QueryTask([]string{"x"}, "ticket", to, time.Now().Add(time.Minute), &celery.Clock{})
 		})
 		return err
+	}
+	ask := func(d time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), d)
+		defer cancel()
+		return question(ctx)
 	}
 	p.Hold(rabbittest.Down, true)
 	for range 2 * maxQuestions {
@@ -350,10 +361,15 @@ func TestAskSilent(t *testing.T) {
 	rabbit.Alarm(t, true)
 	defer rabbit.Alarm(t, false)
 	// It is a message that makes RabbitMQ say it.
-	if err := ask(time.Second); err == nil {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	asked := make(chan error, 1)
+	go func() { asked <- question(ctx) }()
+	w.trouble("RabbitMQ takes no messages (low on memory)")
+	cancel()
+	if err := <-asked; err == nil {
 		t.Error("it was answered while RabbitMQ is short of memory")
 	}
-	w.trouble("RabbitMQ takes no messages (low on memory)")
 	if err := ask(time.Minute); !errors.Is(err, ErrNotConnected) {
 		t.Errorf("asked while it is short of memory: %v", err)
 	}
