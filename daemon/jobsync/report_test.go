@@ -197,7 +197,7 @@ func TestCheck(t *testing.T) {
 		t.Errorf("one that reports to nobody: %+v, %v", v, err)
 	}
 	r.during(nil)
-	r.clock.leaps = true
+	r.clock.leap()
 	r.clock.advance(time.Minute)
 	late.start().succeed()
 	later.start().succeed()

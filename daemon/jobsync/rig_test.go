@@ -61,6 +61,13 @@ func (c *clock) Timer(d time.Duration, idle bool) (<-chan time.Time, func() bool
 	}
 }
 
+// leap has time leap from now on.
+func (c *clock) leap() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leaps = true
+}
+
 // setBy sets the clock, in which no time passes.
 func (c *clock) setBy(d time.Duration) {
 	c.mu.Lock()
