@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -143,7 +144,7 @@ func TestKilled(t *testing.T) {
 						if carried {
 							next.ServeHTTP(discard{http.Header{}}, req)
 						}
-						once.Do(func() { killed.Store(true); r.stop() })
+						once.Do(func() { r.stop(); killed.Store(true) })
 						panic(http.ErrAbortHandler)
 					}
 					next.ServeHTTP(w, req)
@@ -302,9 +303,7 @@ func TestDeadHost(t *testing.T) {
 		t.Errorf("a clock that was set forward has %d jobs given up", st.GaveUp)
 	}
 	r.clock.setBy(-20 * defaultAge)
-	r.clock.mu.Lock()
-	r.clock.leaps = true
-	r.clock.mu.Unlock()
+	r.clock.leap()
 	r.clock.advance(defaultAge)
 	r.told()
 	for _, j := range lost {
@@ -413,7 +412,9 @@ func TestResults(t *testing.T) {
 	p.set(nil)
 	r.until("both are told", func() bool {
 		r.syncer.Retry()
-		return r.syncer.Stats().Pending["celery"] == 0
+		jobs, err := r.store.Pending(0, 0)
+		must(r, err)
+		return !slices.ContainsFunc(jobs, func(j queue.PendingJob) bool { return j.Left&queue.SinkCelery != 0 })
 	})
 	if secrets, _ := r.store.Secrets(context.Background(), "good"); secrets == nil {
 		t.Error("the secrets are gone, and Girder is not told yet")
@@ -435,9 +436,7 @@ func TestResults(t *testing.T) {
 	r.claim(hopeless)
 	hopeless.start().succeed()
 	r.until("it is given up", func() bool { return hopeless.queued().Untold != "" })
-	r.clock.mu.Lock()
-	r.clock.leaps = true
-	r.clock.mu.Unlock()
+	r.clock.leap()
 	r.clock.advance(time.Minute)
 	r.told()
 	if got := r.girder.Job(good.girderID).Status; got != 3 {
