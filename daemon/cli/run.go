@@ -78,7 +78,8 @@ func (a *app) runCommand() *cobra.Command {
 func (a *app) runJob(ctx context.Context, what string, document map[string]any) error {
 	c := a.client()
 	defer c.Close()
-	job, err := submitSafely(ctx, c, document)
+	// Who interrupts it now has it canceled when it is known to be there.
+	job, err := submitSafely(context.WithoutCancel(ctx), c, document)
 	if err != nil {
 		return cannot("run "+what, err)
 	}
