@@ -115,11 +115,11 @@ func TestWhyTellsOfAPause(t *testing.T) {
 func TestWait(t *testing.T) {
 	w := newWorker(t, nil, func(s *Server) {
 		// Shorter than the wait: what lasts is exempt.
-		s.http.ReadTimeout, s.http.WriteTimeout = 20*time.Millisecond, 20*time.Millisecond
+		s.http.ReadTimeout, s.http.WriteTimeout = time.Second, time.Second
 	})
 	p := w.person(alice)
 	id := p.submit(`{"image":"busybox"}`).ID
-	job := decodeAs[apitype.Job](t, second(p.do("GET", "/v1/jobs/"+id+"/wait?timeout=0.2", "")))
+	job := decodeAs[apitype.Job](t, second(p.do("GET", "/v1/jobs/"+id+"/wait?timeout=1.5", "")))
 	if job.ExitCode != nil || job.State != "queued" {
 		t.Errorf("after its timeout: %+v", job)
 	}
