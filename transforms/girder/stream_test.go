@@ -125,21 +125,22 @@ func TestPostStreamStalls(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	t.Cleanup(func() { close(closing) })
+	const limit = time.Second
 	for path, body := range map[string]io.Reader{"/take": endless{}, "/answer": strings.NewReader("x")} {
-		if err := postStream(t.Context(), Session{}, server.URL+path, nil, io.NopCloser(body), 200*time.Millisecond); !errors.Is(err, ErrTimeout) {
+		if err := postStream(t.Context(), Session{}, server.URL+path, nil, io.NopCloser(body), limit); !errors.Is(err, ErrTimeout) {
 			t.Errorf("%s: got %v", path, err)
 		}
 	}
 	url, pieces := sink(t, 200)
 	r, w := io.Pipe()
 	done := make(chan error, 1)
-	go func() { done <- postStream(t.Context(), Session{}, url, lab, r, 200*time.Millisecond) }()
+	go func() { done <- postStream(t.Context(), Session{}, url, lab, r, limit) }()
 	io.WriteString(w, "x")
 	<-pieces
 	select {
 	case err := <-done:
 		t.Fatalf("the silence of the body was taken for the server's: %v", err)
-	case <-time.After(500 * time.Millisecond): // longer than the limit
+	case <-time.After(2 * limit):
 	}
 	w.Close()
 	if err := <-done; err != nil {
