@@ -104,6 +104,11 @@ func TestCrash(t *testing.T) {
 	struck := map[string]int{}
 	for range kills {
 		// Now and then in the middle of a boot, mostly under load.
+		if random.IntN(4) > 0 {
+			if err := p.waitReady(ctx, root); err != nil {
+				t.Fatal(err)
+			}
+		}
 		select {
 		case <-time.After(time.Duration(random.IntN(900)) * time.Millisecond):
 		case <-ctx.Done():

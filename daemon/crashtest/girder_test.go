@@ -116,22 +116,32 @@ func TestCrashGirder(t *testing.T) {
 	struck := map[string]int{}
 	faults := []girdertest.Fault{girdertest.DropAfter(), girdertest.DropBefore(), girdertest.Status(502), girdertest.Truncate(100)}
 	routes := []string{"POST /file", "POST /file/chunk", "GET /file/{id}/download", "GET /item/{id}/files", "GET /file/offset"}
-	for range kills {
+	kinds := []string{"daemon", "runner", "transfer"}
+	for i := range kills {
 		server.Fail(routes[random.IntN(len(routes))], 1, faults[random.IntN(len(faults))])
 		select {
 		case <-time.After(time.Duration(random.IntN(700)) * time.Millisecond):
 		case <-ctx.Done():
 			t.Fatal("out of time")
 		}
-		switch kind := []string{"daemon", "runner", "transfer"}[random.IntN(3)]; kind {
-		case "daemon":
+		// Each kind at least once.
+		kind := i % len(kinds)
+		if i >= len(kinds) {
+			kind = random.IntN(len(kinds))
+		}
+		if kinds[kind] == "daemon" {
 			struck[p.strike(random)]++
 			p.start()
-		default:
-			if p.strikeOne(kind, random) {
-				struck[kind]++
+			continue
+		}
+		for !p.strikeOne(kinds[kind], random) {
+			select {
+			case <-time.After(5 * time.Millisecond):
+			case <-ctx.Done():
+				t.Fatalf("there is no %s process to kill", kinds[kind])
 			}
 		}
+		struck[kinds[kind]]++
 	}
 	server.Mend()
 	if err := p.waitReady(ctx, root); err != nil {
