@@ -79,7 +79,9 @@ func (a *app) runJob(ctx context.Context, what string, document map[string]any) 
 	c := a.client()
 	defer c.Close()
 	// Who interrupts it now has it canceled when it is known to be there.
-	job, err := submitSafely(context.WithoutCancel(ctx), c, document)
+	submitting, over := outlast(ctx, answerPatience)
+	job, err := submitSafely(submitting, c, document)
+	over()
 	if err != nil {
 		return cannot("run "+what, err)
 	}
@@ -171,6 +173,22 @@ func (a *app) endAs(job *apitype.Job) error {
 		fmt.Fprintf(a.Stderr, "girder-worker: job %s %s\n", job.ID, ending(job.State, job.Error))
 	}
 	return exitStatus(code)
+}
+
+// answerPatience is how long the answer to a submission is waited for after an interrupt.
+const answerPatience = 5 * time.Second
+
+// outlast is a context that ends d after ctx has.
+func outlast(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(d):
+			cancel()
+		case <-longer.Done():
+		}
+	})
+	return longer, func() { stop(); cancel() }
 }
 
 // submitSafely submits a document under an id made here, so that it can be sent
