@@ -162,7 +162,11 @@ cpus = 64
 cpus = 0.5
 memory = 64MiB
 `, w.state(), filepath.Dir(w.socket()), w.socket(), frontUID, memberGID, strings.Join(lines, "\n"))
-	if err := os.WriteFile(w.config, []byte(text), 0o644); err != nil {
+	// A daemon that runs must not read half of it.
+	if err := os.WriteFile(w.config+".part", []byte(text), 0o644); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.Rename(w.config+".part", w.config); err != nil {
 		w.t.Fatal(err)
 	}
 }
