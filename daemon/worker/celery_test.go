@@ -225,7 +225,7 @@ app.conf.task_protocol = 2
 
 const inspection = `
 run = 'girder_worker.docker.tasks.docker_run'
-i = app.control.inspect(timeout=3)
+i = app.control.inspect(timeout=60, limit=1)
 say(['ping', i.ping()])
 r = app.send_task(run, args=['busybox'], kwargs={'container_args': ['wait'], 'pull_image': False}, task_id='waits')
 import time
@@ -332,7 +332,7 @@ func TestEvents(t *testing.T) {
 	client := celerytest.New(t, "amqp://guest:guest@"+rabbit.Addr()+"/"+vhost)
 	startMachine(t, vhost, "celery@lab")
 	said := client.Run(t, `
-while not app.control.enable_events(reply=True, timeout=3):
+while not app.control.enable_events(reply=True, timeout=60, limit=1):
     pass
 run = 'girder_worker.docker.tasks.docker_run'
 state = app.events.State()
