@@ -21,6 +21,7 @@ func TestClient(t *testing.T) {
 	vhost := broker.Vhost(t)
 	c := New(t, "amqp://guest:guest@"+broker.Addr()+"/"+vhost)
 	said := c.Run(t, `
+app.conf.broker_transport_options = {'confirm_publish': True}
 r = app.send_task('a.task', args=[1], kwargs={'x': None})
 app.conf.task_protocol = 1
 app.send_task('b.task', queue='lab')
