@@ -134,9 +134,21 @@ print(json.dumps([begin] + imported.apply_async((), `+options+`).get(timeout=60)
 	await()
 	is("a time limit", ask(personUID, "time_limit=50"), true)
 
+	// A daemon that is killed leaves none for long.
+	await()
+	old := waiting()
+	kill()
+	w.start()
+	for _, dir := range old {
+		if !gone(dir) {
+			t.Errorf("%s is left", dir)
+		}
+	}
+	w.discovered("labtasks.tasks.imported")
+	is("after a restart", ask(personUID, ""), false)
 	// One that dies while it waits costs time and no job.
 	await()
-	dead := waiting()
+	dead := waiting() // one: these calls are no burst
 	for _, dir := range dead {
 		for _, pid := range processes(dir) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
@@ -150,18 +162,6 @@ print(json.dumps([begin] + imported.apply_async((), `+options+`).get(timeout=60)
 		t.Errorf("it was kept for %s, until its time was over", took)
 	}
 	is("after its death", ask(personUID, ""), false)
-	// A daemon that is killed leaves none for long.
-	await()
-	old := waiting()
-	kill()
-	w.start()
-	for _, dir := range old {
-		if !gone(dir) {
-			t.Errorf("%s is left", dir)
-		}
-	}
-	w.discovered("labtasks.tasks.imported")
-	is("after a restart", ask(personUID, ""), false)
 	// An attempt that runs in such a container outlives the daemon, as any.
 	await()
 	taken := waiting()[0]
