@@ -122,7 +122,8 @@ func controlHeaders(headers map[string]any, f *fields) (clock int64, expires tim
 // ErrRequest: the pattern cannot be matched, so the command is for nobody.
 func (c *Command) For(node string, now time.Time) (bool, error) {
 	switch {
-	case !c.Expires.IsZero() && now.After(c.Expires):
+	// Celery's client has all expire, after a second, also what it waits for no answer to.
+	case !c.Expires.IsZero() && now.After(c.Expires) && c.ReplyTo != (Address{}):
 		return false, nil
 	case len(c.Destination) > 0:
 		return slices.Contains(c.Destination, node), nil

@@ -211,7 +211,9 @@ func TestCommandIsForUs(t *testing.T) {
 		{`"pattern": "x", "matcher": "sql"`, nil, false, "only glob and pcre"},
 		{`"destination": null`, 0, true, ""},
 		{`"destination": null`, unix(noon.Add(time.Second)), true, ""},
-		{`"destination": null`, unix(noon.Add(-time.Second)), false, ""},
+		{`"destination": null`, unix(noon.Add(-time.Second)), true, ""},
+		{`"ticket": "t", "reply_to": {"exchange": "reply.celery.pidbox", "routing_key": "k"}`, unix(noon.Add(time.Second)), true, ""},
+		{`"ticket": "t", "reply_to": {"exchange": "reply.celery.pidbox", "routing_key": "k"}`, unix(noon.Add(-time.Second)), false, ""},
 	} {
 		d, err := DecodeCommand(command(`{"method": "ping", `+c.fields+`}`, map[string]any{"expires": c.expires}))
 		if err != nil {
