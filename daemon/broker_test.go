@@ -28,7 +28,13 @@ func newCeleryWorld(t *testing.T, slots int) (*world, *celerytest.Client, string
 	t.Helper()
 	vhost := rabbit.Vhost(t)
 	url := "amqp://guest:guest@" + rabbit.Addr() + "/" + vhost
-	return newWorker(t, slots, url, "test"), celerytest.New(t, url), vhost
+	w := newWorker(t, slots, url, "test")
+	// What is broadcast before it listens is lost.
+	w.eventually("it is connected", func() bool {
+		st, err := w.client.Status(t.Context())
+		return err == nil && st.Broker != nil && st.Broker.State == "ready"
+	})
+	return w, celerytest.New(t, url), vhost
 }
 
 // newWorker is a daemon that takes tasks from a RabbitMQ.
