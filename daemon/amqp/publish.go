@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -229,7 +230,8 @@ func (p *publisher) send(m celery.Message) error {
 	}
 	confirmation, err := o.PublishWithDeferredConfirm(m.Exchange, m.RoutingKey, true, false, toAMQP(m))
 	if err != nil {
-		if o.IsClosed() && p.conn.ctx.Err() == nil || errors.Is(err, amqp091.ErrClosed) {
+		var broken net.Error // what was not written as a whole is no message
+		if o.IsClosed() && p.conn.ctx.Err() == nil || errors.Is(err, amqp091.ErrClosed) || errors.As(err, &broken) {
 			return fmt.Errorf("%w: %w", ErrNotConnected, err)
 		}
 		o.Close()
