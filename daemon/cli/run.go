@@ -78,10 +78,19 @@ func (a *app) runCommand() *cobra.Command {
 func (a *app) runJob(ctx context.Context, what string, document map[string]any) error {
 	c := a.client()
 	defer c.Close()
+	id := identify(document)
+	unanswered := func() string {
+		return fmt.Sprintf("girder-worker: the daemon has not answered, and may have job %s all the same; `girder-worker cancel %[1]s` cancels it", id)
+	}
+	a.leaving.Store(&unanswered)
+	defer a.leaving.Store(nil)
 	// Who interrupts it now has it canceled when it is known to be there.
 	submitting, over := outlast(ctx, answerPatience)
 	job, err := submitSafely(submitting, c, document)
 	over()
+	if errors.Is(err, context.Canceled) {
+		fmt.Fprintln(a.Stderr, unanswered())
+	}
 	if err != nil {
 		return cannot("run "+what, err)
 	}
@@ -191,12 +200,18 @@ func outlast(ctx context.Context, d time.Duration) (context.Context, context.Can
 	return longer, func() { stop(); cancel() }
 }
 
-// submitSafely submits a document under an id made here, so that it can be sent
-// again when the connection breaks before the answer: it is one job all the same.
-func submitSafely(ctx context.Context, c *client.Client, document map[string]any) (apitype.Job, error) {
+// identify gives a document an id, if it has none, and returns it.
+func identify(document map[string]any) string {
 	if _, named := document["id"]; !named {
 		document["id"] = newID()
 	}
+	return fmt.Sprint(document["id"])
+}
+
+// submitSafely submits a document under an id made here, so that it can be sent
+// again when the connection breaks before the answer: it is one job all the same.
+func submitSafely(ctx context.Context, c *client.Client, document map[string]any) (apitype.Job, error) {
+	identify(document)
 	body, err := json.Marshal(document)
 	if err != nil {
 		return apitype.Job{}, err

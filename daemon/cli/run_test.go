@@ -2,23 +2,27 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
 // TestInterruptedSubmission: a job that the daemon had when run was interrupted, and of
 // which nobody had heard yet, is canceled.
 func TestInterruptedSubmission(t *testing.T) {
+	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "socket")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
 	canceled := make(chan struct{})
 	server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -48,5 +52,30 @@ func TestInterruptedSubmission(t *testing.T) {
 	case <-canceled:
 	default:
 		t.Error("the job was not canceled")
+	}
+}
+
+// TestUnansweredSubmission: who gives up a submission is told what may have become of it.
+func TestUnansweredSubmission(t *testing.T) {
+	t.Parallel()
+	socket := filepath.Join(t.TempDir(), "socket")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	server := http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		interrupt()
+		<-r.Context().Done()
+	})}
+	go server.Serve(l)
+	t.Cleanup(func() { server.Close() })
+	var said strings.Builder
+	a := &app{Process: Process{Stdout: io.Discard, Stderr: &said}, socket: socket}
+	err = a.runJob(ctx, "a job", map[string]any{"image": "busybox", "id": "mine"})
+	if !errors.Is(err, context.Canceled) || !strings.Contains(said.String(), "may have job mine all the same") {
+		t.Errorf("%v, said %q", err, said.String())
 	}
 }
