@@ -226,7 +226,7 @@ class Client:
 
     def result(self, id, wait=0, within=None):  # noqa: A002
         """How a job stands, after waiting for its end for up to wait seconds. within is how long the answer may take then."""
-        return self.call('GET', '/v1/jobs/%s/result%s' % (_quote(id), '?wait=%gs' % wait if wait else ''), wait=wait, within=within)
+        return self.call('GET', '/v1/jobs/%s/result%s' % (_quote(id), '?wait=%.3fs' % wait if wait else ''), wait=wait, within=within)
 
     def cancel(self, id, reason=''):  # noqa: A002
         return self.call('POST', '/v1/jobs/%s/cancel' % _quote(id), {'reason': reason} if reason else {}, again=False)

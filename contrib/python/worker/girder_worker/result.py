@@ -107,13 +107,14 @@ class GirderAsyncResult:
         while True:
             try:
                 left = max(0.0, deadline - time.monotonic())
-                now = self._now(min(_PATIENCE, left), None if left > _PATIENCE else _ANSWER)
+                wait = min(_PATIENCE, left)
+                now = self._now(wait, left - wait + _ANSWER)
             except exceptions.WorkerError as e:
                 away = away or time.monotonic()
+                if e.away and time.monotonic() >= deadline:
+                    raise exceptions.TimeoutError('The operation timed out: %s' % e) from e
                 if not e.away or time.monotonic() > away + _AWAY:
                     raise
-                if time.monotonic() >= deadline:
-                    raise exceptions.TimeoutError('The operation timed out: %s' % e) from e
                 time.sleep(0.2)
                 continue
             away = None
@@ -130,7 +131,10 @@ class GirderAsyncResult:
     def _earlier(self):
         """What a call before this one in its chain has raised, because of which this one was not made."""
         for r in [] if self.parent is None else getattr(self.parent, 'results', [self.parent]):
-            exc = r._exception(r._now())
+            try:
+                exc = r._exception(r._now(within=_ANSWER))
+            except exceptions.WorkerError:  # what is known is told, then
+                continue
             if exc is not None:
                 return r._earlier() or exc
         return None
