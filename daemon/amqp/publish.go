@@ -230,11 +230,14 @@ func (p *publisher) send(m celery.Message) error {
 	}
 	confirmation, err := o.PublishWithDeferredConfirm(m.Exchange, m.RoutingKey, true, false, toAMQP(m))
 	if err != nil {
-		var broken net.Error // what was not written as a whole is no message
-		if o.IsClosed() && p.conn.ctx.Err() == nil || errors.Is(err, amqp091.ErrClosed) || errors.As(err, &broken) {
+		if o.IsClosed() && p.conn.ctx.Err() == nil || errors.Is(err, amqp091.ErrClosed) {
 			return fmt.Errorf("%w: %w", ErrNotConnected, err)
 		}
 		o.Close()
+		var broken net.Error
+		if errors.As(err, &broken) { // what was not written as a whole is no message
+			return fmt.Errorf("%w: %w", ErrNotConnected, err)
+		}
 		return fmt.Errorf("cannot encode the message: %w", err)
 	}
 	<-confirmation.Done()
