@@ -114,6 +114,7 @@ func (s *aheads) prepare(key string, r *attempt.Request, rights *policy.Rights) 
 	if s.closed {
 		return
 	}
+	s.bury()
 	for range s.called(key, time.Now()) {
 		s.wg.Go(func() {
 			time.Sleep(aheadRefill)
@@ -132,6 +133,7 @@ func (s *aheads) prepare(key string, r *attempt.Request, rights *policy.Rights) 
 				a.expires = time.AfterFunc(s.m.options.AheadTime, func() { s.endWhere(func(other *ahead) bool { return other == a }) })
 				s.ready = append(s.ready, a)
 			}
+			s.bury()
 			over := s.surplus()
 			if s.closed {
 				over, s.ready = append(over, s.ready...), nil
