@@ -21,8 +21,11 @@ const (
 // noteProcess writes down, beneath an import's directory, who works in it.
 func noteProcess(path string, pid int) error {
 	began, err := startTime(pid)
-	if err != nil {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("%w: cannot note process %d: %w", errSilence, pid, err) // it is gone
+	}
+	if err != nil {
+		return fmt.Errorf("cannot note process %d: %w", pid, err)
 	}
 	return os.WriteFile(path, fmt.Append(nil, pid, " ", began), 0o600)
 }
