@@ -368,7 +368,7 @@ func (b *broker) command(ctx context.Context, d celery.Delivery) {
 		return
 	}
 	b.clock.Adjust(c.Clock)
-	if ours, err := c.For(b.node); err != nil || !ours {
+	if ours, err := c.For(b.node, time.Now()); err != nil || !ours {
 		return
 	}
 	m, ok, err := c.Reply(b.node, b.panel.Answer(ctx, &c), &b.clock)

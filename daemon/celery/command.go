@@ -118,12 +118,13 @@ func controlHeaders(headers map[string]any, f *fields) (clock int64, expires tim
 	return clock, expires
 }
 
-// For tells whether a node is to carry the command out, also where it has expired, as
-// Celery's workers do: its sender may have stopped waiting, or has another time than this
-// machine's clock. An error wraps ErrRequest: the pattern cannot be matched, so the command
-// is for nobody.
-func (c *Command) For(node string) (bool, error) {
+// For tells whether a node is to carry the command out now. An error wraps
+// ErrRequest: the pattern cannot be matched, so the command is for nobody.
+func (c *Command) For(node string, now time.Time) (bool, error) {
 	switch {
+	// Celery's client has all expire, after a second, also what it waits for no answer to.
+	case !c.Expires.IsZero() && now.After(c.Expires) && c.ReplyTo != (Address{}):
+		return false, nil
 	case len(c.Destination) > 0:
 		return slices.Contains(c.Destination, node), nil
 	case c.Pattern != "" && c.Matcher != "":

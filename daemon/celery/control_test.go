@@ -213,14 +213,14 @@ func TestCommandIsForUs(t *testing.T) {
 		{`"destination": null`, unix(noon.Add(time.Second)), true, ""},
 		{`"destination": null`, unix(noon.Add(-time.Second)), true, ""},
 		{`"ticket": "t", "reply_to": {"exchange": "reply.celery.pidbox", "routing_key": "k"}`, unix(noon.Add(time.Second)), true, ""},
-		{`"ticket": "t", "reply_to": {"exchange": "reply.celery.pidbox", "routing_key": "k"}`, unix(noon.Add(-time.Second)), true, ""},
+		{`"ticket": "t", "reply_to": {"exchange": "reply.celery.pidbox", "routing_key": "k"}`, unix(noon.Add(-time.Second)), false, ""},
 	} {
 		d, err := DecodeCommand(command(`{"method": "ping", `+c.fields+`}`, map[string]any{"expires": c.expires}))
 		if err != nil {
 			t.Errorf("%s: %v", c.fields, err)
 			continue
 		}
-		got, err := d.For(node)
+		got, err := d.For(node, noon)
 		if got != c.want || (err != nil) != (c.err != "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%s: %v, %v", c.fields, got, err)
 		}

@@ -500,7 +500,7 @@ func FuzzCommand(f *testing.F) {
 			return
 		}
 		clock := &Clock{}
-		c.For(node)
+		c.For(node, noon)
 		answer := (&Panel{Node: node, Worker: &worker{}, Clock: clock}).Answer(t.Context(), &c)
 		if _, _, err := c.Reply(node, answer, clock); err != nil {
 			t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"girderworker/transforms/recordtest"
 )
@@ -88,7 +89,7 @@ func TestRecordedControl(t *testing.T) {
 				if len(c.Destination) > 0 {
 					node = c.Destination[0]
 				}
-				if ours, err := c.For(node); err != nil || !ours {
+				if ours, err := c.For(node, time.Unix(0, 0)); err != nil || !ours {
 					t.Errorf("%s: %+v is not for the worker that was recorded (%v)", file, c, err)
 				}
 			case r.Exchange == ReplyExchange && r.Body == `{"celery@vm": {"ok": "pong"}}`:

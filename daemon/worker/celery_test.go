@@ -76,7 +76,7 @@ func startMachine(t *testing.T, vhost, node string) *machine {
 				return
 			}
 			clock.Adjust(c.Clock)
-			if ours, err := c.For(node); err != nil || !ours {
+			if ours, err := c.For(node, time.Now()); err != nil || !ours {
 				return
 			}
 			reply, ok, err := c.Reply(node, panel.Answer(ctx, &c), clock)
